@@ -1,0 +1,88 @@
+"""What a checkpoint states about its senses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class PixelConfig:
+    """Picture pre-processing (`preprocessor_config.json`).
+
+    Attributes:
+        patch_size: side of a patch in pixels.
+        temporal_patch_size: frames in a patch.
+        merge_size: side, in patches, of the cell that becomes one row.
+        min_pixels, max_pixels: bounds of a still image's area.
+        mean, std: of RGB in 0..1.
+    """
+
+    patch_size: int
+    temporal_patch_size: int
+    merge_size: int
+    min_pixels: int
+    max_pixels: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    @property
+    def factor(self) -> int:
+        """Both sides of a resized picture are multiples of this."""
+        return self.patch_size * self.merge_size
+
+
+@dataclass(frozen=True)
+class MelConfig:
+    """Log-mel front end (`preprocessor_config.json`, Whisper's)."""
+
+    sampling_rate: int
+    n_fft: int
+    hop_length: int
+    feature_size: int
+    chunk_length: int
+    """Seconds of sound the model can hear in one piece."""
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """Dynamic-resolution ViT with window attention (`vision_config`)."""
+
+    depth: int
+    hidden_size: int
+    intermediate_size: int
+    num_heads: int
+    in_channels: int
+    patch_size: int
+    temporal_patch_size: int
+    spatial_merge_size: int
+    window_size: int
+    fullatt_block_indexes: tuple[int, ...]
+    out_hidden_size: int
+
+    @property
+    def patch_dim(self) -> int:
+        return self.in_channels * self.temporal_patch_size * self.patch_size**2
+
+    @property
+    def window_cells(self) -> int:
+        """Side of an attention window, in merged cells."""
+        return self.window_size // self.spatial_merge_size // self.patch_size
+
+
+@dataclass(frozen=True)
+class AudioConfig:
+    """Block-wise Whisper-like encoder (`audio_config`)."""
+
+    num_mel_bins: int
+    d_model: int
+    encoder_layers: int
+    encoder_attention_heads: int
+    encoder_ffn_dim: int
+    max_source_positions: int
+    n_window: int
+    output_dim: int
+
+    @property
+    def chunk_frames(self) -> int:
+        """Mel frames of one block of attention (2 s)."""
+        return 2 * self.n_window

@@ -1,0 +1,38 @@
+"""Arithmetic: tensors in, tensors out. Nothing here knows a model or a request.
+
+Each operation has one contract (`kernels/X.py`) and one plain truth in torch (`kernels/plain/X.py`).
+
+Dimension letters, used in every room:
+
+    N  packed tokens          B  sequences             T  time steps or frames
+    H  query heads            K  key/value heads       D  head size
+    C  channels               L  layers                P  tokens in a page
+    A  position axes          Q  codebooks             S  samples
+
+Bool tensors are named for what is true. Lengths end in `_len`, counts start with `num_`, cumulative offsets with `cu_`.
+Sequences are packed, `[N, H, D]` with `Segments`; a batch dimension stands only where a model truly has one.
+"""
+
+from omni.kernels.activation import silu_mul, up_snake_down
+from omni.kernels.attention import attend, attend_paged
+from omni.kernels.norm import ada_layer_norm, add_rms_norm, layer_norm, rms_norm
+from omni.kernels.pages import PageTable, write_pages
+from omni.kernels.rotary import rotary_table, rotate
+from omni.kernels.segments import BlockMask, Segments
+
+__all__ = [
+    "BlockMask",
+    "PageTable",
+    "Segments",
+    "ada_layer_norm",
+    "add_rms_norm",
+    "attend",
+    "attend_paged",
+    "layer_norm",
+    "rms_norm",
+    "rotary_table",
+    "rotate",
+    "silu_mul",
+    "up_snake_down",
+    "write_pages",
+]

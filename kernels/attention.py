@@ -1,0 +1,53 @@
+"""Attention over packed rows, and over a paged key/value cache."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from omni.kernels.pages import PageTable
+from omni.kernels.plain import attention as plain
+from omni.kernels.segments import BlockMask, Segments
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    segments: Segments,
+    *,
+    causal: bool = False,
+    block: BlockMask | None = None,
+    scale: float | None = None,
+) -> Tensor:
+    """Softmax attention inside each segment.
+
+    Args:
+        q: `[N, H, D]`.
+        k, v: `[N, K, D]`, H a multiple of K; query head h reads key head h // (H // K).
+        segments: no row sees a row of another segment (vision windows, audio chunks, sequences of a batch).
+        causal: row i sees rows up to i of its segment.
+        block: restricts rows to near blocks; not together with `causal`.
+        scale: factor on the scores, D ** -0.5 when None.
+
+    Returns:
+        `[N, H, D]` in q's dtype. Scores and their softmax are float32 or better.
+    """
+    assert not (causal and block), "a mask is causal or by blocks"
+    return plain.attend(q, k, v, segments, causal, block, scale)
+
+
+def attend_paged(q: Tensor, k_pages: Tensor, v_pages: Tensor, table: PageTable) -> Tensor:
+    """Causal attention of new rows to a paged cache that already holds their own keys and values.
+
+    Covers decoding (one row a sequence), prefill, and prefill in chunks: the queries of a sequence are its last rows.
+
+    Args:
+        q: `[N, H, D]`, the rows of B sequences, packed as `table.segments` says.
+        k_pages, v_pages: `[num_pages, P, K, D]`.
+        table: which pages hold which sequence. What lies in a page beyond the sequence's length is never read as a value
+            (it may be NaN).
+
+    Returns:
+        `[N, H, D]` in q's dtype, scale D ** -0.5.
+    """
+    return plain.attend_paged(q, k_pages, v_pages, table)

@@ -1,0 +1,61 @@
+"""The paged key/value cache as kernels see it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from omni.kernels.plain import pages as plain
+from omni.kernels.segments import Segments
+
+
+@dataclass(frozen=True)
+class PageTable:
+    """Where B sequences lie in a pool of pages, for one step that adds rows to each of them.
+
+    Attributes:
+        segments: the new rows, packed.
+        kv_lens: rows each sequence holds once the new ones are written.
+        kv_len: the same, int32 `[B]` on the device.
+        pages: int32 `[B, M]`, page numbers in order; entries past the last used page are 0.
+        slots: int64 `[N]`, page * P + offset of every new row.
+    """
+
+    segments: Segments
+    kv_lens: tuple[int, ...]
+    kv_len: Tensor
+    pages: Tensor
+    slots: Tensor
+
+    @classmethod
+    def of(
+        cls,
+        new: Sequence[int],
+        past: Sequence[int],
+        pages: Sequence[Sequence[int]],
+        page_size: int,
+        device: torch.device,
+    ) -> PageTable:
+        """Args: rows to add to each sequence, rows each holds already, its pages (enough for both), rows in a page."""
+        kv_lens = tuple(n + p for n, p in zip(new, past, strict=True))
+        width = max(len(row) for row in pages)
+        table = torch.tensor([list(row) + [0] * (width - len(row)) for row in pages], dtype=torch.int32)  # [B, M]
+        slots = []
+        for row, first, last in zip(table, past, kv_lens, strict=True):
+            at = torch.arange(first, last)
+            slots.append(row[at // page_size].long() * page_size + at % page_size)
+        return cls(
+            Segments.of(new, device),
+            kv_lens,
+            torch.tensor(kv_lens, dtype=torch.int32, device=device),
+            table.to(device),
+            torch.cat(slots).to(device),
+        )
+
+
+def write_pages(k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, table: PageTable) -> None:
+    """Put new keys and values `[N, K, D]` at their slots in the pages `[num_pages, P, K, D]`, in place."""
+    plain.write_pages(k, v, k_pages, v_pages, table.slots)

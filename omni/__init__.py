@@ -1,0 +1,1 @@
+"""omni: a runtime for models that see, hear and speak."""

@@ -1,0 +1,61 @@
+"""Every error that omni raises for something the world can get wrong.
+
+    OmniError
+    ├── InputError               the request is at fault; other requests go on
+    │   ├── MessageError         the messages do not have a shape we read
+    │   ├── MediaError           a picture, clip or sound cannot be read
+    │   │   └── MediaLimitError  it can, but is larger than the budget allows
+    │   ├── VoiceError           no such voice, or codes that no voice can speak
+    │   ├── OptionError          an option is out of its range
+    │   └── ContextError         prompt and answer do not fit the model's context
+    ├── CheckpointError          a checkpoint is missing, incomplete or of another shape
+    └── DeviceError              the device asked for is absent or too small
+        └── CapacityError        no room left now; the same request may fit later
+
+A message says what was wrong and what to do. What only omni itself can get wrong is asserted instead. This module imports
+nothing, so every room may import it.
+"""
+
+
+class OmniError(Exception):
+    """Root of the tree."""
+
+
+class InputError(OmniError):
+    """The request is at fault."""
+
+
+class MessageError(InputError):
+    """The messages do not have a shape we read."""
+
+
+class MediaError(InputError):
+    """A picture, clip or sound cannot be read."""
+
+
+class MediaLimitError(MediaError):
+    """A picture, clip or sound is larger than the budget allows."""
+
+
+class VoiceError(InputError):
+    """No such voice, or codes that no voice can speak."""
+
+
+class OptionError(InputError):
+    """An option is out of its range."""
+
+
+class ContextError(InputError):
+    """Prompt and answer do not fit the model's context."""
+
+
+class CheckpointError(OmniError):
+    """A checkpoint is missing, incomplete or of another shape."""
+
+
+class DeviceError(OmniError):
+    """The device asked for is absent or too small."""
+
+
+class CapacityError(DeviceError):
+    """No room is left now; the same request may fit later."""
