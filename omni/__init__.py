@@ -1,1 +1,51 @@
-"""omni: a runtime for models that see, hear and speak."""
+"""omni: a runtime for models that see, hear and speak.
+
+from omni import Omni
+omni = Omni.load("Qwen/Qwen2.5-Omni-3B")
+reply = omni.generate([{"role": "user", "content": "Hello!"}], voice="Chelsie")
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from omni.api import Omni
+    from omni.encoders.media import Budget
+    from omni.engine.request import Options
+    from omni.events import AudioChunk, Done, Event, Reply, TextDelta, Timings, Usage
+    from omni.sampler import Sampling
+    from omni.talker.vocoder import ChunkPolicy
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Omni": "omni.api",
+    "Budget": "omni.encoders.media",
+    "Options": "omni.engine.request",
+    "Sampling": "omni.sampler",
+    "ChunkPolicy": "omni.talker.vocoder",
+    **dict.fromkeys(("AudioChunk", "Done", "Event", "Reply", "TextDelta", "Timings", "Usage"), "omni.events"),
+}
+__all__ = [
+    "AudioChunk",
+    "Budget",
+    "ChunkPolicy",
+    "Done",
+    "Event",
+    "Omni",
+    "Options",
+    "Reply",
+    "Sampling",
+    "TextDelta",
+    "Timings",
+    "Usage",
+]
+
+
+def __getattr__(name: str) -> object:
+    # importing torch takes seconds; `omni --help` and the errors need none of it
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'omni' has no attribute {name!r}")

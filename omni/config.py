@@ -97,7 +97,7 @@ class _Node:
 
     def first(self, *keys: str) -> Any:
         """The value of the first key that is there."""
-        return next((self._data[k] for k in keys if k in self), None) or self[keys[0]]
+        return self[next((k for k in keys if k in self), keys[0])]
 
     def get(self, key: str, default: Any) -> Any:
         return self._data[key] if key in self else default
@@ -125,6 +125,15 @@ def read_config(folder: Path) -> OmniConfig:
     kind = root.get("model_type", None)
     if kind != "qwen2_5_omni":
         raise CheckpointError(f"config.json says model_type {kind!r}; omni reads 'qwen2_5_omni'")
+    try:
+        return _omni(root)
+    except (TypeError, ValueError) as e:
+        raise CheckpointError(
+            f"config.json holds a value of the wrong kind ({e}); the checkpoint's config is damaged"
+        ) from e
+
+
+def _omni(root: _Node) -> OmniConfig:
     thinker = root.child("thinker_config")
     speaks = bool(root.get("enable_audio_output", True)) and "talker_config" in root and "token2wav_config" in root
     dtype = str(root.get("dtype", root.get("torch_dtype", "float32")))
@@ -168,7 +177,8 @@ def _thinker(c: _Node) -> ThinkerConfig:
     text = c.child("text_config")
     return ThinkerConfig(
         vocab_size=text.vocab_size,
-        tie_word_embeddings=bool(text.get("tie_word_embeddings", False)),
+        # transformers obeys the outer key and, where text_config has none, writes a default of true into it
+        tie_word_embeddings=bool(c.get("tie_word_embeddings", text.get("tie_word_embeddings", False))),
         eos_id=c.get("eos_token_id", 151645),
         pad_id=c.get("pad_token_id", 151643),
         decoder=_decoder(text),
@@ -271,11 +281,19 @@ def _bigvgan(c: _Node) -> BigVGANConfig:
     )
 
 
+def _preprocessor(folder: Path, part: str) -> _Node:
+    """`preprocessor_config.json`, flat; or a part of `processor_config.json`, which transformers 5 writes instead."""
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        if (folder / name).exists():
+            node = _Node(read_json(folder / name), name)
+            return node.child(part) if part in node else node
+    return _Node({}, "preprocessor_config.json")
+
+
 def read_pixels(folder: Path, vision: VisionConfig) -> PixelConfig:
-    """`preprocessor_config.json`; where it does not say, the patches are the tower's and the rest is Qwen2-VL's."""
-    path = folder / "preprocessor_config.json"
-    c = _Node(read_json(path) if path.exists() else {}, path.name)
-    size = c.child("size") if "size" in c else _Node({}, path.name)
+    """Picture pre-processing; where no file says, the patches are the tower's and the rest is Qwen2-VL's."""
+    c = _preprocessor(folder, "image_processor")
+    size = c.child("size") if "size" in c else _Node({}, "size")
     return PixelConfig(
         patch_size=c.get("patch_size", vision.patch_size),
         temporal_patch_size=c.get("temporal_patch_size", vision.temporal_patch_size),
@@ -288,9 +306,8 @@ def read_pixels(folder: Path, vision: VisionConfig) -> PixelConfig:
 
 
 def read_mel(folder: Path, audio: AudioConfig) -> MelConfig:
-    """`preprocessor_config.json`; where it does not say, Whisper's front end over 300 s."""
-    path = folder / "preprocessor_config.json"
-    c = _Node(read_json(path) if path.exists() else {}, path.name)
+    """Sound pre-processing; where no file says, Whisper's front end over 300 s."""
+    c = _preprocessor(folder, "feature_extractor")
     return MelConfig(
         sampling_rate=c.get("sampling_rate", 16000),
         n_fft=c.get("n_fft", 400),

@@ -21,6 +21,11 @@ class TalkerConfig:
     codec_pad_id: int
     codec_mask_id: int
 
+    @property
+    def stop_ids(self) -> tuple[int, int]:
+        """Either ends the speech and is not spoken."""
+        return self.codec_pad_id, self.codec_end_id
+
 
 @dataclass(frozen=True)
 class EcapaConfig:

@@ -1,0 +1,45 @@
+# One verb per chore; each sets up .venv by itself. Needs make and Python 3.11 or newer.
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+READY := $(VENV)/.ready
+
+.PHONY: help demo test check parity bench setup clean
+
+help:
+	@echo "make demo    let a tiny random model see, hear and speak"
+	@echo "make test    run the tests"
+	@echo "make check   format, lint and types"
+	@echo "make parity  compare with transformers, number by number"
+	@echo "make bench   time the kernels against what this machine can do"
+
+demo: $(READY)
+	$(RUN) -m demos.tour
+
+test: $(READY)
+	$(RUN) -m pytest -q
+
+check: $(READY)
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+parity: $(READY)
+	$(RUN) -m tests.oracle.parity
+
+bench: $(READY)
+	$(RUN) -m demos.bench
+
+setup: $(READY)
+
+# The torch of constraints.txt goes first, by its exact version: see there.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "omni needs Python 3.11 or newer: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --constraint constraints.txt "$$(grep '^torch==' constraints.txt)"
+	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,164 @@
+"""Where media come from: a path, bytes or a data URL as a whole binary file within a budget."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import re
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+from urllib.parse import unquote
+
+from omni.errors import MediaError, MediaLimitError
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much one input may cost; checked on what the header states before decoding, and again while decoding.
+
+    Attributes:
+        max_bytes: of the encoded file, bytes or data URL.
+        max_pixels: of one picture or frame.
+        max_frames: decoded from one video (not only those kept).
+        max_seconds: of one sound or video.
+        max_clip_bytes: of the frames kept from one video, decoded.
+    """
+
+    max_bytes: int = 1 << 29
+    max_pixels: int = 1 << 26
+    max_frames: int = 250_000
+    max_seconds: float = 7200.0
+    max_clip_bytes: int = 5_000_000_000
+
+
+DEFAULT_BUDGET = Budget()
+
+
+@dataclass(frozen=True)
+class Media:
+    """An open file, its size in bytes, and what messages call it."""
+
+    name: str
+    file: BinaryIO
+    size: int
+
+
+def _check_bytes(name: str, size: int, budget: Budget) -> None:
+    if size > budget.max_bytes:
+        raise MediaLimitError(f"{name} is {size} bytes and the budget is {budget.max_bytes}; send a smaller file")
+
+
+@contextmanager
+def opened(source: object, budget: Budget) -> Iterator[Media]:
+    """A path, `file://` or data URL, or bytes as a binary file of known size, within `max_bytes` and not empty."""
+    if isinstance(source, str) and source[:5].lower() == "data:":
+        media = _from_data_url(source, budget)
+    elif isinstance(source, bytes):
+        media = Media(f"the input of {len(source)} bytes", io.BytesIO(source), len(source))
+    elif isinstance(source, str | Path):
+        media = _from_path(source)
+    else:
+        raise MediaError(f"a {type(source).__name__} is no media; pass a path, bytes or a data URL")
+    with media.file:
+        _check_bytes(media.name, media.size, budget)
+        if media.size == 0:
+            raise MediaError(f"{media.name} is empty (0 bytes)")
+        yield media
+
+
+def _from_data_url(url: str, budget: Budget) -> Media:
+    header, comma, payload = url.partition(",")
+    name = f"the data URL {header[:60]!r}"
+    if not comma or not header.lower().endswith(";base64"):
+        raise MediaError(f"{name} is not of the form data:TYPE;base64,DATA")
+    _check_bytes(name, len(payload) * 3 // 4 - payload.count("=", -2), budget)
+    try:
+        data = base64.b64decode(payload, validate=True)
+    except (binascii.Error, ValueError) as e:
+        raise MediaError(f"{name} holds damaged base64: {e}") from e
+    return Media(name, io.BytesIO(data), len(data))
+
+
+def _from_path(source: str | Path) -> Media:
+    path = str(source)
+    if path[:7].lower() == "file://":
+        path = unquote(re.sub(r"^file://(localhost)?", "", path, flags=re.IGNORECASE))
+    elif re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", path):
+        raise MediaError(f"{path[:200]} is not fetched; download it first and pass the file, or pass a data URL")
+    try:
+        info = Path(path).stat()
+        if stat.S_ISDIR(info.st_mode):
+            raise MediaError(f"{path} is a directory; pass a file")
+        if not stat.S_ISREG(info.st_mode):  # opening a pipe could wait for ever
+            raise MediaError(f"{path} is not a regular file; pass its bytes")
+        file = open(path, "rb")  # noqa: SIM115 (closed by `opened`)
+    except (OSError, ValueError) as e:  # ValueError: a NUL in the path
+        reason = getattr(e, "strerror", None) or e
+        raise MediaError(f"{path[:200]!r} cannot be opened: {reason}; check the path") from e
+    return Media(path, file, info.st_size)
+
+
+def check_whole(media: Media) -> None:
+    """Refuse an MP4, Matroska or WAV file that is shorter than it states; FFmpeg would return what is left of it."""
+    head = _read(media, 0, 12)
+    if head[4:8] == b"ftyp":
+        end = _mp4_end(media)
+    elif head[:4] == b"\x1aE\xdf\xa3":
+        end = _matroska_end(media)
+    elif head[:4] == b"RIFF" and head[8:] == b"WAVE":
+        end = _wav_end(media)
+    else:
+        return
+    if end > media.size:
+        raise MediaError(f"{media.name} is cut short: {end - media.size} bytes are missing; get the whole file")
+
+
+def _read(media: Media, at: int, size: int) -> bytes:
+    media.file.seek(at)
+    return media.file.read(size)
+
+
+def _mp4_end(media: Media) -> int:
+    """Where the last box ends."""
+    at = 0
+    while len(head := _read(media, at, 16)) >= 8:
+        size = int.from_bytes(head[:4])
+        if size == 1:  # the true one follows
+            size = int.from_bytes(head[8:16])
+        if size < 8:  # 0: to the end of the file; else damaged, and FFmpeg's to refuse
+            return media.size
+        at += size
+    return at
+
+
+def _matroska_end(media: Media) -> int:
+    """Where the segment ends, or 0 where it does not say."""
+    _, at = _matroska_size(media, 4, in_header=True)
+    size, start = _matroska_size(media, at + 4)
+    return start + size
+
+
+def _matroska_size(media: Media, at: int, in_header: bool = False) -> tuple[int, int]:
+    """The length of the element whose length field is at `at`, and where its content starts (after it: `in_header`)."""
+    field = _read(media, at, 8) or b"\x80"
+    width = 9 - field[0].bit_length()  # as many bytes as the first has leading zeros, plus one
+    size = int.from_bytes(field[:width]) & ((1 << 7 * width) - 1)
+    if size == (1 << 7 * width) - 1:  # unknown: a live stream
+        size = 0
+    return size, at + width + (size if in_header else 0)
+
+
+def _wav_end(media: Media) -> int:
+    """Where the samples end, or 0 where it does not say."""
+    at = 12
+    while len(head := _read(media, at, 8)) == 8:
+        size = int.from_bytes(head[4:], "little")
+        if head[:4] == b"data":
+            return at + 8 + size if size < 0x7FFFF000 else 0  # more is what writers to a pipe put for "unknown"
+        at += 8 + size + size % 2
+    return 0

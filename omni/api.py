@@ -1,0 +1,248 @@
+"""`Omni`: load a checkpoint, ask, stream, say."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Unpack
+
+import torch
+
+from omni.checkpoint import Checkpoint, find, load
+from omni.config import read_config, read_mel, read_pixels
+from omni.device import pick_device, pick_dtype
+from omni.encoders.media import Budget
+from omni.engine.loop import Engine
+from omni.engine.request import OptionArgs, Options, Request, Speech
+from omni.engine.text import TextTrack
+from omni.errors import MessageError, VoiceError
+from omni.events import Event, Reply, collect
+from omni.model import LAYOUT, SPEECH, Qwen2_5Omni, build, dtype_of
+from omni.progress import loading_bar
+from omni.prompt import Message, PromptReader, speaking
+from omni.sampler import Sampler
+from omni.talker.dual_track import TextEnd
+from omni.talker.vocoder import WHOLE, PreparedVoice
+from omni.talker.voices import Voice, pick, read_voices
+from omni.template import Template
+from omni.tokenizer import PieceEncoder, StreamDecoder, Tokenizer
+
+DEFAULT_VOICE = "Chelsie"
+CACHE_TOKENS = 65536
+
+
+class Omni:
+    """A model that sees, hears and speaks, ready to answer. Make one with `Omni.load`.
+
+    Attributes:
+        voices: the voices that it speaks with, by name; none in a checkpoint without speech.
+        sample_rate: of the sound it makes, in Hz.
+        engine: runs the requests that `request` makes.
+    """
+
+    sample_rate = 24000
+
+    def __init__(
+        self, model: Qwen2_5Omni, reader: PromptReader, voices: dict[str, Voice], *, cache_tokens: int = CACHE_TOKENS
+    ) -> None:
+        self.model = model
+        self.voices = voices
+        self._reader = reader
+        self.engine = Engine(model, cache_tokens=cache_tokens)
+        self._prepared: dict[str, PreparedVoice] = {}
+        tokenizer = reader.tokenizer
+        self._decoder, self._encoder = StreamDecoder(tokenizer), PieceEncoder(tokenizer)
+
+    @classmethod
+    def load(
+        cls,
+        model: str | Path,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        speech: bool = True,
+        cache_tokens: int = CACHE_TOKENS,
+        budget: Budget | None = None,
+        progress: bool = True,
+    ) -> Omni:
+        """Load a Qwen2.5-Omni checkpoint.
+
+        Args:
+            model: a folder, or a hub id such as "Qwen/Qwen2.5-Omni-3B".
+            device: "cpu", "cuda", "cuda:1", or "auto" for the GPU where there is one.
+            dtype: "float32", "bfloat16", "float16", or "auto" for the checkpoint's own where the device is fast at it. The
+                vocoder always computes in float32.
+            speech: False leaves talker and vocoder out, and their memory free.
+            cache_tokens: tokens that all running answers may hold together.
+            budget: how large media may be.
+            progress: show a bar while loading.
+
+        Raises:
+            CheckpointError, DeviceError.
+        """
+        folder = find(model)
+        place = pick_device(device)
+        config = read_config(folder)
+        kept = pick_dtype(dtype, config.dtype, place)
+        tokenizer = Tokenizer.read(folder)
+        net = build(config, speech=speech)
+        voices = read_voices(folder) if net.talker else {}
+        layout = LAYOUT if net.talker else replace(LAYOUT, unused=LAYOUT.unused + SPEECH)
+        with loading_bar(folder.name, shown=progress) as bar:
+            load(net, Checkpoint.open(folder), layout, dtype_of=lambda n: dtype_of(n, kept), device=place, progress=bar)
+        reader = PromptReader(
+            tokenizer,
+            Template.read(folder),
+            config.thinker.media,
+            read_pixels(folder, config.thinker.vision),
+            read_mel(folder, config.thinker.audio),
+            budget or Budget(),
+        )
+        return cls(net, reader, voices, cache_tokens=cache_tokens)
+
+    def generate(
+        self,
+        messages: Sequence[Message],
+        *,
+        voice: str | None = None,
+        audio_in_video: bool | None = None,
+        **options: Unpack[OptionArgs],
+    ) -> Reply:
+        """Answer chat messages, all at once.
+
+        Args:
+            messages: `[{"role": "user", "content": [...]}]`. A content is a text or a list of parts:
+                `{"type": "text", "text": t}`,
+                `{"type": "image", "image": x}` with a path, bytes, data URL, PIL image or uint8 array,
+                `{"type": "audio", "audio": x}` with a path, bytes, data URL or `(wave, sample_rate)`,
+                `{"type": "video", "video": x}` with a path, bytes, data URL or list of frames, and optionally "fps",
+                "num_frames", "max_frames", "start", "end" in seconds, "min_pixels", "max_pixels", "audio_in_video";
+                and OpenAI's `image_url`, `input_audio`, `video_url`.
+            voice: speak the answer with this voice; None for text alone.
+            audio_in_video: hear the sound of clips; None for those that have one.
+            options: lengths, sampling, stop strings, seed; see `Options`.
+
+        Raises:
+            InputError: before anything runs; see `omni.errors`.
+        """
+        # one window over the whole speech is exact, and cheaper than several that overlap
+        asked = Options(**{**options, "chunks": WHOLE})
+        events = self._run(self.request(messages, voice, asked, audio_in_video))
+        return collect(events, self.sample_rate, spoken=voice is not None)
+
+    def stream(
+        self,
+        messages: Sequence[Message],
+        *,
+        voice: str | None = None,
+        audio_in_video: bool | None = None,
+        **options: Unpack[OptionArgs],
+    ) -> Iterator[Event]:
+        """Answer chat messages with events as they are made: TextDelta and AudioChunk, then one Done.
+
+        Arguments and errors are `generate`'s. Closing the iterator cancels the answer.
+        """
+        return self._run(self.request(messages, voice, Options(**options), audio_in_video))
+
+    def say(
+        self,
+        text: str | Iterable[str],
+        *,
+        voice: str = DEFAULT_VOICE,
+        context: str | Sequence[Message] = (),
+        **options: Unpack[OptionArgs],
+    ) -> Iterator[Event]:
+        """Speak exactly these words: they are put in the assistant's mouth, and nothing is sampled but their sound.
+
+        Args:
+            text: at once, or in pieces as they come; a piece may end in the middle of a word.
+            voice: who speaks.
+            context: what comes before and shapes how it is said: an instruction, or chat messages.
+            options: `max_audio_seconds`, `voice_sampling`, `seed` and `chunks` of `Options`.
+
+        Yields:
+            TextDelta for the words as they are read, AudioChunk as they are spoken, then one Done.
+
+        Raises:
+            InputError: before anything runs.
+        """
+        before = [{"role": "user", "content": context}] if isinstance(context, str) else context
+        if isinstance(text, str) and not text.strip():
+            raise MessageError("there is no text to say; give at least one word")
+        request = self.request(before, voice, Options(**options), None)
+        request.given = self._given([text] if isinstance(text, str) else text)
+        return self._run(request)
+
+    def _given(self, pieces: Iterable[str]) -> Iterator[list[int]]:
+        """Ids of text that comes in pieces, the same as those of the whole."""
+        state = self._encoder.start()
+        for piece in pieces:
+            yield self._encoder.step(state, piece)
+        yield self._encoder.finish(state)
+
+    def _run(self, request: Request) -> Iterator[Event]:
+        return (event for _, event in self.engine.run([request]))
+
+    def request(
+        self, messages: Sequence[Message], voice: str | None, options: Options, audio_in_video: bool | None = None
+    ) -> Request:
+        """A request whose media have been read; every fault of its input shows here."""
+        started = time.perf_counter()
+        prepared = self._prepare(voice) if voice is not None else None
+        prompt = self._reader.read(speaking(messages) if prepared else messages, audio_in_video=audio_in_video)
+        seed = secrets.randbelow(2**62) if options.seed is None else options.seed
+        config, embed = self.model.thinker.config, self.model.thinker.embed_tokens.weight
+        sampler = Sampler(options.sampling, config.vocab_size, seed=seed, device=embed.device)
+        sampler.saw(prompt.ids.to(embed.device))
+        track = TextTrack(self._decoder, options.stop)
+        request = Request(
+            prompt=prompt,
+            seed=seed,
+            clock=prompt.clock_after(),
+            eos_ids=frozenset({config.eos_id}),
+            options=options,
+            sampler=sampler,
+            track=track,
+            text=track.start(),
+            speech=self._speech(*prepared, options, seed) if prepared else None,
+            started=started,
+        )
+        request.media_read = request.elapsed()
+        return request
+
+    def _prepare(self, name: str) -> tuple[Voice, PreparedVoice]:
+        """A voice, and what the vocoder keeps of it from its first use on."""
+        if self.model.token2wav is None:
+            raise VoiceError(f"voice {name!r} was asked for, but this model was loaded without speech; leave voice out")
+        voice = pick(self.voices, name)
+        if name not in self._prepared:
+            with torch.inference_mode():
+                self._prepared[name] = self.model.token2wav.prepare(voice)
+        return voice, self._prepared[name]
+
+    def _speech(self, voice: Voice, prepared: PreparedVoice, options: Options, seed: int) -> Speech:
+        talker, vocoder, dit = self.model.talker, self.model.token2wav, self.model.config.dit
+        assert talker and vocoder and dit
+        config, embed = talker.config, self.model.thinker.embed_tokens.weight
+        sampler = Sampler(
+            options.voice_sampling,
+            config.vocab_size,
+            seed=seed + 1,
+            device=embed.device,
+            # transformers counts the ids that stand for the prompt on the codec track as spoken
+            seen=(config.codec_mask_id, config.codec_pad_id, config.codec_start_id),
+            suppress=(config.codec_start_id,),
+            valid=dit.num_codes + 1,
+            stops=config.stop_ids,
+        )
+        ending = TextEnd(embed[config.text_end_id], embed[config.text_pad_id])
+        return Speech(
+            sampler=sampler,
+            track=talker.start(ending),
+            sound=vocoder.start(prepared, seed=seed + 2, chunks=options.chunks),
+            voice_row=embed[voice.bos_id],
+            sample_rate=self.sample_rate,
+        )

@@ -1,0 +1,205 @@
+"""The `omni` command."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from omni.errors import InputError, OmniError
+
+if TYPE_CHECKING:
+    from omni.api import Omni
+    from omni.events import Done, Event
+
+# torch takes seconds to import: commands import what they need when they run, so that --help is quick
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    help="""Talk with models that see, hear and speak.
+
+**Examples**
+
+    omni doctor --model Qwen/Qwen2.5-Omni-3B
+
+    omni ask --model ./omni-3b --image cat.jpg "What is this?"
+
+    omni ask --model ./omni-3b --audio question.wav --speak answer.wav
+
+    omni say --model ./omni-3b "Exactly these words." -o words.wav
+
+Set OMNI_MODEL to leave --model out.
+""",
+)
+notes = Console(stderr=True, highlight=False)
+
+Model = Annotated[str, typer.Option("--model", "-m", envvar="OMNI_MODEL", help="A checkpoint's folder, or its hub id.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
+Media = Annotated[list[Path] | None, typer.Option(help="May be given several times.")]
+Voice = Annotated[str, typer.Option(help="Who speaks.")]
+Seconds = Annotated[float, typer.Option(help="Longest speech.")]
+Seed = Annotated[int | None, typer.Option(help="Gives the same answer again.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+@app.command()
+def ask(
+    model: Model,
+    question: Annotated[str | None, typer.Argument(help="May be left out where the question is in the sound.")] = None,
+    image: Media = None,
+    audio: Media = None,
+    video: Media = None,
+    speak: Annotated[Path | None, typer.Option(help="Speak the answer into this file (WAV, FLAC, OGG or MP3).")] = None,
+    voice: Voice = "Chelsie",
+    max_tokens: Annotated[int, typer.Option(help="Longest text.")] = 1024,
+    max_audio_seconds: Seconds = 300.0,
+    temperature: Annotated[float, typer.Option(help="Of the text; 0 always takes the likeliest word.")] = 0.0,
+    seed: Seed = None,
+    as_json: AsJson = False,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+) -> None:
+    """Ask about pictures, sounds and clips."""
+    parts: list[dict[str, Any]] = []
+    for kind, paths in (("image", image), ("audio", audio), ("video", video)):
+        parts += [{"type": kind, kind: path} for path in paths or ()]
+    if question:
+        parts.append({"type": "text", "text": question})
+    if not parts:
+        raise typer.BadParameter("give a question, or media to ask about", param_hint="QUESTION")
+    with _errors_told():
+        omni = _load(model, device, dtype, speech=speak is not None)
+        events = omni.stream(
+            [{"role": "user", "content": parts}],
+            voice=voice if speak else None,
+            max_tokens=max_tokens,
+            max_audio_seconds=max_audio_seconds,
+            temperature=temperature,
+            seed=seed,
+        )
+        _follow(omni, events, speak, as_json)
+
+
+@app.command()
+def say(
+    model: Model,
+    text: Annotated[str, typer.Argument(help="The words; - reads them from standard input as they come.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The file to speak into (WAV, FLAC, OGG or MP3).")],
+    voice: Voice = "Chelsie",
+    instruction: Annotated[str, typer.Option(help="How to say it.")] = "",
+    max_audio_seconds: Seconds = 300.0,
+    seed: Seed = None,
+    as_json: AsJson = False,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+) -> None:
+    """Speak exactly the words given."""
+    with _errors_told():
+        omni = _load(model, device, dtype, speech=True)
+        events = omni.say(
+            sys.stdin if text == "-" else text,
+            voice=voice,
+            context=instruction or (),
+            max_audio_seconds=max_audio_seconds,
+            seed=seed,
+        )
+        _follow(omni, events, out, as_json)
+
+
+@app.command()
+def doctor(
+    model: Annotated[str | None, typer.Option("--model", "-m", envvar="OMNI_MODEL", help="Check this one too.")] = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+) -> None:
+    """Tell what is here, what a checkpoint needs, what is missing and how to get it."""
+    from omni.doctor import examine
+
+    with _errors_told():
+        if not examine(Console(highlight=False), model, device, dtype):
+            raise typer.Exit(1)
+
+
+@app.callback(invoke_without_command=True)
+def root(show_version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if show_version:
+        print(version("omni-runtime"))
+        raise typer.Exit
+
+
+@contextmanager
+def _errors_told() -> Iterator[None]:
+    try:
+        yield
+    except OmniError as e:
+        notes.print(f"[bold red]error:[/] {e}", markup=True, soft_wrap=True)
+        raise typer.Exit(2 if isinstance(e, InputError) else 1) from e
+
+
+def _load(model: str, device: str, dtype: str, *, speech: bool) -> Omni:
+    from omni.api import Omni
+
+    return Omni.load(model, device=device, dtype=dtype, speech=speech, progress=notes.is_terminal)
+
+
+def _follow(omni: Omni, events: Iterable[Event], out: Path | None, as_json: bool) -> None:
+    """Print text and write sound as they come, then say how it went."""
+    from omni.events import AudioChunk, Done, TextDelta
+    from omni.wave import WaveFile
+
+    text: list[str] = []
+    with WaveFile(out, omni.sample_rate) as file:
+        for event in events:
+            match event:
+                case TextDelta():
+                    text.append(event.text)
+                    if not as_json:
+                        print(event.text, end="", flush=True)
+                case AudioChunk():
+                    file.write(event.samples)
+                case Done():
+                    done = event
+    if as_json:
+        print(json.dumps(_as_json("".join(text), out, done), indent=2, ensure_ascii=False))
+        return
+    print()
+    _report(out, done)
+
+
+def _as_json(text: str, out: Path | None, done: Done) -> dict[str, Any]:
+    return {
+        "text": text,
+        "audio": str(out) if out else None,
+        "finish_reason": done.finish_reason,
+        "limit": done.limit,
+        "seed": done.seed,
+        "usage": asdict(done.usage),
+        "timings": asdict(done.timings) | {"real_time_factor": done.timings.real_time_factor},
+    }
+
+
+def _report(out: Path | None, done: Done) -> None:
+    t = done.timings
+    facts = [f"{t.total:.2f} s in all"]
+    if t.first_text is not None:
+        facts.append(f"first text after {t.first_text:.2f} s")
+    if out and t.first_audio is not None:
+        facts += [f"first sound after {t.first_audio:.2f} s", f"{t.audio:.2f} s of sound in {out}"]
+    if done.limit:
+        facts.append(f"cut off by the {done.limit} limit")
+    notes.print(" · ".join(facts), style="dim", markup=False)
+
+
+def main() -> None:
+    app()

@@ -1,0 +1,117 @@
+"""What is here, what a checkpoint needs, and what is missing."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from omni.checkpoint import Checkpoint, find, plan
+from omni.config import DecoderConfig, read_config
+from omni.device import has_fast_bfloat16, pick_device, pick_dtype
+from omni.errors import OmniError
+from omni.model import LAYOUT, build, dtype_of
+from omni.talker.voices import read_voices
+from omni.template import Template
+from omni.tokenizer import Tokenizer
+
+PACKAGES = ("omni-runtime", "torch", "triton", "safetensors", "tokenizers", "av", "soundfile", "soxr", "pillow", "numpy")
+OPTIONAL = {"triton": "comes with CUDA builds of torch on Linux; a CPU needs none"}
+GIB = 2**30
+
+
+def examine(console: Console, model: str | None, device: str, dtype: str) -> bool:
+    """Print the findings; whether everything needed is there."""
+    missing: list[str] = []
+    table = Table(title="this machine", show_header=False, title_justify="left")
+    table.add_row("python", platform.python_version())
+    for name in PACKAGES:
+        try:
+            table.add_row(name, version(name))
+        except PackageNotFoundError:
+            table.add_row(name, f"not installed ({OPTIONAL.get(name, 'needed')})")
+            if name not in OPTIONAL:
+                missing.append(f"{name}: pip install {name}")
+    for module in ("av", "soundfile", "soxr"):
+        try:
+            import_module(module)
+        except (ImportError, OSError) as e:
+            missing.append(f"{module} cannot be imported ({e}): pip install --force-reinstall {module}")
+    place = pick_device(device)
+    table.add_row("device", _device(place))
+    table.add_row("memory", f"{_free(place) / GIB:.1f} GiB free")
+    console.print(table)
+    if model is not None:
+        missing += _checkpoint(console, model, place, dtype)
+    for line in missing:
+        console.print(f"[bold red]missing[/] {line}", soft_wrap=True)
+    if not missing:
+        console.print("nothing is missing" + ("" if model else "; give --model to check a checkpoint"))
+    return not missing
+
+
+def _device(place: torch.device) -> str:
+    if place.type == "cuda":
+        return f"{place}, {torch.cuda.get_device_name(place)}"
+    return f"cpu, {torch.get_num_threads()} threads, bfloat16 in hardware: {'yes' if has_fast_bfloat16() else 'no'}"
+
+
+def _free(place: torch.device) -> int:
+    """Bytes that can still be had."""
+    if place.type == "cuda":
+        return int(torch.cuda.mem_get_info(place)[0])
+    lines = Path("/proc/meminfo").read_text().splitlines() if Path("/proc/meminfo").exists() else []
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")), 0)
+
+
+def _checkpoint(console: Console, model: str, place: torch.device, dtype: str) -> list[str]:
+    """Print a checkpoint's memory plan; what it lacks."""
+    try:
+        folder = find(model)
+        config = read_config(folder)
+        kept = pick_dtype(dtype, config.dtype, place)
+        net = build(config)
+        sizes = plan(net, Checkpoint.open(folder), LAYOUT).sizes(lambda name: dtype_of(name, kept))
+    except OmniError as e:
+        return [str(e)]
+    table = Table(title=f"memory plan for {folder} in {str(kept).removeprefix('torch.')}", title_justify="left")
+    table.add_column("part")
+    table.add_column("GiB", justify="right")
+    for part, size in sizes.items():
+        table.add_row(part, f"{size / GIB:.2f}")
+    per_token = _kv_bytes(config.thinker.decoder, kept)
+    table.add_row("thinker cache, 32,768 tokens", f"{32768 * per_token / GIB:.2f}")
+    if config.talker_decoder:
+        table.add_row("talker cache, 32,768 tokens", f"{32768 * _kv_bytes(config.talker_decoder, kept) / GIB:.2f}")
+    total = sum(sizes.values())
+    table.add_row("weights in all", f"{total / GIB:.2f}", style="bold")
+    console.print(table)
+    missing = list(_files(folder, speaks=net.talker is not None))
+    free = _free(place)
+    if free < total:
+        missing.append(
+            f"memory: the weights need {total / GIB:.1f} GiB and {free / GIB:.1f} GiB are free on {place}; take a smaller "
+            "checkpoint, speech=False, or another device"
+        )
+    return missing
+
+
+def _kv_bytes(config: DecoderConfig, dtype: torch.dtype) -> int:
+    """Bytes of keys and values that one token takes."""
+    return 2 * config.num_layers * config.num_kv_heads * config.head_dim * dtype.itemsize
+
+
+def _files(folder: Path, *, speaks: bool) -> Iterator[str]:
+    """What cannot be read beside the weights."""
+    readers = [Tokenizer.read, Template.read] + ([read_voices] if speaks else [])
+    for read in readers:
+        try:
+            read(folder)
+        except OmniError as e:
+            yield str(e)

@@ -1,0 +1,138 @@
+"""What a running request tells its caller, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Limit: TypeAlias = Literal["text", "audio", "context"]
+
+
+@dataclass(frozen=True)
+class TextDelta:
+    """More of the answer's text."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class AudioChunk:
+    """More of the answer's sound.
+
+    Attributes:
+        samples: float32 `[S]` in -1..1, mono.
+        sample_rate: in Hz.
+        start: index of the first sample in the whole answer.
+    """
+
+    samples: NDArray[np.float32]
+    sample_rate: int
+    start: int
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens that went in (of them for pictures, clips and sounds) and came out, and codec ids spoken."""
+
+    prompt_tokens: int
+    image_tokens: int
+    video_tokens: int
+    audio_tokens: int
+    text_tokens: int
+    codec_tokens: int
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Seconds from the call until media were read, the prompt was read, first text, first sound and the end.
+
+    Attributes:
+        first_text, first_audio: None where there was none.
+        audio: seconds of sound that were made.
+    """
+
+    media: float
+    prefill: float
+    first_text: float | None
+    first_audio: float | None
+    total: float
+    audio: float
+
+    @property
+    def real_time_factor(self) -> float | None:
+        """Seconds of work for a second of sound; None without sound."""
+        return self.total / self.audio if self.audio else None
+
+
+@dataclass(frozen=True)
+class Done:
+    """The end of an answer.
+
+    Attributes:
+        finish_reason: "stop" when the model ended by itself or met a stop string, "length" when a limit did.
+        limit: which: "text" (max_tokens), "audio" (max_audio_seconds) or "context" (the model's longest sequence).
+        seed: gives the same answer again.
+        token_ids, codes: the answer's text and speech as the model's own ids.
+    """
+
+    finish_reason: Literal["stop", "length"]
+    limit: Limit | None
+    seed: int
+    usage: Usage
+    timings: Timings
+    token_ids: tuple[int, ...] = field(repr=False)
+    codes: tuple[int, ...] = field(repr=False)
+
+
+Event: TypeAlias = TextDelta | AudioChunk | Done
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A whole answer.
+
+    Attributes:
+        audio: float32 `[S]` in -1..1, mono, or None where no speech was asked for.
+        sample_rate: of the sound, in Hz.
+        done: how the answer ended.
+    """
+
+    text: str
+    audio: NDArray[np.float32] | None
+    sample_rate: int
+    done: Done
+
+    @property
+    def finish_reason(self) -> Literal["stop", "length"]:
+        return self.done.finish_reason
+
+    @property
+    def limit(self) -> Limit | None:
+        return self.done.limit
+
+    @property
+    def usage(self) -> Usage:
+        return self.done.usage
+
+    @property
+    def timings(self) -> Timings:
+        return self.done.timings
+
+
+def collect(events: Iterable[Event], sample_rate: int, *, spoken: bool) -> Reply:
+    """The whole answer that a stream of events makes up."""
+    text: list[str] = []
+    sound = [np.empty(0, np.float32)]
+    for event in events:
+        match event:
+            case TextDelta():
+                text.append(event.text)
+            case AudioChunk():
+                sound.append(event.samples)
+            case Done():
+                return Reply("".join(text), np.concatenate(sound) if spoken else None, sample_rate, event)
+    raise AssertionError("a stream ends with Done")

@@ -1,0 +1,62 @@
+"""The whole model, and where its weights lie in a published checkpoint."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from omni.checkpoint import Layout
+from omni.config import OmniConfig
+from omni.decoder import STACKS as DECODER_STACKS
+from omni.decoder import Decoder
+from omni.encoders.audio import STACKS as AUDIO_STACKS
+from omni.encoders.audio import ZEROS as AUDIO_ZEROS
+from omni.encoders.vision import STACKS as VISION_STACKS
+from omni.talker.dual_track import Talker
+from omni.talker.vocoder import Vocoder
+from omni.thinker import Thinker
+
+SPEECH = ("talker.*", "token2wav.*")
+LAYOUT = Layout(
+    prefixes=(
+        ("thinker.embed_tokens.", "thinker.model.embed_tokens."),
+        ("thinker.decoder.", "thinker.model."),
+        ("talker.embed_tokens.", "talker.model.embed_tokens."),
+        ("talker.decoder.", "talker.model."),
+    ),
+    stacks={**DECODER_STACKS, **AUDIO_STACKS, **VISION_STACKS},
+    zeros=AUDIO_ZEROS,
+    # the first takes no part in inference; the second is computed, and was left in the published files by mistake
+    unused=(
+        "thinker.audio_tower.audio_bos_eos_token.weight",
+        "token2wav.code2wav_dit_model.rotary_embed.inv_freq",
+    ),
+    tied={},
+)
+
+
+class Qwen2_5Omni(nn.Module):
+    """Thinker, and with speech talker and vocoder."""
+
+    talker: Talker | None
+    token2wav: Vocoder | None
+
+    def __init__(self, config: OmniConfig, *, speech: bool = True) -> None:
+        super().__init__()
+        self.config = config
+        self.thinker = Thinker(config.thinker)
+        self.talker = self.token2wav = None
+        if speech and config.talker and config.talker_decoder and config.dit and config.bigvgan:
+            self.talker = Talker(config.talker, Decoder(config.talker_decoder))
+            self.token2wav = Vocoder(config.dit, config.bigvgan)
+
+
+def build(config: OmniConfig, *, speech: bool = True) -> Qwen2_5Omni:
+    """The model without weights (on the meta device); computed tables are real."""
+    with torch.device("meta"):
+        return Qwen2_5Omni(config, speech=speech).eval().requires_grad_(False)
+
+
+def dtype_of(name: str, dtype: torch.dtype) -> torch.dtype:
+    """The dtype a parameter is kept in when the model runs in `dtype`: the vocoder always computes in float32."""
+    return torch.float32 if name.startswith("token2wav.") else dtype

@@ -1,0 +1,276 @@
+"""Messages to a prompt: media read and cut, ids with a span for each medium, positions."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from omni.config import MediaIds
+from omni.encoders.config import MelConfig, PixelConfig
+from omni.encoders.features import Picture, Sound
+from omni.encoders.media import Budget, read_audio, read_image, read_video
+from omni.encoders.mel import log_mel, num_audio_tokens
+from omni.encoders.pixels import image_patches, video_patches
+from omni.errors import MessageError
+from omni.positions import AudioSpan, AudioVideoSpan, Clock, ImageSpan, Span, TextSpan, VideoSpan
+from omni.template import Template
+from omni.tokenizer import Tokenizer
+
+Message: TypeAlias = Mapping[str, Any]
+Medium: TypeAlias = tuple[Picture | None, Sound | None]
+
+SPEAKING = (
+    "You are Qwen, a virtual human developed by the Qwen Team, Alibaba Group, capable of perceiving auditory and visual "
+    "inputs, as well as generating text and speech."
+)
+"""The system prompt that the published checkpoints were taught to speak with."""
+
+ROLES = ("system", "user", "assistant", "tool")
+
+
+@dataclass(frozen=True)
+class Run:
+    """Rows `first` to `last` of the `index`-th sound or picture; media in prompt order are a list of runs."""
+
+    is_sound: bool
+    index: int
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What the thinker reads.
+
+    Attributes:
+        ids: int64 `[N]`, placeholders expanded to one a row.
+        positions: int64 `[3, N]`.
+        clock: where the sequence goes on.
+        runs: the media's rows in the order of their placeholders.
+    """
+
+    ids: Tensor
+    positions: Tensor
+    clock: Clock
+    pictures: tuple[Picture, ...]
+    sounds: tuple[Sound, ...]
+    runs: tuple[Run, ...]
+    image_tokens: int
+    video_tokens: int
+    audio_tokens: int
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.ids)
+
+    def clock_after(self) -> Clock:
+        """A clock of one's own that stands at the end of the prompt."""
+        return replace(self.clock)
+
+
+@dataclass(frozen=True)
+class PromptReader:
+    """Turns messages into prompts, the way a checkpoint was taught to read them."""
+
+    tokenizer: Tokenizer
+    template: Template
+    media: MediaIds
+    pixels: PixelConfig
+    mel: MelConfig
+    budget: Budget = field(default_factory=Budget)
+
+    def read(self, messages: Sequence[Message], *, audio_in_video: bool | None = None) -> Prompt:
+        """Read chat messages, ending where the assistant's answer begins.
+
+        Args:
+            messages: OpenAI's chat shape, or the same with Python objects for media: see `Omni.generate`.
+            audio_in_video: hear the sound of clips; None where they have one.
+
+        Raises:
+            MessageError, MediaError: saying which message and part is at fault.
+        """
+        turns, media = [], []
+        if isinstance(messages, (str, bytes, Mapping)) or not messages:
+            raise MessageError('messages must be a list such as [{"role": "user", "content": "Hello"}]')
+        for i, message in enumerate(messages):
+            turn, found = self._turn(message, f"messages[{i}]", audio_in_video)
+            turns.append(turn)
+            media += found
+        ids = self.tokenizer.encode_runs(self.template.render(turns, add_generation_prompt=True))
+        return self._lay_out(ids, media)
+
+    def _turn(self, message: Message, where: str, audio_in_video: bool | None) -> tuple[dict[str, Any], list[Medium]]:
+        if not isinstance(message, Mapping) or message.get("role") not in ROLES:
+            raise MessageError(f"{where} needs a 'role' that is one of {', '.join(ROLES)}, and 'content'")
+        content = message.get("content")
+        if isinstance(content, str):
+            return dict(message), []
+        if not isinstance(content, Sequence):
+            raise MessageError(f"{where}.content must be a text or a list of parts")
+        parts, media = [], []
+        for j, part in enumerate(content):
+            kind, value = self._part(part, f"{where}.content[{j}]", audio_in_video)
+            if isinstance(value, str):
+                parts.append({"type": "text", "text": value})
+            else:
+                parts.append({"type": kind})
+                media.append(value)
+        return {**message, "content": parts}, media
+
+    def _part(self, part: object, where: str, audio_in_video: bool | None) -> tuple[str, str | Medium]:
+        """The kind of one part of a message, and its text or medium."""
+        if isinstance(part, str):
+            return "text", part
+        if not isinstance(part, Mapping):
+            raise MessageError(f"{where} must be a text or an object with a 'type'")
+        match part.get("type"):
+            case "text" | "input_text":
+                if not isinstance(part.get("text"), str):
+                    raise MessageError(f"{where}.text must be a string")
+                return "text", part["text"]
+            case "image" | "image_url":
+                return "image", (self._image(part, where), None)
+            case "audio" | "audio_url" | "input_audio":
+                wave = read_audio(_source(part, "audio", where), rate=self.mel.sampling_rate, budget=self.budget)
+                return "audio", (None, log_mel(wave, self.mel))
+            case "video" | "video_url":
+                return "video", self._video(part, where, audio_in_video)
+            case other:
+                raise MessageError(f"{where}.type is {other!r}; known are text, image, audio and video")
+
+    def _image(self, part: Message, where: str) -> Picture:
+        image = read_image(_source(part, "image", where), budget=self.budget)
+        return image_patches(image, self.pixels, **_given(part, "min_pixels", "max_pixels"))
+
+    def _video(self, part: Message, where: str, audio_in_video: bool | None) -> Medium:
+        source = _source(part, "video", where)
+        sampling = _given(part, "fps", "num_frames", "min_frames", "max_frames", "start", "end")
+        clip = read_video(source, budget=self.budget, **sampling)
+        picture = video_patches(clip.frames, self.pixels, **_given(part, "min_pixels", "max_pixels"))
+        wanted = part.get("audio_in_video", audio_in_video)
+        if not (clip.has_audio if wanted is None else wanted):
+            return picture, None
+        rate = self.mel.sampling_rate
+        wave = read_audio(source, rate=rate, budget=self.budget)
+        first, last = (None if t is None else round(t * rate) for t in (part.get("start"), part.get("end")))
+        return picture, log_mel(wave[first:last], self.mel)
+
+    def _lay_out(self, ids: Sequence[int], media: Sequence[Medium]) -> Prompt:
+        """Replace each placeholder by its medium's rows."""
+        clock = Clock(self.media.positions_per_second, self.media.positions_per_second * self.media.seconds_per_chunk)
+        places = {self.media.image, self.media.video, self.media.audio}
+        if sum(i in places for i in ids) != len(media):
+            raise MessageError("this checkpoint's chat template does not place every picture, sound or clip of the messages")
+        spans: list[Span] = []
+        text: list[int] = []
+        left = iter(media)
+        skip = False
+        for token in ids:
+            if skip:  # the end marker that an AudioVideoSpan brings itself
+                skip = False
+            elif token not in places:
+                text.append(token)
+            else:
+                span = self._span(*next(left))
+                if isinstance(span, AudioVideoSpan):
+                    text.pop()
+                    skip = True
+                spans += [TextSpan(tuple(text)), span]
+                text = []
+        spans.append(TextSpan(tuple(text)))
+        pictures = tuple(p for p, _ in media if p)
+        sounds = tuple(s for _, s in media if s)
+        return fill(spans, self.media, clock, pictures, sounds)
+
+    def _span(self, picture: Picture | None, sound: Sound | None) -> Span:
+        audio = AudioSpan(num_audio_tokens(sound.mel.shape[1])) if sound else None
+        if picture is None:
+            assert audio
+            return audio
+        t, h, w = picture.grid
+        cells = (t, h // self.pixels.merge_size, w // self.pixels.merge_size)
+        if picture.second_per_grid is None:
+            return ImageSpan(cells)
+        video = VideoSpan(cells, picture.second_per_grid)
+        return AudioVideoSpan(video, audio) if audio else video
+
+
+def fill(
+    spans: Sequence[Span], known: MediaIds, clock: Clock, pictures: tuple[Picture, ...], sounds: tuple[Sound, ...]
+) -> Prompt:
+    """The prompt of some spans: ids with one placeholder a row, positions by `clock`, and which rows go where."""
+    ids: list[int] = []
+    runs: list[Run] = []
+    count = {known.image: 0, known.video: 0, known.audio: 0}
+    next_picture = next_sound = 0
+
+    def put(token: int, run: Run) -> None:
+        ids.extend([token] * (run.last - run.first))
+        count[token] += run.last - run.first
+        runs.append(run)
+
+    for span in spans:
+        match span:
+            case TextSpan():
+                ids += span.ids
+            case AudioSpan():
+                put(known.audio, Run(True, next_sound, 0, span.num_tokens))
+                next_sound += 1
+            case ImageSpan() | VideoSpan():
+                token = known.image if isinstance(span, ImageSpan) else known.video
+                put(token, Run(False, next_picture, 0, span.num_tokens))
+                next_picture += 1
+            case AudioVideoSpan():
+                ids += (known.vision_start, known.audio_start)
+                for track, first, last in clock.runs(span):
+                    if track:
+                        put(known.audio, Run(True, next_sound, first, last))
+                    else:
+                        put(known.video, Run(False, next_picture, first, last))
+                ids += (known.audio_end, known.vision_end)
+                next_picture, next_sound = next_picture + 1, next_sound + 1
+    positions = clock.place(spans)
+    assert positions.shape[1] == len(ids)
+    return Prompt(
+        torch.tensor(ids), positions, clock, pictures, sounds, tuple(runs),
+        count[known.image], count[known.video], count[known.audio],
+    )  # fmt: skip
+
+
+def speaking(messages: Sequence[Message]) -> list[Message]:
+    """Messages that begin with the system prompt speech needs, unless they bring one of their own."""
+    if messages and isinstance(messages[0], Mapping) and messages[0].get("role") == "system":
+        return list(messages)
+    return [{"role": "system", "content": SPEAKING}, *messages]
+
+
+def _given(part: Message, *names: str) -> dict[str, Any]:
+    return {name: part[name] for name in names if part.get(name) is not None}
+
+
+def _source(part: Message, kind: str, where: str) -> Any:
+    """What a part holds its medium in: `kind`, OpenAI's `kind_url` with its `url`, or `input_audio` with its `data`."""
+    for name in (kind, f"{kind}_url", f"input_{kind}"):
+        value = part.get(name)
+        if isinstance(value, Mapping):
+            if "data" in value:
+                return _from_base64(value["data"], f"{where}.{name}.data")
+            value = value.get("url")
+        if value is not None:
+            return value
+    raise MessageError(f"{where} has no {kind!r}; give a path, bytes, a data URL or a Python object")
+
+
+def _from_base64(data: object, where: str) -> bytes:
+    if not isinstance(data, str):
+        raise MessageError(f"{where} must be a base64 string")
+    try:
+        return base64.b64decode(data, validate=True)
+    except (binascii.Error, ValueError) as e:
+        raise MessageError(f"{where} is not base64: {e}") from e

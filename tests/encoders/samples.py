@@ -1,0 +1,95 @@
+"""Media files made when a test asks for them, small and with contents that are known."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import numpy.typing as npt
+import soundfile
+
+Wave = npt.NDArray[np.float32]
+
+
+def speech_like(seconds: float, rate: int = 16000, seed: int = 0) -> Wave:
+    """A gliding harmonic voice in syllables of changing loudness over faint noise, peak 0.5, float32 `[S]`."""
+    rng = np.random.default_rng(seed)
+    t = np.arange(round(seconds * rate)) / rate
+    pitch = 120 + 30 * np.sin(2 * np.pi * 0.7 * t)
+    phase = 2 * np.pi * np.cumsum(pitch) / rate
+    voice = np.sum([np.sin(k * phase) / k for k in range(1, 20)], axis=0)
+    syllables = np.arange(0, seconds + 0.2, 0.2)
+    loudness = np.interp(t, syllables, rng.uniform(0, 1, len(syllables)) ** 3)
+    wave = voice * loudness + 1e-3 * rng.standard_normal(len(t))
+    return (0.5 * wave / np.abs(wave).max()).astype(np.float32)
+
+
+def sound_file(wave: npt.NDArray[np.floating], rate: int, kind: str, subtype: str | None = None) -> bytes:
+    """A sound file by libsndfile."""
+    buffer = io.BytesIO()
+    soundfile.write(buffer, wave, rate, format=kind, subtype=subtype)
+    return buffer.getvalue()
+
+
+def encoded_sound(wave: Wave, rate: int, kind: str, codec: str) -> bytes:
+    """A mono sound file by FFmpeg."""
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format=kind) as container:
+        _encode_sound(container, container.add_stream(codec, rate=rate, layout="mono"), wave, rate)
+    return buffer.getvalue()
+
+
+def _encode_sound(container: Any, stream: Any, wave: Wave, rate: int) -> None:
+    step = stream.codec_context.frame_size or 1024
+    kind = stream.codec_context.format.name
+    for at in range(0, len(wave), step):
+        piece = wave[at : at + step] if kind.startswith("flt") else np.round(wave[at : at + step] * 32767).astype(np.int16)
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(piece[None]), format=kind, layout="mono")
+        frame.sample_rate, frame.pts = rate, at
+        container.mux(stream.encode(frame))
+    container.mux(stream.encode())
+
+
+def grey_level(i: int) -> int:
+    """What frame i of a test video shows."""
+    return 20 + 7 * (i % 32)
+
+
+def video_file(
+    path: Path,
+    codec: str,
+    *,
+    count: int = 30,
+    size: tuple[int, int] = (66, 48),
+    fps: int = 10,
+    sound: str | None = None,
+    rotation: int = 0,
+    fragmented: bool = False,
+    frames: list[npt.NDArray[np.uint8]] | None = None,
+) -> Path:
+    """A video of `size` (width, height): grey frames, each of its own level, or `frames`; turned by `rotation` degrees."""
+    width, height = size
+    options = {"movflags": "frag_keyframe+empty_moov" if fragmented else "faststart"} if path.suffix == ".mp4" else {}
+    with av.open(str(path), "w", options=options) as container:
+        stream = container.add_stream(codec, rate=fps)
+        stream.width, stream.height, stream.pix_fmt, stream.gop_size, stream.bit_rate = (
+            width,
+            height,
+            "yuv420p",
+            10,
+            1_000_000,
+        )
+        track = container.add_stream(sound, rate=48000, layout="mono") if sound else None
+        if rotation:
+            stream.set_display_rotation(rotation)
+        if frames is None:
+            frames = [np.full((height, width, 3), grey_level(i), np.uint8) for i in range(count)]
+        for picture in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+        if track:
+            _encode_sound(container, track, speech_like(len(frames) / fps, 48000), 48000)
+    return path

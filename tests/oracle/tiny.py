@@ -1,0 +1,51 @@
+"""Tiny checkpoints for tests, built once a process, and transformers' model of them."""
+
+from __future__ import annotations
+
+import atexit
+import shutil
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Qwen2_5OmniForConditionalGeneration
+from transformers.utils import logging
+
+from demos.tiny import GEOMETRIES, NUM_CODES, OFFSET, SPECIAL_TOKENS, STRAY_KEY, VOCAB, Geometry, make, token
+
+__all__ = [
+    "GEOMETRIES",
+    "NUM_CODES",
+    "OFFSET",
+    "SPECIAL_TOKENS",
+    "STRAY_KEY",
+    "VOCAB",
+    "Geometry",
+    "make",
+    "reference",
+    "tiny",
+    "token",
+]
+
+logging.set_verbosity_error()
+logging.disable_progress_bar()
+
+
+@cache
+def tiny(geometry: str, seed: int = 0, ends: bool = False) -> Path:
+    """A checkpoint folder, the same for the whole process and gone after it."""
+    folder = Path(tempfile.mkdtemp(prefix=f"omni-{geometry}-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return make(geometry, folder, seed, ends)
+
+
+@cache
+def reference(folder: Path, dtype: torch.dtype | None = None, attention: str = "sdpa") -> Any:
+    """transformers' model of a folder, in eval mode; in the dtype the folder states when None.
+
+    token2wav stays float32 whatever the dtype. It is shared by all who ask: leave it as it was.
+    """
+    model = Qwen2_5OmniForConditionalGeneration.from_pretrained(folder, dtype=dtype or "auto", attn_implementation=attention)
+    return model.eval()
