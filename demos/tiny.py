@@ -7,7 +7,8 @@ transformers (the `dev` extra), which says how the tensors of a geometry are nam
 
 Text ids are the official ones less 151387, so that 256 bytes and the special tokens fit 512 rows; codec ids are official.
 The heads' rows of all special tokens are zero, so that text and speech run to the limit they are given, and every codec id
-has a sound. With `ends` the end tokens have large rows, so that both stop by themselves, mostly within some tens of steps.
+has a sound. With `ends`, for programs that people run, text is printable ASCII, and the end tokens have large rows, so that
+text and speech stop by themselves, mostly within some tens of steps.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ from safetensors.torch import save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from torch import Tensor
 from transformers import Qwen2_5OmniConfig, Qwen2_5OmniForConditionalGeneration
+from transformers.utils import logging
+
+logging.set_verbosity_error()  # it warns of official configs: text ids of the talker lie outside its own vocabulary
 
 OFFSET = 151643 - 256
 VOCAB = 512
@@ -320,7 +324,9 @@ def _tensors(shapes: dict[str, Tensor], g: Geometry, seed: int, ends: bool) -> I
         if name.endswith("proj_out.bias"):
             x -= 5  # where log-mel values lie
         if name.endswith("lm_head.weight"):
-            _seldom(x, token(151643), {token(151645): 2.0} if ends else {})
+            _seldom(x, token(151643), {token(151645): 2.5} if ends else {})
+            if ends:
+                x[:32] = x[127:256] = 0
         if name.endswith("codec_head.weight"):
             _seldom(x, NUM_CODES, {8294: 1.8, 8292: -1.8} if ends else {})
         yield name, x.bfloat16() if g.published and not name.startswith("token2wav.") else x

@@ -16,7 +16,7 @@ from omni.encoders.mel import num_audio_tokens
 from omni.kernels import Segments, attend, layer_norm
 
 STACKS = {"self_attn.qkv_proj": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")}
-ZEROS = ("self_attn.k_proj.bias",)
+ZEROS = ("audio_tower.layers.*.self_attn.k_proj.bias",)
 EPS = 1e-5
 
 

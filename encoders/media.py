@@ -52,14 +52,12 @@ class Clip:
     has_audio: bool
 
 
-# ---- pictures
-
 # EPS and the like run programs, and others are no photographs: only these are tried
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
-# what Pillow's readers raise for damaged data
+# what Pillow's readers raise for damaged data; warnings are exceptions where the caller's filters say so
 _PILLOW_ERRORS = (
     OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, AttributeError, OverflowError,
-    NotImplementedError, struct.error, zlib.error,
+    NotImplementedError, struct.error, zlib.error, UserWarning,
 )  # fmt: skip
 
 
@@ -79,7 +77,6 @@ def read_image(source: ImageSource, budget: Budget = DEFAULT_BUDGET) -> Image.Im
     with opened(source, budget) as media:
         try:
             image = Image.open(media.file, formats=_FORMATS)
-        # Pillow's own guard; the warning is an exception where the caller's filters say so
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as e:
             raise MediaLimitError(f"{media.name} has too many pixels: {e}; shrink it first") from e
         except _PILLOW_ERRORS as e:
@@ -122,8 +119,6 @@ def _high_byte(name: str, image: Image.Image) -> Image.Image:
     return Image.fromarray((values >> 8).astype(np.uint8))
 
 
-# ---- FFmpeg
-
 # playlists and their like could make FFmpeg open other files: only these demuxers are allowed
 _DEMUXERS = "mov,matroska,webm,avi,mpegts,mpeg,flv,ogg,wav,w64,aiff,caf,flac,mp3,aac,amr,au"
 
@@ -148,7 +143,10 @@ def _demuxed(media: Media, budget: Budget) -> Iterator[Any]:
         ) from e
 
 
-# ---- sound
+def _known(media: Media, stream: Any) -> Any:
+    if stream.codec_context is None:
+        raise MediaError(f"{media.name} is coded in a way that FFmpeg does not know; convert it, for example to WAV or MP4")
+    return stream
 
 
 def read_audio(source: AudioSource, rate: int = 16000, budget: Budget = DEFAULT_BUDGET) -> Wave:
@@ -185,7 +183,7 @@ def _from_pair(source: tuple[Any, ...], budget: Budget) -> tuple[Wave, int]:
     if not 1 <= rate <= 10_000_000:
         raise MediaError(f"{rate} Hz is no sample rate")
     _check_length("the wave", len(wave), rate, budget)
-    return _mono(wave.reshape(len(wave), -1).T), rate
+    return _mono(wave[None] if wave.ndim == 1 else wave.T), rate
 
 
 def _check_length(name: str, num_samples: int, rate: int, budget: Budget) -> None:
@@ -209,7 +207,7 @@ def _decode_wave(media: Media, budget: Budget) -> tuple[Wave, int]:
     with _demuxed(media, budget) as container:
         if not container.streams.audio:
             raise MediaError(f"{media.name} has no sound track; pass it as a video without sound")
-        stream = container.streams.audio[0]
+        stream = _known(media, container.streams.audio[0])
         pieces: list[Wave] = []
         rate = num_samples = 0
         for frame in container.decode(stream):
@@ -236,9 +234,6 @@ def _resample(wave: Wave, source_rate: int, rate: int) -> Wave:
     num_samples = math.ceil(len(wave) * (float(rate) / source_rate))
     out: Wave = soxr.resample(wave, source_rate, rate, quality="HQ")
     return np.pad(out[:num_samples], (0, max(0, num_samples - len(out))))
-
-
-# ---- video
 
 
 def frame_indices(
@@ -362,7 +357,7 @@ def _pictures(media: Media, container: Any) -> Any:
     streams = [s for s in container.streams.video if not s.disposition & cover]
     if not streams:
         raise MediaError(f"{media.name} has no moving pictures; pass it as a sound")
-    return streams[0]
+    return _known(media, streams[0])
 
 
 def _check_frames(media: Media, count: int, budget: Budget) -> None:
@@ -398,7 +393,8 @@ def _decode_frames(media: Media, wanted: list[int], track: _Track, budget: Budge
     with _demuxed(media, budget) as container:
         stream = _pictures(media, container)
         stream.thread_type = "AUTO"
-        stream.codec_context.options = {"max_pixels": str(budget.max_pixels)}
+        # before a frame larger than its header states is allocated; FFmpeg counts the padding of blocks too
+        stream.codec_context.options = {"max_pixels": str(2 * budget.max_pixels + (1 << 16))}
         for frame in container.decode(stream):
             if frame.is_corrupt:
                 raise MediaError(f"{media.name} is damaged at frame {count}; convert it again")

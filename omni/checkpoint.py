@@ -332,7 +332,7 @@ def _fill(row: Tensor, entry: Entry, file: FileIO, piece: Tensor) -> Iterator[in
     file.seek(entry.start)
     for target in row.split(step):
         raw = piece[: target.numel() * entry.dtype.itemsize]
-        left = memoryview(raw.numpy())
+        left = raw.numpy().data
         while left:
             count = file.readinto(left)
             if not count:

@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers
@@ -31,6 +31,17 @@ def _byte_letters() -> dict[str, int]:
 BYTE_OF = _byte_letters()
 
 
+@dataclass(frozen=True)
+class Special:
+    """A special token of a prompt, by its name."""
+
+    name: str
+
+
+Run: TypeAlias = Special | str
+"""A piece of a prompt: a special token, or text that holds none whatever it looks like."""
+
+
 class Tokenizer:
     """Encodes text as text: strings that look like control tokens get no special id, `special` is the one way to those.
 
@@ -50,7 +61,7 @@ class Tokenizer:
 
     @classmethod
     def read(cls, folder: Path) -> Tokenizer:
-        """From `tokenizer.json`, or else `vocab.json`, `merges.txt` and `added_tokens.json`; CheckpointError names the file."""
+        """From `tokenizer.json`, or else `vocab.json`, `merges.txt` and `added_tokens.json`; or CheckpointError."""
         path = folder / "tokenizer.json"
         try:
             return cls._from_one(path) if path.exists() else cls._from_parts(folder)
@@ -66,9 +77,8 @@ class Tokenizer:
             raise CheckpointError(f"{path} holds no byte-level BPE, the only kind that omni reads")
         # without its added tokens the library cannot find them in a text
         words = tokenizers.Tokenizer.from_str(json.dumps(data | {"added_tokens": []}))
-        added = data["added_tokens"]
-        dropped = [item["id"] for item in added if item["special"]]
-        return cls(words, {item["content"]: item["id"] for item in added}, dropped, _cuts_like_qwen(data))
+        dropped = [item["id"] for item in data["added_tokens"] if item["special"]]
+        return cls(words, _added(data), dropped, _cuts_like_qwen(data))
 
     @classmethod
     def _from_parts(cls, folder: Path) -> Tokenizer:
@@ -95,6 +105,13 @@ class Tokenizer:
         except UnicodeEncodeError:  # half a surrogate pair, as JSON can carry; pairs are joined, halves become U+FFFD
             text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
         return self._words.encode(text, add_special_tokens=False).ids
+
+    def encode_runs(self, runs: Iterable[Run]) -> list[int]:
+        """Ids of a prompt (`Template.render`)."""
+        ids: list[int] = []
+        for run in runs:
+            ids += [self.special(run.name)] if isinstance(run, Special) else self.encode(run)
+        return ids
 
     def special(self, name: str) -> int:
         """Id of an added token."""
@@ -168,8 +185,8 @@ class EncodeState:
 class PieceEncoder:
     """Ids of a text that arrives in pieces; together they equal the ids of the whole.
 
-    Each word of the cut is encoded by itself, so ids are final up to any place where the cut always falls. Two kinds of place
-    are certain whatever comes later (WORDS):
+    Each word of the cut is encoded by itself, so ids are final up to any place where the cut always falls. Two kinds of
+    place are certain whatever comes later (WORDS):
 
     - before a space (U+0020) that follows no whitespace. In every alternative a space can only begin the match or follow
       whitespace within it, so none spans the place; the one look-ahead, after whitespace, never looks past it.
@@ -201,6 +218,19 @@ class PieceEncoder:
         """The ids of what is left."""
         done, state.text = state.text, ""
         return self._tokenizer.encode(done)
+
+
+def special_names(folder: Path) -> list[str]:
+    """The added tokens of the tokenizer in a folder, without reading the rest of it."""
+    path = folder / "tokenizer.json"
+    try:
+        return list(_added(read_json(path)) if path.exists() else read_json(folder / "added_tokens.json"))
+    except (LookupError, TypeError) as e:
+        raise CheckpointError(f"{path} is damaged ({type(e).__name__}: {e}); fetch it again") from e
+
+
+def _added(data: Mapping[str, Any]) -> dict[str, int]:
+    return {item["content"]: item["id"] for item in data["added_tokens"]}
 
 
 def _is_cut(text: str, at: int) -> bool:

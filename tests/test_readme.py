@@ -1,13 +1,14 @@
 """Every example of the README runs.
 
-Blocks of Python share one namespace, blocks of bash run one by one; all in a folder that holds the sample media, with a tiny
-checkpoint in place of the published ones. `<!-- not run: why -->` before a block leaves it out.
+Blocks of Python share one namespace, blocks of bash run one by one; all in a folder that holds the files of demos/media,
+with a tiny checkpoint in place of the published ones. `<!-- not run: why -->` before a block leaves it out.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,6 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from demos.samples import write_samples
 from tests.oracle.tiny import tiny
 
 ROOT = Path(__file__).parent.parent
@@ -42,7 +42,9 @@ def blocks(text: str) -> list[Block]:
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    write_samples(tmp_path)
+    for medium in (ROOT / "demos" / "media").iterdir():
+        if medium.suffix != ".py":
+            shutil.copy(medium, tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -62,7 +64,7 @@ def test_bash(place: Path) -> None:
     }
     for block in runnable("bash"):
         done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", block.code], env=environment, capture_output=True, text=True
+            ["bash", "-euo", "pipefail", "-c", block.code], env=environment, capture_output=True, text=True, timeout=300
         )
         assert done.returncode == 0, f"README.md:{block.line}\n{block.code}\n{done.stdout}{done.stderr}"
 

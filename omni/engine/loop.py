@@ -27,13 +27,16 @@ class Engine:
     Args:
         model: with its weights.
         cache_tokens: rows that the thinker's cache may hold in all, and the talker's.
+
+    Attributes:
+        thinker, talker: the two decoders with their caches.
     """
 
     def __init__(self, model: Qwen2_5Omni, *, cache_tokens: int) -> None:
         self.model = model
         self._lock = threading.Lock()
-        self._thinker = _lane(model.thinker.decoder, cache_tokens)
-        self._talker = _lane(model.talker.decoder, cache_tokens) if model.talker else None
+        self.thinker = _lane(model.thinker.decoder, cache_tokens)
+        self.talker = _lane(model.talker.decoder, cache_tokens) if model.talker else None
 
     def run(self, requests: Sequence[Request]) -> Iterator[tuple[int, Event]]:
         """Events of several requests as they are made, each with its request's index; closing the iterator cancels all."""
@@ -52,30 +55,30 @@ class Engine:
                 self._release(request)
 
     def _release(self, request: Request) -> None:
-        self._thinker.pool.release(request.cache)
-        if request.speech and self._talker:
-            self._talker.pool.release(request.speech.cache)
+        self.thinker.pool.release(request.cache)
+        if request.speech and self.talker:
+            self.talker.pool.release(request.speech.cache)
 
     @torch.inference_mode()
     def _prefill(self, request: Request) -> None:
         """Read the prompt; an answer of the model's own gets its first id."""
         prompt, thinker = request.prompt, self.model.thinker
-        longest = self._thinker.decoder.config.max_positions
+        longest = self.thinker.decoder.config.max_positions
         if prompt.num_tokens >= longest:
             raise ContextError(
                 f"the prompt has {prompt.num_tokens} tokens and the model's context {longest}; shorten it, send fewer or "
                 "smaller pictures, or sample fewer video frames"
             )
-        features = self._encode(prompt)
+        features = self.encode(prompt)
         rows, is_media = thinker.embed(prompt.ids.to(thinker.embed_tokens.weight.device), features)
-        hidden = self._thinker.advance([request.cache], [rows], [prompt.positions])[0]
+        hidden = self.thinker.advance([request.cache], [rows], [prompt.positions])[0]
         if request.speech and self.model.talker:
             request.speech.prompt_rows = self.model.talker.prompt_rows(hidden, rows, is_media)
         request.prefilled = request.elapsed()
         if request.given is None:
             self._pick_ids([request], hidden[-1:])
 
-    def _encode(self, prompt: Prompt) -> list[Tensor]:
+    def encode(self, prompt: Prompt) -> list[Tensor]:
         """Rows of the prompt's media, in the order their placeholders stand in."""
         sounds = self.model.thinker.audio_tower.encode(prompt.sounds) if prompt.sounds else []
         pictures = self.model.thinker.visual.encode(prompt.pictures) if prompt.pictures else []
@@ -116,7 +119,7 @@ class Engine:
         device = thinker.embed_tokens.weight.device
         rows = [thinker.embed_tokens(torch.tensor(new, device=device)) for new in ids]
         positions = [r.clock.text(len(new)) for r, new in zip(requests, ids, strict=True)]
-        hidden = self._thinker.advance([r.cache for r in requests], rows, positions)
+        hidden = self.thinker.advance([r.cache for r in requests], rows, positions)
         for request, h, e in zip(requests, hidden, rows, strict=True):
             if request.speech:
                 for thought in h + e:
@@ -139,7 +142,7 @@ class Engine:
                 self._end_text(request)
             elif len(request.ids) == request.options.max_tokens:
                 self._cut_text(request, "text")
-            elif request.cache.length + 1 >= self._thinker.decoder.config.max_positions:
+            elif request.cache.length + 1 >= self.thinker.decoder.config.max_positions:
                 self._cut_text(request, "context")
 
     def _cut_text(self, request: Request, limit: Limit) -> None:
@@ -159,7 +162,7 @@ class Engine:
         if piece is None:
             self._end_text(request)
         elif piece:
-            room = self._thinker.decoder.config.max_positions - request.cache.length
+            room = self.thinker.decoder.config.max_positions - request.cache.length
             if len(piece) > room:
                 raise ContextError(
                     f"the text is longer than the {room} tokens the model's context has left; say it in several calls"
@@ -190,8 +193,8 @@ class Engine:
 
     @property
     def _voice_parts(self) -> tuple[Talker, Lane, Vocoder]:
-        assert self.model.talker and self._talker and self.model.token2wav, "speech needs a model that speaks"
-        return self.model.talker, self._talker, self.model.token2wav
+        assert self.model.talker and self.talker and self.model.token2wav, "speech needs a model that speaks"
+        return self.model.talker, self.talker, self.model.token2wav
 
     def _open(self, speaking: Sequence[tuple[Request, Speech]]) -> None:
         """Let the talker read the prompt and the first thought, as soon as there is one."""

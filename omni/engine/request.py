@@ -19,12 +19,11 @@ from omni.positions import Clock
 from omni.prompt import Prompt
 from omni.sampler import Sampler, Sampling
 from omni.talker.dual_track import TalkerState
-from omni.talker.vocoder import ChunkPolicy, VocoderState
+from omni.talker.vocoder import STREAMED, ChunkPolicy, VocoderState
 
 CODES_PER_SECOND = 50
 VOICE_SAMPLING = Sampling(temperature=0.9, top_k=40, top_p=0.8, repetition_penalty=1.05)
 """As transformers samples codec ids."""
-STREAMED = ChunkPolicy()
 
 
 class OptionArgs(TypedDict, total=False):

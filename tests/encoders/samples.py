@@ -46,7 +46,10 @@ def _encode_sound(container: Any, stream: Any, wave: Wave, rate: int) -> None:
     step = stream.codec_context.frame_size or 1024
     kind = stream.codec_context.format.name
     for at in range(0, len(wave), step):
-        piece = wave[at : at + step] if kind.startswith("flt") else np.round(wave[at : at + step] * 32767).astype(np.int16)
+        piece = wave[at : at + step]
+        if not kind.startswith("flt"):
+            bits = 32 if kind.startswith("s32") else 16
+            piece = (piece.astype(np.float64) * (2 ** (bits - 1) - 1)).astype(f"int{bits}")
         frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(piece[None]), format=kind, layout="mono")
         frame.sample_rate, frame.pts = rate, at
         container.mux(stream.encode(frame))

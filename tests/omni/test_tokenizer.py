@@ -1,3 +1,5 @@
+# mypy: disable-error-code="untyped-decorator"
+# (the configuration skips hypothesis' types)
 from __future__ import annotations
 
 import json
@@ -11,16 +13,56 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from omni.errors import CheckpointError
-from omni.tokenizer import WORDS, PieceEncoder, StreamDecoder, Tokenizer
+from omni.tokenizer import WORDS, PieceEncoder, Special, StreamDecoder, Tokenizer, special_names
 from tests.omni.tiny_tokenizer import NAMES, library, specials, vocabulary, write_one, write_parts
 
 # letters that the cut or NFC treats in some way of their own, and words that merges know
 ODD = [
-    " ", "  ", "\n", "\r\n", "\t", "\u00a0", "\u3000", "\u2000", "\x1c", "\u0085", "\u200b", "a", "Z", "ſ", "'", "'s", "'LL", "’",
-    "!", "?!", "，", "。", "·", "\u0387", "\u037e", "「", "<", "|>", "_", "-", "1", "2", "²", "Ⅷ", "٣", "é", "e\u0301", "\u0301",
-    "\u0327", "\u0338", "=\u0338", "\u0958", "\u0929", "\u0928\u093c", "\u09c7", "\u09be", "\u212b", "\u2126", "\u1100", "\u1161",
-    "\u11a8", "각", "你好", "你", "ー", "\uf900", "\u2329", "😀", "👩\u200d🔬", "\u0345", "\u1e69", "hello", " hello", " the", "<|im_end|>",
-]  # fmt: skip
+    *(
+        " ",
+        "  ",
+        "\n",
+        "\r\n",
+        "\t",
+        "\u00a0",
+        "\u3000",
+        "\u2000",
+        "\x1c",
+        "\u0085",
+        "\u200b",
+        "a",
+        "Z",
+        "ſ",
+        "'",
+        "'s",
+        "'LL",
+    ),
+    *(
+        "’",
+        "!",
+        "?!",
+        "，",
+        "。",
+        "·",
+        "\u0387",
+        "\u037e",
+        "「",
+        "<",
+        "|>",
+        "_",
+        "-",
+        "1",
+        "2",
+        "²",
+        "Ⅷ",
+        "٣",
+        "é",
+        "e\u0301",
+    ),
+    *("\u0301", "\u0327", "\u0338", "=\u0338", "\u0958", "\u0929", "\u0928\u093c", "\u09c7", "\u09be", "\u212b", "\u2126"),
+    *("\u1100", "\u1161", "\u11a8", "각", "你好", "你", "ー", "\uf900", "\u2329", "😀", "👩\u200d🔬", "\u0345", "\u1e69"),
+    *("hello", " hello", " the", "<|im_end|>"),
+]
 texts = st.lists(st.sampled_from(ODD) | st.text(max_size=3), max_size=12).map("".join)
 
 
@@ -82,8 +124,13 @@ def test_encode_joins_surrogates(tokenizer: Tokenizer) -> None:
     assert tokenizer.decode(tokenizer.encode("\ude00 x\ud83d")) == "\ufffd x\ufffd"
 
 
+def test_encode_runs(tokenizer: Tokenizer) -> None:
+    ids = tokenizer.encode_runs([Special("<|im_start|>"), "user <|im_end|>", Special("<|im_end|>")])
+    assert ids == [tokenizer.special("<|im_start|>"), *tokenizer.encode("user <|im_end|>"), tokenizer.special("<|im_end|>")]
+
+
 def test_special_of_no_name(tokenizer: Tokenizer) -> None:
-    with pytest.raises(CheckpointError, match="no '<|nothing|>'"):
+    with pytest.raises(CheckpointError, match=r"no '<\|nothing\|>'"):
         tokenizer.special("<|nothing|>")
 
 
@@ -138,7 +185,7 @@ def encode_in_pieces(tokenizer: Tokenizer, pieces: list[str]) -> list[int]:
 @example(text="你好，你。!\n\n x", steps=[1])
 @example(text="it'll 'S don'T'", steps=[1])
 def test_pieces_encode_as_the_whole(text: str, steps: list[int], tokenizer: Tokenizer, words: Tokenizer) -> None:
-    pieces, at = [], 0
+    pieces, at = list[str](), 0
     while at < len(text):
         step = steps[len(pieces) % len(steps)]
         pieces.append(text[at : at + step])
@@ -157,7 +204,8 @@ def test_every_place_that_may_be_a_cut_is_one(words: Tokenizer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "held"), [("hello the", " the"), ("你好，你好", "，你好"), ("1.5", ".5"), ("a \n b", " \n b"), ("don't", "'t"), ("ab", "ab")]
+    ("text", "held"),
+    [("hello the", " the"), ("你好，你好", "，你好"), ("1.5", ".5"), ("a \n b", " \n b"), ("don't", "'t"), ("ab", "ab")],
 )
 def test_pieces_come_as_early_as_is_certain(text: str, held: str, tokenizer: Tokenizer) -> None:
     encoder = PieceEncoder(tokenizer)
@@ -185,6 +233,13 @@ def test_read_says_what_is_missing(tmp_path: Path) -> None:
             Tokenizer.read(tmp_path)
         (tmp_path / name).write_text("{}" if name.endswith("json") else "#version: 0.2\n")
     assert Tokenizer.read(tmp_path).specials == {}
+
+
+def test_special_names(folder: Path, tmp_path: Path) -> None:
+    assert special_names(folder) == special_names(write_parts(tmp_path)) == NAMES
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json is damaged"):
+        special_names(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,24 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 
 from omni.tokenizer import BYTE_OF, WORDS
 
-MERGED = ["user", "system", "assistant", "You", " are", " hello", "hello", " the", "'s", "'ll", "é", "你好", " é", "，你", "  ", "\n\n"]
+MERGED = [
+    "user",
+    "system",
+    "assistant",
+    "You",
+    " are",
+    " hello",
+    "hello",
+    " the",
+    "'s",
+    "'ll",
+    "é",
+    "你好",
+    " é",
+    "，你",
+    "  ",
+    "\n\n",
+]
 NAMES = [
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>", "<|vision_bos|>",
     "<|vision_eos|>", "<|IMAGE|>", "<|VIDEO|>", "<tool_call>", "</tool_call>",
@@ -52,7 +69,9 @@ def write_one(folder: Path, words: str = WORDS, **config: object) -> Path:
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges))
     tokenizer.normalizer = normalizers.NFC()
     split = pre_tokenizers.Split(Regex(words), behavior="isolated")
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     data = json.loads(tokenizer.to_str())
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
@@ -60,7 +79,11 @@ def write_one(folder: Path, words: str = WORDS, **config: object) -> Path:
         {"id": id, "content": name, "special": name.startswith("<|"), **flags} for name, id in specials().items()
     ]
     (folder / "tokenizer.json").write_text(json.dumps(data))
-    head: Mapping[str, object] = {"tokenizer_class": "Qwen2TokenizerFast", "eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
+    head: Mapping[str, object] = {
+        "tokenizer_class": "Qwen2TokenizerFast",
+        "eos_token": "<|im_end|>",
+        "pad_token": "<|endoftext|>",
+    }
     (folder / "tokenizer_config.json").write_text(json.dumps({**head, **config}))
     return folder
 
@@ -68,4 +91,3 @@ def write_one(folder: Path, words: str = WORDS, **config: object) -> Path:
 def library(folder: Path) -> Tokenizer:
     """The tokenizers library's own reading of `write_one`'s folder."""
     return Tokenizer.from_file(str(folder / "tokenizer.json"))
-

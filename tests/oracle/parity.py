@@ -7,11 +7,15 @@ vocoder's two stages are given transformers' noise and transformers' mel, so tha
 from __future__ import annotations
 
 import argparse
+import atexit
+import shutil
 import sys
+import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +28,13 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from omni import Omni, Sampling
-from omni.encoders.features import Picture
+from omni.cache import CachedSequence
 from omni.engine.request import Options
-from omni.errors import OmniError
 from omni.events import Done
 from omni.prompt import Message, Prompt
+from omni.talker.dual_track import TextEnd
+from omni.talker.vocoder import WHOLE
+from tests.encoders.samples import video_file
 from tests.oracle.tiny import reference, tiny
 
 VOICE = "Chelsie"
@@ -107,17 +113,24 @@ def _clip(frames: int, width: int, height: int, **how: object) -> Message:
     return {"type": "video", "video": [_image(width, height, i) for i in range(frames)], "max_pixels": 128 * 784, **how}
 
 
-CASES: dict[str, list[list[Message]]] = {
-    "text": [_user(_text("Say hello."))],
-    "image": [_user(_picture(252, 140), _text("What is this?"))],
-    "several images": [_user(_picture(252, 140), _picture(84, 300, 1), _text("And"), _picture(60, 60, 2), _text("?"))],
-    "video": [_user(_clip(6, 112, 168), _text("What moves?"))],
-    "wide video": [_user(_clip(4, 1200, 56), _text("What moves?"))],
-    "audio": [_user(_sound(5.23), _text("What do you hear?"))],
-    "several audios": [_user(_sound(1.0), _text("then"), _sound(2.71, 1), _text("?"))],
-    "image and audio": [_user(_picture(140, 140), _sound(1.5))],
-    "batch with padding": [_user(_text("Say hello.")), _user(_text("Say hello to all of us, please."))],
-}
+@cache
+def cases() -> dict[str, list[list[Message]]]:
+    """Messages of each case; one list of messages for each row of its batch."""
+    folder = Path(tempfile.mkdtemp(prefix="omni-parity-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    film = video_file(folder / "film.mp4", "h264", count=43, size=(112, 112), fps=10, sound="aac")
+    return {
+        "text": [_user(_text("Say hello."))],
+        "image": [_user(_picture(252, 140), _text("What is this?"))],
+        "several images": [_user(_picture(252, 140), _picture(84, 300, 1), _text("And"), _picture(60, 60, 2), _text("?"))],
+        "video": [_user(_clip(6, 112, 168), _text("What moves?"))],
+        "wide video": [_user(_clip(4, 1200, 56), _text("What moves?"))],
+        "audio": [_user(_sound(5.23), _text("What do you hear?"))],
+        "several audios": [_user(_sound(1.0), _text("then"), _sound(2.71, 1), _text("?"))],
+        "image and audio": [_user(_picture(140, 140), _sound(1.5))],
+        "audio in video": [_user({"type": "video", "video": film, "max_pixels": 128 * 784}, _text("What happens?"))],
+        "batch with padding": [_user(_text("Say hello.")), _user(_text("Say hello to all of us, please."))],
+    }
 
 
 # ---- transformers
@@ -298,11 +311,18 @@ def ours(omni: Omni, messages: Sequence[list[Message]], *, eos: int | None, samp
     return chain
 
 
+@torch.inference_mode()
 def vocode(omni: Omni, chain: Chain) -> tuple[list[Tensor], list[Tensor]]:
     """Our mels from transformers' codes and noise, and our waves from transformers' mels."""
     vocoder = omni.model.token2wav
-    mels, waves = [], []
-    return mels, waves
+    assert vocoder
+    voice = vocoder.prepare(omni.voices[VOICE])
+    mels = []
+    for codes, noise in zip(chain.codes, chain.noise, strict=True):
+        state = vocoder.start(voice, chunks=WHOLE, noise=noise)
+        state.ended = not vocoder.mels(state, codes)
+        mels.append(torch.cat(vocoder.mels(state)))
+    return mels, [vocoder.code2wav_bigvgan_model(mel[None])[0] for mel in chain.mel]
 
 
 # ---- the table
@@ -337,3 +357,186 @@ def _worst(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
     if len(a) != len(b) or any(x.shape != y.shape for x, y in zip(a, b, strict=True)):
         return float("inf")
     return max((float((x - y).abs().max()) for x, y in zip(a, b, strict=True) if x.numel()), default=0.0)
+
+
+def run_case(
+    omni: Omni, ref: Any, messages: Sequence[list[Message]], *, sampled: bool = False, ends: bool = False
+) -> Errors:
+    """Both chains on one case. The answer is long enough for the limits of the run, or `ends` by itself.
+
+    Where it does not, an id that the text holds is made its end token: transformers does not speak the last id of a text
+    that a limit has cut.
+    """
+    if ends:
+        eos = None
+    else:
+        found = ours(omni, messages, eos=-1, sampled=sampled).ids
+        eos = found[0][next(i for i in range(8, NUM_IDS) if found[0][i] not in found[0][:2])]
+    mine = ours(omni, messages, eos=eos, sampled=sampled)
+    other = theirs(ref, [omni.request(m, VOICE, Options()).prompt for m in messages], eos=eos, sampled=sampled)
+    return compare(mine, other, *vocode(omni, other))
+
+
+def float32_errors(geometry: str) -> dict[str, Errors]:
+    """Errors of every case on one geometry."""
+    folder = tiny(geometry)
+    omni, ref = Omni.load(folder, dtype="float32", progress=False), reference(folder, torch.float32)
+    found = {name: run_case(omni, ref, messages) for name, messages in cases().items()}
+    found["sampled"] = run_case(omni, ref, cases()["text"], sampled=True)
+    folder = tiny(geometry, seed=1, ends=True)
+    omni, ref = Omni.load(folder, dtype="float32", progress=False), reference(folder, torch.float32)
+    found["early stop"] = run_case(omni, ref, cases()["text"], ends=True)
+    found["batch, early stop"] = run_case(omni, ref, cases()["batch with padding"], ends=True)
+    return found
+
+
+# ---- bfloat16, by teacher forcing
+
+
+@torch.inference_mode()
+def bfloat16_ratios(geometry: str) -> Errors:
+    """Ours in bfloat16 against transformers in bfloat16: how far each is from transformers in float32, on the same ids.
+
+    Greedy ids part after a few steps in bfloat16, so both are given the ids that float32 found.
+    """
+    folder = tiny(geometry)
+    omni = Omni.load(folder, dtype="bfloat16", progress=False)
+    exact, rough = reference(folder, torch.float32), reference(folder, torch.bfloat16)
+    ratios: dict[str, list[float]] = defaultdict(list)
+    for name in ("image", "video", "audio", "text"):
+        messages = cases()[name]
+        prompt = omni.request(messages[0], None, Options()).prompt
+        truth = theirs(exact, [prompt], eos=None)
+        forced = torch.cat((prompt.ids, torch.tensor(truth.ids[0])))
+        seen = [_forced(model, prompt, forced, truth.codes[0]) for model in (exact, rough)]
+        mine = _forced_ours(omni, prompt, forced, truth.codes[0])
+        for stage, right in seen[0].items():
+            ratios[stage].append(_distance(mine[stage], right) / _distance(seen[1][stage], right))
+    return {stage: max(values) for stage, values in ratios.items()}
+
+
+def _distance(a: Tensor, b: Tensor) -> float:
+    return float((a.float() - b.float()).square().mean().sqrt())
+
+
+def _forced(ref: Any, prompt: Prompt, ids: Tensor, codes: Sequence[int]) -> dict[str, Tensor]:
+    """Every row of a transformers model that reads a given answer and speaks given codes."""
+    media = {k.removeprefix("thinker_"): v for k, v in _media([prompt]).items()}
+    out: dict[str, Tensor] = {}
+    hooks = [
+        ref.thinker.visual.register_forward_hook(lambda m, a, o: out.update({"vision tower": o.pooler_output})),
+        ref.thinker.audio_tower.proj.register_forward_hook(lambda m, a, o: out.update({"audio tower": o})),
+    ]
+    mask = torch.ones_like(ids)[None]
+    result = ref.thinker(input_ids=ids[None], attention_mask=mask, output_hidden_states=True, **media)
+    for hook in hooks:
+        hook.remove()
+    out["thinker logits"] = result.logits[0]
+    embedded, hidden = result.hidden_states[0][0], result.hidden_states[-1][0]
+    rows = _talker_rows(ref, prompt, ids, embedded, hidden, codes)
+    positions = _talker_positions(prompt, len(codes))
+    talker = ref.talker
+    states = talker.model(inputs_embeds=talker.thinker_to_talker_proj(rows)[None], position_ids=positions[:, None])[0][0]
+    out["talker logits"] = talker.codec_head(states)[prompt.num_tokens + 1 :]
+    return out
+
+
+def _talker_rows(ref: Any, prompt: Prompt, ids: Tensor, embedded: Tensor, hidden: Tensor, codes: Sequence[int]) -> Tensor:
+    """What transformers' talker reads, row by row: prompt, voice, first word, then a code and a thought each."""
+    talker, embed, code = ref.talker, ref.thinker.get_input_embeddings(), ref.talker.get_input_embeddings()
+    thinker = ref.config.thinker_config
+    places = torch.tensor([thinker.audio_token_index, thinker.image_token_index, thinker.video_token_index])
+    thoughts = hidden + embedded.masked_fill(torch.isin(ids, places)[:, None], 0)
+    P = prompt.num_tokens
+    special = [ref.speaker_map[VOICE]["bos_token"], talker.text_eos_token, talker.text_pad_token]
+    voice, end, pad = embed(torch.tensor(special))
+    pad_code, start_code = code(torch.tensor([talker.codec_pad_token, talker.codec_bos_token]))
+    reply = [*thoughts[P + 1 :], end, *[pad] * len(codes)]
+    steps = [code(torch.tensor(c)) + r for c, r in zip(codes[:-1], reply, strict=False)]
+    return torch.stack([*thoughts[:P], voice + pad_code, thoughts[P] + start_code, *steps])
+
+
+def _talker_positions(prompt: Prompt, num_codes: int) -> Tensor:
+    clock = prompt.clock_after()
+    opening = torch.cat((prompt.positions, clock.text(2)), 1)
+    return torch.cat((opening, (clock.top + 1 + torch.arange(num_codes - 1)).expand(3, -1)), 1)
+
+
+def _forced_ours(omni: Omni, prompt: Prompt, ids: Tensor, codes: Sequence[int]) -> dict[str, Tensor]:
+    """The same rows of our model."""
+    model, out = omni.model, dict[str, Tensor]()
+    talker, thinker = model.talker, model.thinker
+    assert talker and omni.engine.talker
+    hooks = [
+        thinker.visual.register_forward_hook(lambda m, a, o: out.update({"vision tower": o})),
+        thinker.audio_tower.register_forward_hook(lambda m, a, o: out.update({"audio tower": torch.cat(o)})),
+    ]
+    features = omni.engine.encode(prompt)
+    for hook in hooks:
+        hook.remove()
+    answer = ids[prompt.num_tokens :]
+    rows, is_media = thinker.embed(ids, features)
+    clock = prompt.clock_after()
+    positions = torch.cat((prompt.positions, clock.text(len(answer))), 1)
+    hidden = omni.engine.thinker.advance([CachedSequence()], [rows], [positions])[0]
+    out["thinker logits"] = thinker.logits(hidden)
+    P, thoughts = prompt.num_tokens, hidden + rows
+    embed, config = thinker.embed_tokens.weight, talker.config
+    state = talker.start(TextEnd(embed[config.text_end_id], embed[config.text_pad_id]))
+    state.rows.extend(thoughts[P + 1 :])
+    state.text_ended = True
+    opening = talker.opening_rows(embed[omni.voices[VOICE].bos_id], thoughts[P])
+    read = [talker.prompt_rows(hidden[:P], rows[:P], is_media[:P]), opening]
+    for code in codes[:-1]:
+        state.code = torch.tensor(code)
+        read.append(talker.step_rows([state]))
+    lane = omni.engine.talker
+    states = lane.advance([CachedSequence()], [torch.cat(read)], [_talker_positions(prompt, len(codes))])[0]
+    out["talker logits"] = talker.logits(states)[P + 1 :]
+    return out
+
+
+# ---- the table
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cases", action="store_true", help="print every case too")
+    parser.add_argument("--geometry", nargs="*", default=["7b-like", "3b-like", "odd", "mixed"])
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    console = Console(width=120)
+    found = {g: float32_errors(g) for g in track(args.geometry, "parity", console=Console(stderr=True), transient=True)}
+    passed = True
+    table = Table(title=f"largest error over {len(next(iter(found.values())))} cases, float32", title_justify="left")
+    for column in ("stage", *found, "limit"):
+        table.add_column(column, justify="left" if column == "stage" else "right")
+    for stage, limit in LIMITS.items():
+        worst = [max(errors[stage] for errors in cases.values() if stage in errors) for cases in found.values()]
+        passed &= all(e <= limit for e in worst)
+        table.add_row(stage, *(_cell(e, limit) for e in worst), "identical" if limit == 0 else f"{limit:.0e}")
+    console.print(table)
+    if args.cases:
+        for geometry, cases in found.items():
+            for case, errors in cases.items():
+                console.print(geometry, case, {k: f"{v:.1e}" for k, v in errors.items()}, soft_wrap=True, highlight=False)
+    ratios = {g: bfloat16_ratios(g) for g in ("mixed", "7b-like")}
+    table = Table(title="our error in bfloat16 over transformers' own, on the same ids", title_justify="left")
+    for column in ("stage", *ratios, "limit"):
+        table.add_column(column, justify="left" if column == "stage" else "right")
+    for stage in next(iter(ratios.values())):
+        row = [ratios[g][stage] for g in ratios]
+        passed &= all(r <= BF16_LIMIT for r in row)
+        table.add_row(stage, *(f"{r:.2f}" for r in row), f"{BF16_LIMIT:.2f}")
+    console.print(table)
+    console.print("every row is within its limit" if passed else "[bold red]a row misses its limit")
+    return 0 if passed else 1
+
+
+def _cell(error: float, limit: float) -> str:
+    text = ("identical" if error == 0 else "differs") if limit == 0 else f"{error:.1e}"
+    return text if error <= limit else f"[bold red]{text}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

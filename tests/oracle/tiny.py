@@ -29,7 +29,6 @@ __all__ = [
     "token",
 ]
 
-logging.set_verbosity_error()
 logging.disable_progress_bar()
 
 

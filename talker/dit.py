@@ -1,0 +1,241 @@
+"""Flow-matching transformer: codec ids to log-mel frames (DiT, arXiv 2212.09748; Qwen2.5-Omni report, section 2.4).
+
+Nothing that stays the same is computed twice: the speaker is encoded once for a voice, the modulations once for a time grid,
+and what codes and speaker add to the input once for a window. Only the 80 noisy channels pass the input projection at every
+evaluation, and they do so once for both rows of the guidance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from omni.kernels import BlockMask, Segments, ada_layer_norm, attend, rotary_table, rotate
+from omni.talker.config import DiTConfig
+from omni.talker.ecapa import SpeakerEncoder
+from omni.talker.flow import Solver, guide, integrate, sinusoid, stage_times, time_grid
+
+EPS = 1e-6
+ROPE_THETA = 10000.0
+TIME_DIM = 256
+
+
+@dataclass(frozen=True, eq=False)
+class Schedule:
+    """A solver's time grid, and what the network makes of each of its R times.
+
+    Attributes:
+        grid: `[num_points]`, on the host.
+        blocks: `[R, L, 6, C]`, for attention, then feed-forward: shift, scale, gate.
+        out: `[R, 2, C]`: scale, shift.
+    """
+
+    solver: Solver
+    grid: Tensor
+    blocks: Tensor
+    out: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Window:
+    """What does not move while a window's N frames are integrated; rows 0..N are conditional, N..2N are not.
+
+    Attributes:
+        fixed: `[2, N, C]`, what speaker and codes add to the projected input.
+        segments: of the 2N rows.
+        cos, sin: `[2 N, D / 2]`; positions start at 0 in every segment.
+    """
+
+    fixed: Tensor
+    segments: Segments
+    cos: Tensor
+    sin: Tensor
+
+
+class TimeEmbedding(nn.Module):
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        # the published keys number the layers as if they stood in a list, activation included
+        self.time_mlp = nn.ModuleDict({"0": nn.Linear(TIME_DIM, hidden_size), "2": nn.Linear(hidden_size, hidden_size)})
+
+    def forward(self, times: Tensor) -> Tensor:
+        """`[R, C]` from times `[R]`."""
+        x: Tensor = self.time_mlp["2"](F.silu(self.time_mlp["0"](sinusoid(times, TIME_DIM))))
+        return x
+
+
+class CodeEmbedding(nn.Module):
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.codec_embed = nn.Embedding(config.num_codes + 1, config.code_dim)
+
+
+class InputEmbedding(nn.Module):
+    """One linear layer over [mel | speaker | code | cond], taken apart by its columns."""
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.widths = (config.mel_dim, config.ecapa.out_dim, config.code_dim, config.voice_dim)
+        self.proj = nn.Linear(sum(self.widths), config.hidden_size)
+        self.spk_encoder = SpeakerEncoder(config.ecapa)
+
+    def moving(self, x: Tensor) -> Tensor:
+        return F.linear(x, self._columns(0))
+
+    def voice(self, ref_mel: Tensor, cond: Tensor) -> Tensor:
+        """`[B, C]` from reference mels `[B, T, mel_dim]` and speaker vectors `[B, voice_dim]`; holds the bias."""
+        return F.linear(self.spk_encoder(ref_mel), self._columns(1), self.proj.bias) + F.linear(cond, self._columns(3))
+
+    def codes(self, embedded: Tensor) -> Tensor:
+        return F.linear(embedded, self._columns(2))
+
+    def _columns(self, part: int) -> Tensor:
+        return self.proj.weight.split(self.widths, 1)[part]
+
+
+class Modulation(nn.Module):
+    """adaLN: shifts, scales and gates from the time."""
+
+    def __init__(self, hidden_size: int, num_parts: int) -> None:
+        super().__init__()
+        self.num_parts = num_parts
+        self.linear = nn.Linear(hidden_size, num_parts * hidden_size)
+
+    def forward(self, time: Tensor) -> Tensor:
+        """`[R, num_parts, C]` from `[R, C]`."""
+        parts: Tensor = self.linear(F.silu(time))
+        return parts.unflatten(-1, (self.num_parts, -1))
+
+
+class Attention(nn.Module):
+    def __init__(self, config: DiTConfig, mask: BlockMask) -> None:
+        super().__init__()
+        width = config.num_heads * config.head_dim
+        self.num_heads, self.mask = config.num_heads, mask
+        self.to_q = nn.Linear(config.hidden_size, width)
+        self.to_k = nn.Linear(config.hidden_size, width)
+        self.to_v = nn.Linear(config.hidden_size, width)
+        self.to_out = nn.ModuleList([nn.Linear(width, config.hidden_size)])
+
+    def forward(self, x: Tensor, window: Window) -> Tensor:
+        q, k, v = (to(x).unflatten(-1, (self.num_heads, -1)) for to in (self.to_q, self.to_k, self.to_v))  # [N, H, D]
+        for y in (q, k):  # the checkpoint was trained with positions in the first head only
+            y[:, :1] = rotate(y[:, :1], window.cos, window.sin, interleaved=True)
+        y = attend(q, k, v, window.segments, block=self.mask)
+        out: Tensor = self.to_out[0](y.flatten(1))
+        return out
+
+
+class FeedForward(nn.Module):
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        width = config.ff_mult * config.hidden_size
+        # numbered as in a list with activation and dropout
+        self.ff = nn.ModuleDict({"0": nn.Linear(config.hidden_size, width), "3": nn.Linear(width, config.hidden_size)})
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.ff["3"](F.gelu(self.ff["0"](x), approximate="tanh"))
+        return y
+
+
+class Block(nn.Module):
+    def __init__(self, config: DiTConfig, mask: BlockMask) -> None:
+        super().__init__()
+        self.attn_norm = Modulation(config.hidden_size, 6)
+        self.attn = Attention(config, mask)
+        self.ff = FeedForward(config)
+
+    def forward(self, x: Tensor, modulation: Tensor, window: Window) -> Tensor:
+        shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = modulation.unbind()
+        x = x + gate_a * self.attn(ada_layer_norm(x, scale_a, shift_a, EPS), window)
+        return x + gate_f * self.ff(ada_layer_norm(x, scale_f, shift_f, EPS))
+
+
+class DiT(nn.Module):
+    inv_freq: Tensor
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.time_embed = TimeEmbedding(config.hidden_size)
+        self.text_embed = CodeEmbedding(config)
+        self.input_embed = InputEmbedding(config)
+        self.transformer_blocks = nn.ModuleList(Block(config, config.block_mask(i)) for i in range(config.num_layers))
+        self.norm_out = Modulation(config.hidden_size, 2)
+        self.proj_out = nn.Linear(config.hidden_size, config.mel_dim)
+        powers = torch.arange(0, config.head_dim, 2, dtype=torch.float32, device="cpu") / config.head_dim
+        self.register_buffer("inv_freq", 1 / ROPE_THETA**powers, persistent=False)
+
+    def voice(self, ref_mel: Tensor, cond: Tensor) -> Tensor:
+        """What a voice adds to the projected input, and what its absence adds.
+
+        Args:
+            ref_mel: `[T, mel_dim]`.
+            cond: `[voice_dim]`.
+
+        Returns:
+            `[2, C]`. Absence is a reference of zeros, which the speaker encoder does not map to zero.
+        """
+        mels, conds = (torch.stack((x, torch.zeros_like(x))) for x in (ref_mel, cond))
+        return self.input_embed.voice(mels, conds)
+
+    def schedule(self, solver: Solver) -> Schedule:
+        """The modulations of every layer at every time that the solver visits."""
+        grid = time_grid(solver)
+        time = self.time_embed(stage_times(grid).to(self.inv_freq.device))  # [R, C]
+        blocks = torch.stack([block.attn_norm(time) for block in self.transformer_blocks], 1)
+        return Schedule(solver, grid, blocks, self.norm_out(time))
+
+    def window(self, codes: Tensor, voices: Tensor, lens: Sequence[int]) -> Window:
+        """For B sequences of `lens` codes each, packed: codes int64 `[sum(lens)]`, voices `[B, 2, C]`."""
+        repeats, device = self.config.repeats, codes.device
+        frames = [repeats * n for n in lens]
+        # without conditioning every code is replaced by code 0
+        embedded = self.text_embed.codec_embed(torch.stack((codes, torch.zeros_like(codes))))
+        added = self.input_embed.codes(embedded).repeat_interleave(repeats, 1)  # [2, N, C]
+        spoken = voices.repeat_interleave(torch.tensor(frames, device=device), 0, output_size=sum(frames))  # [N, 2, C]
+        positions = torch.cat([torch.arange(n) for n in frames * 2])[None].to(device)  # [1, 2 N]
+        axes = torch.zeros(len(self.inv_freq), dtype=torch.int64, device=device)
+        cos, sin = rotary_table(positions, self.inv_freq, axes, torch.float32)
+        return Window(added + spoken.transpose(0, 1), Segments.of(frames * 2, device), cos, sin)
+
+    def forward(self, x: Tensor, window: Window, schedule: Schedule, time: int) -> Tensor:
+        """Velocities with and without conditioning.
+
+        Args:
+            x: `[N, mel_dim]`.
+            time: index of one of the schedule's times.
+
+        Returns:
+            `[2, N, mel_dim]`.
+        """
+        h = (self.input_embed.moving(x) + window.fixed).flatten(0, 1)  # [2 N, C]
+        for block, modulation in zip(self.transformer_blocks, schedule.blocks[time], strict=True):
+            h = block(h, modulation, window)
+        scale, shift = schedule.out[time]  # the other way round than in the blocks
+        v: Tensor = self.proj_out(ada_layer_norm(h, scale, shift, EPS))
+        return v.unflatten(0, (2, -1))  # [2, N, mel_dim]
+
+    def sample(self, codes: Tensor, noise: Tensor, voices: Tensor, lens: Sequence[int], schedule: Schedule) -> Tensor:
+        """Log-mel frames of B windows at once, packed; none sees another.
+
+        Args:
+            codes: int64 `[sum(lens)]`.
+            noise: float32 `[N, mel_dim]`, `repeats` frames for each code.
+            voices: `[B, 2, C]`, as `voice` gives them.
+            lens: codes in each window, every one at least 1.
+
+        Returns:
+            `[N, mel_dim]`.
+        """
+        window = self.window(codes, voices, lens)
+
+        def velocity(time: int, x: Tensor) -> Tensor:
+            conditional, unconditional = self(x, window, schedule, time)
+            return guide(conditional, unconditional, schedule.solver.guidance)
+
+        return integrate(velocity, noise, schedule.grid)

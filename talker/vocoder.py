@@ -1,0 +1,236 @@
+"""Codec ids to sound, in pieces: a flow-matching window for each chunk of codes, a BigVGAN window for each run of frames.
+
+A flow-matching window holds a chunk, blocks of past before it and of look-ahead behind it, and the chunk alone is kept.
+Every window is integrated from t = 0 with its slice of one noise, so that neighbours agree: what a frame owes to far blocks
+falls by a factor of 10 to 50 with each block. Windows are a matter of the policy alone; how codes arrive changes nothing.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from omni.errors import CheckpointError, OptionError, VoiceError
+from omni.talker.bigvgan import BigVGAN
+from omni.talker.config import BigVGANConfig, DiTConfig
+from omni.talker.dit import DiT, Schedule
+from omni.talker.flow import PUBLISHED, Solver
+from omni.talker.voices import Voice
+
+WAVE_CONTEXT = 20
+"""Mel frames on both sides of those a BigVGAN window makes sound of; the error of the cut is below float32's rounding."""
+
+
+@dataclass(frozen=True)
+class ChunkPolicy:
+    """How speech is cut into chunks, in blocks (0.24 s for the published models).
+
+    Attributes:
+        first: blocks in the first chunk.
+        growth: blocks by which each chunk is longer than the one before it.
+        largest: blocks that no chunk exceeds.
+        ahead: blocks of codes after a chunk that must be known before it is made. Against one window over everything the
+            log-mel frames then err by some 2e-3 (0), 4e-5 (1) or 4e-7 (2) relative to their RMS, whatever the chunks.
+    """
+
+    first: int = 1
+    growth: int = 1
+    largest: int = 6
+    ahead: int = 1
+
+    def __post_init__(self) -> None:
+        if self.first < 1 or self.largest < self.first or min(self.growth, self.ahead) < 0:
+            raise OptionError(f"{self} makes no chunks; give 1 <= first <= largest, and no negative number")
+
+    @property
+    def past(self) -> int:
+        """Blocks before a chunk that its window holds; from one more than ahead on, only the look-ahead errs."""
+        return self.ahead + 1
+
+    def size(self, index: int) -> int:
+        """Blocks in the chunk of that index."""
+        return min(self.first + index * self.growth, self.largest)
+
+
+STREAMED = ChunkPolicy()
+WHOLE = ChunkPolicy(first=sys.maxsize, largest=sys.maxsize)
+"""One window over everything, when the speech ends."""
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedVoice:
+    """What stays the same over every speech of a voice.
+
+    Attributes:
+        rows: `[2, C]`, see `DiT.voice`.
+    """
+
+    rows: Tensor
+    schedule: Schedule
+
+
+@dataclass
+class Noise:
+    """Standard normal rows by absolute frame, the same in whatever pieces they are read.
+
+    Attributes:
+        rows: float32 `[T, mel_dim]` on the host, for the frames from `first` on.
+        generator: draws more of them, a block at a time; None when all were given.
+    """
+
+    rows: Tensor
+    block_size: int
+    generator: torch.Generator | None
+    first: int = 0
+
+    def read(self, start: int, stop: int) -> Tensor:
+        """Rows of frames start..stop; OptionError when the rows given end before."""
+        while self.first + len(self.rows) < stop:
+            if self.generator is None:
+                raise OptionError(f"the noise given ends before frame {stop}; give a row for every mel frame")
+            block = torch.randn(self.block_size, self.rows.shape[1], generator=self.generator, device="cpu")
+            self.rows = torch.cat((self.rows, block))
+        return self.rows[start - self.first : stop - self.first]
+
+    def forget(self, before: int) -> None:
+        self.rows, self.first = self.rows[before - self.first :], before
+
+
+@dataclass
+class VocoderState:
+    """One speech on its way from codes to sound; blocks are counted from its start.
+
+    Attributes:
+        mel: float32 `[T, mel_dim]`, frames that wait to become sound, after some that already did.
+        num_voiced: how many of them already did.
+        codes: from block `first` on.
+        first: the oldest block that a window may still need.
+        num_chunks, num_blocks: made into mel so far.
+        ended: no more codes will come.
+    """
+
+    voice: PreparedVoice
+    chunks: ChunkPolicy
+    noise: Noise
+    mel: Tensor
+    num_voiced: int = 0
+    codes: list[int] = field(default_factory=list)
+    first: int = 0
+    num_chunks: int = 0
+    num_blocks: int = 0
+    ended: bool = False
+
+
+class Vocoder(nn.Module):
+    """Turns every code into `repeats * hop` samples (480 in the published models); all of it computes in float32."""
+
+    def __init__(self, dit: DiTConfig, bigvgan: BigVGANConfig) -> None:
+        super().__init__()
+        if dit.block_size % dit.repeats:
+            raise CheckpointError(f"blocks of {dit.block_size} frames do not hold whole codes of {dit.repeats} frames")
+        self.config = dit
+        self.hop = bigvgan.hop
+        self.codes_per_block = dit.block_size // dit.repeats
+        self.code2wav_dit_model = DiT(dit)
+        self.code2wav_bigvgan_model = BigVGAN(bigvgan)
+
+    @property
+    def device(self) -> torch.device:
+        return self.code2wav_bigvgan_model.taps.device
+
+    def prepare(self, voice: Voice, solver: Solver = PUBLISHED) -> PreparedVoice:
+        """What all speech by this voice shares; CheckpointError when the voice belongs to another model."""
+        dims = voice.cond.shape[-1], voice.ref_mel.shape[-1]
+        if dims != (self.config.voice_dim, self.config.mel_dim):
+            raise CheckpointError(
+                f"voice {voice.name!r} has {dims[0]} and {dims[1]} channels, the model "
+                f"{self.config.voice_dim} and {self.config.mel_dim}; take the voices that came with the model"
+            )
+        dit = self.code2wav_dit_model
+        rows = dit.voice(voice.ref_mel.to(self.device), voice.cond.to(self.device))
+        return PreparedVoice(rows, dit.schedule(solver))
+
+    def start(
+        self, voice: PreparedVoice, seed: int = 0, chunks: ChunkPolicy = STREAMED, noise: Tensor | None = None
+    ) -> VocoderState:
+        """A new speech.
+
+        Args:
+            seed: of the noise; on a CPU transformers draws the same noise after `torch.manual_seed(seed)`.
+            noise: float32 `[T, mel_dim]` to take instead, a row for every mel frame to come.
+        """
+        block_size, mel_dim = self.config.block_size, self.config.mel_dim
+        if noise is None:
+            source = Noise(torch.empty(0, mel_dim), block_size, torch.Generator("cpu").manual_seed(seed))
+        else:
+            source = Noise(noise.cpu(), block_size, None)
+        return VocoderState(voice, chunks, source, mel=torch.empty(0, mel_dim, device=self.device))
+
+    def step(self, state: VocoderState, codes: Sequence[int]) -> Tensor:
+        """Take codes in, give the samples that they complete: float32 `[S]` on the model's device, S >= 0.
+
+        VoiceError names a code that is not in the table; the state is then as it was.
+        """
+        assert not state.ended, "finish() was called"
+        waves = [self.wave(state, mel) for mel in self.mels(state, codes)]
+        return torch.cat([state.mel.new_empty(0), *waves])
+
+    def finish(self, state: VocoderState) -> Tensor:
+        """The samples that are left: float32 `[S]`."""
+        state.ended = True
+        return self.wave(state, torch.cat([state.mel[:0], *self.mels(state)]))
+
+    def mels(self, state: VocoderState, codes: Sequence[int] = ()) -> list[Tensor]:
+        """The first half of `step`: log-mel frames `[T, mel_dim]` of every chunk that these codes complete."""
+        num_codes = self.config.num_codes + 1
+        for code in codes:
+            if not 0 <= code < num_codes:
+                raise VoiceError(f"code {code} cannot be spoken; codes are 0 to {num_codes - 1}")
+        state.codes.extend(codes)
+        made = []
+        while stop := self._next_stop(state):
+            made.append(self._make(state, stop))
+        return made
+
+    def wave(self, state: VocoderState, mel: Tensor) -> Tensor:
+        """The second half of `step`: the samples `[S]` that new mel frames `[T, mel_dim]` complete."""
+        state.mel = torch.cat((state.mel, mel))
+        stop = len(state.mel) if state.ended else len(state.mel) - WAVE_CONTEXT
+        start = state.num_voiced
+        if stop <= start:
+            return state.mel.new_empty(0)
+        wave: Tensor = self.code2wav_bigvgan_model(state.mel[None])[0]
+        state.num_voiced = min(stop, WAVE_CONTEXT)
+        state.mel = state.mel[stop - state.num_voiced :]
+        return wave[start * self.hop : stop * self.hop]
+
+    def _next_stop(self, state: VocoderState) -> int | None:
+        """The block at which the next chunk ends; None while codes for it, or its look-ahead, are missing."""
+        stop = state.num_blocks + state.chunks.size(state.num_chunks)
+        known = state.first * self.codes_per_block + len(state.codes)
+        if known >= (stop + state.chunks.ahead) * self.codes_per_block:
+            return stop
+        rest = -(-known // self.codes_per_block)
+        return rest if state.ended and rest > state.num_blocks else None
+
+    def _make(self, state: VocoderState, stop: int) -> Tensor:
+        """Mel frames of blocks `num_blocks..stop`, and a state that has moved behind them."""
+        size, dit = self.config.block_size, self.code2wav_dit_model
+        begin = max(0, state.num_blocks - state.chunks.past)
+        end = stop + state.chunks.ahead
+        window = state.codes[(begin - state.first) * self.codes_per_block : (end - state.first) * self.codes_per_block]
+        num_frames = len(window) * self.config.repeats
+        noise = state.noise.read(begin * size, begin * size + num_frames).to(self.device)
+        codes = torch.tensor(window, device=self.device)
+        mel = dit.sample(codes, noise, state.voice.rows[None], [len(window)], state.voice.schedule)
+        mel = mel[(state.num_blocks - begin) * size : (stop - begin) * size]
+
+        keep = max(begin, stop - state.chunks.past)
+        del state.codes[: (keep - state.first) * self.codes_per_block]
+        state.noise.forget(keep * size)
+        state.first, state.num_blocks, state.num_chunks = keep, stop, state.num_chunks + 1
+        return mel

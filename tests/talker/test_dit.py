@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from omni.talker.dit import DiT
+from omni.talker.flow import PUBLISHED, Solver, stage_times
+from tests.talker import tiny
+
+
+def sample(geometry: str, nums: list[int], seeds: list[int]) -> list[Tensor]:
+    """Mel frames of several windows, each of its own length and voice, made at once."""
+    dit = tiny.vocoder(geometry).code2wav_dit_model
+    codes = torch.tensor([code for n in nums for code in tiny.codes(geometry, n)])
+    noise = torch.cat([tiny.noise(geometry, dit.config.repeats * n) for n in nums])
+    voices = torch.stack([tiny.prepared(geometry, seed).rows for seed in seeds])
+    mel = dit.sample(codes, noise, voices, nums, tiny.prepared(geometry).schedule)
+    return list(mel.split([dit.config.repeats * n for n in nums]))
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("geometry", tiny.GEOMETRIES)
+@pytest.mark.parametrize(("num_codes", "time"), [(1, 0), (12, 27), (31, 5)])
+def test_velocities_as_transformers(geometry: str, num_codes: int, time: int) -> None:
+    voice, prepared = tiny.voice(geometry), tiny.prepared(geometry)
+    dit, reference = tiny.vocoder(geometry).code2wav_dit_model, tiny.reference(geometry).code2wav_dit_model
+    codes = torch.tensor(tiny.codes(geometry, num_codes))
+    x = tiny.noise(geometry, 2 * num_codes)
+    ours = dit(x, dit.window(codes, prepared.rows[None], [num_codes]), prepared.schedule, time)
+    theirs = reference(
+        hidden_states=x[None],
+        condition_vector=voice.ref_mel[None],
+        speaker_embedding=voice.cond.expand(1, 2 * num_codes, -1),
+        quantized_code=codes[None],
+        time_step=stage_times(prepared.schedule.grid)[time],
+    )
+    assert (theirs[0] - theirs[1]).abs().max() > 0.1
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-5)
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("geometry", tiny.GEOMETRIES)
+@pytest.mark.parametrize("num_codes", [1, 12, 61])
+def test_mel_as_transformers(geometry: str, num_codes: int) -> None:
+    voice = tiny.voice(geometry)
+    torch.manual_seed(5)  # of tiny.noise, drawn by transformers itself
+    theirs = tiny.reference(geometry).code2wav_dit_model.sample(
+        voice.cond[None], voice.ref_mel[None], torch.tensor([tiny.codes(geometry, num_codes)])
+    )
+    (ours,) = sample(geometry, [num_codes], [0])
+    torch.testing.assert_close(ours.T, theirs[0], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("geometry", tiny.GEOMETRIES)
+def test_windows_at_once_are_windows_alone(geometry: str) -> None:
+    nums, seeds = [7, 30, 30], [0, 1, 0]
+    for together, num, seed in zip(sample(geometry, nums, seeds), nums, seeds, strict=True):
+        (alone,) = sample(geometry, [num], [seed])
+        torch.testing.assert_close(together, alone, rtol=0, atol=2e-5)
+
+
+def test_a_frame_sees_four_blocks() -> None:
+    """One evaluation carries a change two blocks on and one back (layers look back twice and ahead once)."""
+    dit, prepared = tiny.vocoder("deep").code2wav_dit_model, tiny.prepared("deep")
+    window = dit.window(torch.tensor(tiny.codes("deep", 84)), prepared.rows[None], [84])
+    x = tiny.noise("deep", 168)
+    moved = x.clone()
+    moved[3 * 24 + 5] += 1
+    change = dit(moved, window, prepared.schedule, 3) - dit(x, window, prepared.schedule, 3)
+    assert change.abs().amax((0, 2)).unflatten(0, (-1, 24)).amax(1).gt(0).tolist() == [
+        False,
+        False,
+        True,
+        True,
+        True,
+        True,
+        False,
+    ]
+
+
+def test_schedule_follows_the_solver() -> None:
+    dit = tiny.vocoder("small").code2wav_dit_model
+    assert dit.schedule(PUBLISHED).blocks.shape == (28, 4, 6, 64)
+    assert dit.schedule(Solver(num_points=4)).out.shape == (10, 2, 64)
+
+
+def test_computed_tables_are_real_on_meta() -> None:
+    with torch.device("meta"):
+        dit = DiT(replace(tiny.SMALL[0], num_layers=1))
+    assert dit.proj_out.weight.is_meta
+    assert dit.inv_freq.equal(tiny.vocoder("small").code2wav_dit_model.inv_freq)

@@ -1,0 +1,209 @@
+"""Speech in pieces against speech in one window, and the whole of it against transformers."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from functools import cache
+
+import pytest
+import torch
+from torch import Tensor
+
+from omni.errors import CheckpointError, OptionError, VoiceError
+from omni.talker.flow import Solver
+from omni.talker.vocoder import WAVE_CONTEXT, WHOLE, ChunkPolicy, Vocoder, VocoderState
+from tests.talker import tiny
+
+GROWING = [ChunkPolicy(first=1, growth=1, largest=4, ahead=ahead) for ahead in (1, 2)]
+EVEN = [ChunkPolicy(first=n, growth=0, largest=n, ahead=ahead) for ahead in (1, 2) for n in (1, 2, 3, 5)]
+# 12 codes make a block
+LENGTHS = (0, 1, 2, 11, 12, 13, 24, 25, 36, 60, 61)
+# relative RMS error of log-mel frames against one window; seen: 4.2e-5 and 4.4e-7 (and 3e-3 without look-ahead)
+MEL_ERROR = {1: 2e-4, 2: 2e-6}
+# largest error of a sample; waves here have an RMS of 0.1 to 0.2
+WAVE_ERROR = {1: 2e-2, 2: 2e-4}
+
+
+def speak(
+    geometry: str, num: int, policy: ChunkPolicy, pieces: Sequence[int] = (), noise: Tensor | None = None
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Mel frames and samples of every step; codes come in pieces of these sizes, over and over, or all at once."""
+    model, codes = tiny.vocoder(geometry), tiny.codes(geometry, num)
+    state = model.start(tiny.prepared(geometry), 3, policy, noise)
+    mels, waves, at, i = [], [], 0, 0
+    while at < num:
+        size = pieces[i % len(pieces)] if pieces else num
+        for mel in model.mels(state, codes[at : at + size]):
+            mels.append(mel)
+            waves.append(model.wave(state, mel))
+        at, i = at + size, i + 1
+    state.ended = True
+    mels.append(torch.cat([state.mel[:0], *model.mels(state)]))
+    waves.append(model.wave(state, mels[-1]))
+    return mels, waves
+
+
+@cache
+def whole(geometry: str, num: int) -> tuple[Tensor, Tensor]:
+    mels, waves = speak(geometry, num, WHOLE)
+    return torch.cat(mels), torch.cat(waves)
+
+
+def mel_error(mel: Tensor, truth: Tensor) -> float:
+    return float((mel - truth).square().mean().sqrt() / truth.square().mean().sqrt())
+
+
+def check(geometry: str, num: int, policy: ChunkPolicy) -> None:
+    mels, waves = speak(geometry, num, policy)
+    mel, wave = whole(geometry, num)
+    assert len(mel) == 2 * num
+    assert len(wave) == 2 * num * tiny.vocoder(geometry).hop
+    assert torch.cat(mels).shape == mel.shape
+    assert torch.cat(waves).shape == wave.shape
+    if num:
+        assert mel_error(torch.cat(mels), mel) <= MEL_ERROR[policy.ahead]
+        assert (torch.cat(waves) - wave).abs().max() <= WAVE_ERROR[policy.ahead]
+
+
+@pytest.mark.parametrize("policy", EVEN + GROWING, ids=str)
+@pytest.mark.parametrize("num", LENGTHS)
+def test_pieces_are_the_whole(num: int, policy: ChunkPolicy) -> None:
+    check("small", num, policy)
+
+
+@pytest.mark.parametrize("policy", [EVEN[0], EVEN[4], *GROWING], ids=str)
+@pytest.mark.parametrize("num", [1, 36, 61])
+def test_pieces_are_the_whole_through_many_layers(num: int, policy: ChunkPolicy) -> None:
+    check("deep", num, policy)
+
+
+@pytest.mark.parametrize("policy", [EVEN[0], *GROWING], ids=str)
+def test_long_speech_and_its_seams(policy: ChunkPolicy) -> None:
+    check("small", 500, policy)
+    _, waves = speak("small", 500, policy)
+    _, wave = whole("small", 500)
+    seams = torch.tensor([len(w) for w in waves]).cumsum(0)[:-1].unique()
+    seams = seams[seams > 0]
+    step = torch.cat(waves).diff().abs()
+    inside = torch.ones(len(step), dtype=torch.bool)
+    inside[seams - 1] = False
+    assert len(seams) > 8
+    assert step[seams - 1].max() <= step[inside].max()
+    # what a cut adds to the true step there stays under what a listener could hear beside the signal
+    assert (step - wave.diff().abs())[seams - 1].abs().max() <= WAVE_ERROR[policy.ahead]
+
+
+@pytest.mark.parametrize("policy", [*EVEN[:2], *GROWING], ids=str)
+@pytest.mark.parametrize("num", [13, 61])
+def test_how_codes_arrive_changes_nothing(num: int, policy: ChunkPolicy) -> None:
+    once = torch.cat(speak("small", num, policy)[1])
+    dice = random.Random(num)
+    for pieces in ([1], [12], [5, 0, 13], [dice.randint(0, 20) for _ in range(99)]):
+        assert torch.cat(speak("small", num, policy, pieces)[1]).equal(once)
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("geometry", tiny.GEOMETRIES)
+@pytest.mark.parametrize("num", [1, 24, 61])
+def test_whole_as_transformers(geometry: str, num: int) -> None:
+    voice = tiny.voice(geometry)
+    torch.manual_seed(3)  # of speak: the noise is the same
+    theirs = tiny.reference(geometry)(torch.tensor([tiny.codes(geometry, num)]), voice.cond[None], voice.ref_mel[None])
+    torch.testing.assert_close(whole(geometry, num)[1], theirs, rtol=0, atol=1e-5)
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("geometry", tiny.GEOMETRIES)
+def test_keys_are_transformers(geometry: str) -> None:
+    ours, theirs = tiny.vocoder(geometry).state_dict(), tiny.reference(geometry).state_dict()
+    assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in theirs.items()}
+
+
+def test_noise_given_is_noise_drawn() -> None:
+    torch.manual_seed(3)
+    noise = torch.randn(2 * 61, 80)
+    for policy in (WHOLE, GROWING[0]):
+        drawn, given = speak("small", 61, policy), speak("small", 61, policy, noise=noise)
+        assert torch.cat(drawn[1]).equal(torch.cat(given[1]))
+
+
+def test_noise_given_is_too_short() -> None:
+    with pytest.raises(OptionError, match="noise given ends before frame 122"):
+        speak("small", 61, WHOLE, noise=torch.randn(121, 80))
+
+
+def test_seeds_and_voices_differ() -> None:
+    model = tiny.vocoder("small")
+
+    def wave(voice: int, seed: int) -> Tensor:
+        state = model.start(tiny.prepared("small", voice), seed)
+        return torch.cat((model.step(state, [3, 1, 4]), model.finish(state)))
+
+    assert wave(0, 1).equal(wave(0, 1))
+    assert not wave(0, 1).equal(wave(0, 2))
+    assert not wave(0, 1).equal(wave(1, 1))
+
+
+def test_step_and_finish() -> None:
+    model, codes = tiny.vocoder("small"), tiny.codes("small", 40)
+    state = model.start(tiny.prepared("small"), 3, GROWING[0])
+    per_frame = model.hop
+    assert len(model.step(state, codes[:23])) == 0
+    first = model.step(state, codes[23:24])  # a block, and the block after it
+    assert len(first) == (24 - WAVE_CONTEXT) * per_frame
+    assert len(model.step(state, codes[24:])) == 0  # two blocks and one after them are 48 codes
+    rest = model.finish(state)
+    assert first.dtype == rest.dtype == torch.float32
+    assert torch.cat((first, rest)).equal(torch.cat(speak("small", 40, GROWING[0])[1]))
+    assert len(model.finish(state)) == 0
+    with pytest.raises(AssertionError, match="finish"):
+        model.step(state, [1])
+
+
+def held(state: VocoderState) -> int:
+    return len(state.codes) + len(state.noise.rows) + len(state.mel)
+
+
+def test_state_stays_small() -> None:
+    model = tiny.vocoder("small")
+    state = model.start(model.prepare(tiny.voice("small"), Solver(num_points=2)), 3, GROWING[0])
+    sizes = []
+    for _ in range(10):
+        model.step(state, tiny.codes("small", 240))
+        sizes.append(held(state))
+    assert max(sizes) <= 36 * (GROWING[0].past + GROWING[0].largest + GROWING[0].ahead) + 2 * WAVE_CONTEXT
+
+
+@pytest.mark.parametrize("code", [-1, 501, 8294])
+def test_code_outside_the_table(code: int) -> None:
+    model = tiny.vocoder("small")
+    state = model.start(tiny.prepared("small"), 3)
+    model.step(state, [500, 0])
+    with pytest.raises(VoiceError, match=f"code {code} cannot be spoken; codes are 0 to 500"):
+        model.step(state, [5, code])
+    assert state.codes == [500, 0]
+    assert len(model.finish(state)) == 2 * 480
+
+
+def test_policy() -> None:
+    assert [ChunkPolicy(first=2, growth=3, largest=7).size(i) for i in (0, 1, 2, 10**6)] == [2, 5, 7, 7]
+    assert WHOLE.size(10**6) > 10**12
+
+
+@pytest.mark.parametrize("fields", [{"first": 0}, {"first": 3, "largest": 2}, {"growth": -1}, {"ahead": -1}])
+def test_policy_that_makes_no_chunks(fields: dict[str, int]) -> None:
+    with pytest.raises(OptionError, match="makes no chunks"):
+        ChunkPolicy(**fields)
+
+
+def test_voice_of_another_model() -> None:
+    with pytest.raises(CheckpointError, match="has 52 and 40 channels, the model 192 and 80"):
+        tiny.vocoder("small").prepare(tiny.voice("deep"))
+
+
+def test_blocks_hold_whole_codes() -> None:
+    from dataclasses import replace
+
+    with pytest.raises(CheckpointError, match="whole codes"):
+        Vocoder(replace(tiny.SMALL[0], block_size=25), tiny.SMALL[1])
