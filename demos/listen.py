@@ -1,6 +1,6 @@
 """A recorded question about a picture, answered aloud.
 
-    python -m demos.listen [MODEL]
+python -m demos.listen [MODEL]
 """
 
 from __future__ import annotations
@@ -16,7 +16,11 @@ MEDIA = Path(__file__).parent / "media"
 
 
 def main(
-    model: str = "Qwen/Qwen2.5-Omni-3B", out: Path = Path("answer.wav"), max_tokens: int = 128, max_audio_seconds: float = 60
+    model: str = "Qwen/Qwen2.5-Omni-3B",
+    *,
+    out: Path = Path("answer.wav"),
+    max_tokens: int = 128,
+    max_audio_seconds: float = 60,
 ) -> None:
     omni = Omni.load(model)
     parts = [{"type": "image", "image": MEDIA / "cat.jpg"}, {"type": "audio", "audio": MEDIA / "question.wav"}]

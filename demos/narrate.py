@@ -1,6 +1,6 @@
 """Speech streamed from text, while the text is still being written.
 
-    python -m demos.narrate [MODEL]
+python -m demos.narrate [MODEL]
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def writer() -> Iterator[str]:
         yield STORY[start : start + 7]
 
 
-def main(model: str = "Qwen/Qwen2.5-Omni-3B", out: Path = Path("story.wav"), max_audio_seconds: float = 60) -> None:
+def main(model: str = "Qwen/Qwen2.5-Omni-3B", *, out: Path = Path("story.wav"), max_audio_seconds: float = 60) -> None:
     omni = Omni.load(model)
     print(STORY)
     with soundfile.SoundFile(out, "w", omni.sample_rate, channels=1) as file:

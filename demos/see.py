@@ -1,6 +1,6 @@
 """Questions about a picture and a clip.
 
-    python -m demos.see [MODEL]
+python -m demos.see [MODEL]
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from omni import Omni, TextDelta
 MEDIA = Path(__file__).parent / "media"
 
 
-def main(model: str = "Qwen/Qwen2.5-Omni-3B", max_tokens: int = 128) -> None:
+def main(model: str = "Qwen/Qwen2.5-Omni-3B", *, max_tokens: int = 128) -> None:
     omni = Omni.load(model)
 
     # a picture: the whole answer at once

@@ -16,9 +16,9 @@ from omni.config import read_config, read_mel, read_pixels
 from omni.device import pick_device, pick_dtype
 from omni.encoders.media import Budget
 from omni.engine.loop import Engine
-from omni.engine.request import OptionArgs, Options, Request, Speech
+from omni.engine.request import OptionArgs, Options, Request, Speech, SpeechArgs
 from omni.engine.text import TextTrack
-from omni.errors import MessageError, VoiceError
+from omni.errors import MessageError, OptionError, VoiceError
 from omni.events import Event, Reply, collect
 from omni.model import LAYOUT, SPEECH, Qwen2_5Omni, build, dtype_of
 from omni.progress import loading_bar
@@ -128,8 +128,9 @@ class Omni:
         Raises:
             InputError: before anything runs; see `omni.errors`.
         """
-        # one window over the whole speech is exact, and cheaper than several that overlap
-        asked = Options(**{**options, "chunks": WHOLE})
+        asked = Options(**options)
+        if "chunks" not in options:  # one window over the whole speech is exact, and cheaper than several that overlap
+            asked = replace(asked, chunks=WHOLE)
         events = self._run(self.request(messages, voice, asked, audio_in_video))
         return collect(events, self.sample_rate, spoken=voice is not None)
 
@@ -153,7 +154,7 @@ class Omni:
         *,
         voice: str = DEFAULT_VOICE,
         context: str | Sequence[Message] = (),
-        **options: Unpack[OptionArgs],
+        **options: Unpack[SpeechArgs],
     ) -> Iterator[Event]:
         """Speak exactly these words: they are put in the assistant's mouth, and nothing is sampled but their sound.
 
@@ -172,7 +173,9 @@ class Omni:
         before = [{"role": "user", "content": context}] if isinstance(context, str) else context
         if isinstance(text, str) and not text.strip():
             raise MessageError("there is no text to say; give at least one word")
-        request = self.request(before, voice, Options(**options), None)
+        if others := options.keys() - SpeechArgs.__annotations__.keys():
+            raise OptionError(f"say takes the words as they are; leave out {', '.join(sorted(others))}")
+        request = self.request(before, voice, Options(**options))
         request.given = self._given([text] if isinstance(text, str) else text)
         return self._run(request)
 

@@ -146,8 +146,6 @@ class Layout:
         stacks: our module's last names -> the checkpoint's modules whose rows, stacked, make up our weight (and bias).
         zeros: checkpoint keys that may be absent and then are zeros, one for each row of the weight beside them.
         unused: checkpoint keys that are known and not needed.
-        tied: our parameter -> our other parameter, whose tensor it shares where the model was built so or where the
-            checkpoint lacks its key. A config that says the two are not tied wants a layout without them.
 
     `zeros` and `unused` are fnmatch patterns; those of `zeros` match from any dot on, those of `unused` whole keys.
     """
@@ -156,7 +154,6 @@ class Layout:
     stacks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     zeros: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
-    tied: Mapping[str, str] = field(default_factory=dict)
 
     def keys(self, name: str) -> tuple[str, ...]:
         """Checkpoint keys whose rows make up our parameter, in order."""
@@ -227,11 +224,11 @@ def plan(model: nn.Module, checkpoint: Checkpoint, layout: Layout) -> Plan:
     missing: list[str] = []
     misshapen: list[str] = []
     used: set[str] = set()
+    owner: dict[nn.Parameter, str] = {}
     for name, parameter in parameters.items():
         keys = layout.keys(name)
         used.update(keys)
-        other = layout.tied.get(name)
-        if other is not None and (parameter is parameters.get(other) or not any(key in entries for key in keys)):
+        if (other := owner.setdefault(parameter, name)) != name:  # the model was built with the two tied
             shared[name] = other
             continue
         parts = [_part(key, entries, layout) for key in keys]

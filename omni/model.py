@@ -31,7 +31,6 @@ LAYOUT = Layout(
         "thinker.audio_tower.audio_bos_eos_token.weight",
         "token2wav.code2wav_dit_model.rotary_embed.inv_freq",
     ),
-    tied={},
 )
 
 

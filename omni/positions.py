@@ -55,7 +55,7 @@ class VideoSpan:
 
 @dataclass(frozen=True)
 class AudioVideoSpan:
-    """A video and its sound, in runs of 2 s that alternate; its two start markers share a position, its two end markers too."""
+    """A video and its sound, in runs of 2 s that alternate; both start markers share a position, both end markers too."""
 
     video: VideoSpan
     audio: AudioSpan

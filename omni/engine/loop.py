@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from omni.cache import PAGE_SIZE, PagePool
 from omni.decoder import Decoder
@@ -292,7 +292,8 @@ class Engine:
         self._release(request)
 
 
-def _lane(decoder: Decoder, cache_tokens: int) -> Lane:
+def _lane(decoder: nn.Module, cache_tokens: int) -> Lane:
+    assert isinstance(decoder, Decoder)
     weight = decoder.norm.weight
     pages = -(-cache_tokens // PAGE_SIZE)
     return Lane(decoder, PagePool(decoder.config, max_pages=pages, dtype=weight.dtype, device=weight.device))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypedDict
 
@@ -26,19 +26,24 @@ VOICE_SAMPLING = Sampling(temperature=0.9, top_k=40, top_p=0.8, repetition_penal
 """As transformers samples codec ids."""
 
 
-class OptionArgs(TypedDict, total=False):
-    """The fields of `Options`, for calls that take them one by one."""
+class SpeechArgs(TypedDict, total=False):
+    """The fields of `Options` that shape speech, for calls that take them one by one."""
+
+    max_audio_seconds: float
+    voice_sampling: Sampling
+    seed: int | None
+    chunks: ChunkPolicy
+
+
+class OptionArgs(SpeechArgs, total=False):
+    """All fields of `Options`, for calls that take them one by one."""
 
     max_tokens: int
-    max_audio_seconds: float
     temperature: float
     top_k: int
     top_p: float
     repetition_penalty: float
-    voice_sampling: Sampling
-    stop: tuple[str, ...]
-    seed: int | None
-    chunks: ChunkPolicy
+    stop: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ class Options:
         max_audio_seconds: of speech.
         temperature, top_k, top_p, repetition_penalty: of text; greedy unless told otherwise, as the model was released.
         voice_sampling: of codec ids; the released defaults.
-        stop: strings that end the answer; neither written nor spoken.
+        stop: a string, or several, that end the answer; neither written nor spoken.
         seed: of every random draw; None for a new one each time.
         chunks: how streamed speech is cut into pieces.
     """
@@ -62,7 +67,7 @@ class Options:
     top_p: float = 1.0
     repetition_penalty: float = 1.0
     voice_sampling: Sampling = VOICE_SAMPLING
-    stop: tuple[str, ...] = ()
+    stop: Sequence[str] = ()
     seed: int | None = None
     chunks: ChunkPolicy = STREAMED
 
@@ -71,8 +76,10 @@ class Options:
             raise OptionError(f"max_tokens is {self.max_tokens}; give 1 or more")
         if not 1 / CODES_PER_SECOND <= self.max_audio_seconds < float("inf"):
             raise OptionError(f"max_audio_seconds is {self.max_audio_seconds}; give {1 / CODES_PER_SECOND} or more")
-        if isinstance(self.stop, str) or not all(isinstance(s, str) and s for s in self.stop):
-            raise OptionError("stop must be a tuple of strings of at least one character")
+        if isinstance(self.stop, str):
+            object.__setattr__(self, "stop", (self.stop,))
+        if not all(self.stop):
+            raise OptionError("a stop string is empty; give at least one character")
         if self.seed is not None and not 0 <= self.seed < 2**62:
             raise OptionError(f"seed is {self.seed}; give 0 to 2**62 - 1")
         _ = self.sampling  # checks its own ranges

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from omni.tokenizer import DecodeState, StreamDecoder
 
@@ -27,7 +28,7 @@ class TextTrack:
     """Decodes ids as they come and lets no character of a stop string out."""
 
     decoder: StreamDecoder
-    stop: tuple[str, ...] = field(default=())
+    stop: Sequence[str] = ()
 
     def start(self) -> TextState:
         return TextState(self.decoder.start())

@@ -191,20 +191,21 @@ def test_zeros_stand_for_named_keys_only(tmp_path: Path) -> None:
     assert model.get_parameter("mind.ears.block.attn.qkv.bias")[4:6].tolist() == [1, 1]
 
 
-@pytest.mark.parametrize("built_tied", [True, False])
 @pytest.mark.parametrize("held_twice", [True, False])
-def test_tied(built_tied: bool, held_twice: bool, tmp_path: Path) -> None:
-    held, model = tensors(), toy(built_tied)
+def test_tied(held_twice: bool, tmp_path: Path) -> None:
+    held, model = tensors(), toy(tied=True)
     if not held_twice:
         del held["thinker.head.weight"]
-    layout = Layout(
-        LAYOUT.prefixes, LAYOUT.stacks, LAYOUT.zeros, LAYOUT.unused, tied={"mind.head.weight": "mind.embed.weight"}
-    )
-    load(model, save(tmp_path, held), layout, dtype_of=dtype_of, device="cpu")
+    load(model, save(tmp_path, held), LAYOUT, dtype_of=dtype_of, device="cpu")
     assert torch.equal(model.mind.embed.weight, held["thinker.embed.weight"])
-    assert (model.mind.head.weight is model.mind.embed.weight) == (built_tied or not held_twice)
-    if held_twice and not built_tied:
-        assert torch.equal(model.mind.head.weight, held["thinker.head.weight"])
+    assert model.mind.head.weight is model.mind.embed.weight
+
+
+def test_a_head_that_is_not_tied_must_be_held(tmp_path: Path) -> None:
+    held = tensors()
+    del held["thinker.head.weight"]
+    with pytest.raises(CheckpointError, match=r"1 missing \(thinker.head.weight\)"):
+        plan(toy(), save(tmp_path, held), LAYOUT)
 
 
 def test_a_part_of_the_model_takes_a_part_of_the_checkpoint(tmp_path: Path) -> None:

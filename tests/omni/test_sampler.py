@@ -91,7 +91,9 @@ def test_pick_same_seed_same_draws() -> None:
     assert runs[0] == runs[1]
 
 
-@pytest.mark.parametrize("wrong", [{"temperature": -1}, {"top_k": -2}, {"top_p": 0}, {"top_p": 1.1}, {"repetition_penalty": 0}])
+@pytest.mark.parametrize(
+    "wrong", [{"temperature": -1}, {"top_k": -2}, {"top_p": 0}, {"top_p": 1.1}, {"repetition_penalty": 0}]
+)
 def test_sampling_rejects(wrong: dict[str, float]) -> None:
     with pytest.raises(OptionError, match=next(iter(wrong))):
         Sampling(**wrong)  # type: ignore[arg-type]

@@ -76,6 +76,7 @@ class Chain:
     noise: list[Tensor] = field(default_factory=list)
     mel: list[Tensor] = field(default_factory=list)
     wave: list[Tensor] = field(default_factory=list)
+    talker_sequences: Tensor = field(default_factory=lambda: torch.empty(0))
 
 
 # ---- inputs
@@ -272,6 +273,7 @@ def _draws(sampled: bool, text_vocab: int) -> Iterator[None]:
 def ours(omni: Omni, messages: Sequence[list[Message]], *, eos: int | None, sampled: bool = False) -> Chain:
     """Run our engine on the same prompts, packed into one batch, and record the same things."""
     chain, model = Chain(), omni.model
+    assert model.talker
     options = Options(
         max_tokens=NUM_IDS,
         max_audio_seconds=NUM_CODES / 50,

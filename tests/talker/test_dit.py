@@ -83,8 +83,8 @@ def test_a_frame_sees_four_blocks() -> None:
 
 def test_schedule_follows_the_solver() -> None:
     dit = tiny.vocoder("small").code2wav_dit_model
-    assert dit.schedule(PUBLISHED).blocks.shape == (28, 4, 6, 64)
-    assert dit.schedule(Solver(num_points=4)).out.shape == (10, 2, 64)
+    assert dit.schedule(PUBLISHED).blocks.shape == (28, 4, 6, 32)
+    assert dit.schedule(Solver(num_points=4)).out.shape == (10, 2, 32)
 
 
 def test_computed_tables_are_real_on_meta() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from omni.errors import CheckpointError, OptionError, VoiceError
 from omni.talker.flow import Solver
-from omni.talker.vocoder import WAVE_CONTEXT, WHOLE, ChunkPolicy, Vocoder, VocoderState
+from omni.talker.vocoder import WAVE_CONTEXT, WHOLE, ChunkPolicy, PreparedVoice, Vocoder, VocoderState
 from tests.talker import tiny
 
 GROWING = [ChunkPolicy(first=1, growth=1, largest=4, ahead=ahead) for ahead in (1, 2)]
@@ -25,12 +25,23 @@ MEL_ERROR = {1: 2e-4, 2: 2e-6}
 WAVE_ERROR = {1: 2e-2, 2: 2e-4}
 
 
+@cache
+def hasty() -> PreparedVoice:
+    """Few evaluations, for what does not depend on their number."""
+    return tiny.vocoder("small").prepare(tiny.voice("small"), Solver(num_points=3))
+
+
 def speak(
-    geometry: str, num: int, policy: ChunkPolicy, pieces: Sequence[int] = (), noise: Tensor | None = None
+    geometry: str,
+    num: int,
+    policy: ChunkPolicy,
+    pieces: Sequence[int] = (),
+    noise: Tensor | None = None,
+    voice: PreparedVoice | None = None,
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Mel frames and samples of every step; codes come in pieces of these sizes, over and over, or all at once."""
     model, codes = tiny.vocoder(geometry), tiny.codes(geometry, num)
-    state = model.start(tiny.prepared(geometry), 3, policy, noise)
+    state = model.start(voice or tiny.prepared(geometry), 3, policy, noise)
     mels, waves, at, i = [], [], 0, 0
     while at < num:
         size = pieces[i % len(pieces)] if pieces else num
@@ -97,10 +108,10 @@ def test_long_speech_and_its_seams(policy: ChunkPolicy) -> None:
 @pytest.mark.parametrize("policy", [*EVEN[:2], *GROWING], ids=str)
 @pytest.mark.parametrize("num", [13, 61])
 def test_how_codes_arrive_changes_nothing(num: int, policy: ChunkPolicy) -> None:
-    once = torch.cat(speak("small", num, policy)[1])
+    once = torch.cat(speak("small", num, policy, voice=hasty())[1])
     dice = random.Random(num)
     for pieces in ([1], [12], [5, 0, 13], [dice.randint(0, 20) for _ in range(99)]):
-        assert torch.cat(speak("small", num, policy, pieces)[1]).equal(once)
+        assert torch.cat(speak("small", num, policy, pieces, voice=hasty())[1]).equal(once)
 
 
 @pytest.mark.oracle
@@ -124,7 +135,7 @@ def test_noise_given_is_noise_drawn() -> None:
     torch.manual_seed(3)
     noise = torch.randn(2 * 61, 80)
     for policy in (WHOLE, GROWING[0]):
-        drawn, given = speak("small", 61, policy), speak("small", 61, policy, noise=noise)
+        drawn, given = (speak("small", 61, policy, noise=x, voice=hasty()) for x in (None, noise))
         assert torch.cat(drawn[1]).equal(torch.cat(given[1]))
 
 
@@ -167,10 +178,10 @@ def held(state: VocoderState) -> int:
 
 def test_state_stays_small() -> None:
     model = tiny.vocoder("small")
-    state = model.start(model.prepare(tiny.voice("small"), Solver(num_points=2)), 3, GROWING[0])
+    state = model.start(hasty(), 3, GROWING[0])
     sizes = []
-    for _ in range(10):
-        model.step(state, tiny.codes("small", 240))
+    for _ in range(12):
+        model.step(state, tiny.codes("small", 50))
         sizes.append(held(state))
     assert max(sizes) <= 36 * (GROWING[0].past + GROWING[0].largest + GROWING[0].ahead) + 2 * WAVE_CONTEXT
 

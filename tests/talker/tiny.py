@@ -17,7 +17,7 @@ from omni.talker.voices import Voice
 
 SMALL = (
     DiTConfig(
-        hidden_size=64, num_layers=4, num_heads=4, head_dim=16, ff_mult=2, code_dim=24, num_codes=500, repeats=2,
+        hidden_size=32, num_layers=4, num_heads=3, head_dim=12, ff_mult=2, code_dim=24, num_codes=500, repeats=2,
         mel_dim=80, voice_dim=192, block_size=24, look_ahead_layers=(1,), look_backward_layers=(0, 2),
         ecapa=EcapaConfig(
             mel_dim=80, channels=(16, 16, 16, 16, 48), kernel_sizes=(5, 3, 3, 3, 1), dilations=(1, 2, 3, 4, 1),
@@ -25,14 +25,14 @@ SMALL = (
         ),
     ),
     BigVGANConfig(
-        mel_dim=80, upsample_initial_channel=128, upsample_rates=(5, 3, 2, 2, 2, 2),
+        mel_dim=80, upsample_initial_channel=64, upsample_rates=(5, 3, 2, 2, 2, 2),
         upsample_kernel_sizes=(11, 7, 4, 4, 4, 4), resblock_kernel_sizes=(3, 7, 11),
         resblock_dilation_sizes=((1, 3, 5),) * 3,
     ),
 )  # fmt: skip
 DEEP = (
     DiTConfig(
-        hidden_size=48, num_layers=12, num_heads=3, head_dim=20, ff_mult=3, code_dim=28, num_codes=70, repeats=2,
+        hidden_size=40, num_layers=12, num_heads=5, head_dim=10, ff_mult=3, code_dim=28, num_codes=70, repeats=2,
         mel_dim=40, voice_dim=52, block_size=24, look_ahead_layers=(5,), look_backward_layers=(0, 10),
         ecapa=EcapaConfig(
             mel_dim=40, channels=(12, 12, 12, 12, 36), kernel_sizes=(5, 3, 3, 3, 1), dilations=(1, 2, 3, 4, 1),
