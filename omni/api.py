@@ -176,7 +176,7 @@ class Omni:
         if others := options.keys() - SpeechArgs.__annotations__.keys():
             raise OptionError(f"say takes the words as they are; leave out {', '.join(sorted(others))}")
         request = self.request(before, voice, Options(**options))
-        request.given = self._given([text] if isinstance(text, str) else text)
+        request.given = iter([self._reader.tokenizer.encode(text)]) if isinstance(text, str) else self._given(text)
         return self._run(request)
 
     def _given(self, pieces: Iterable[str]) -> Iterator[list[int]]:

@@ -22,7 +22,7 @@ from omni.talker.flow import PUBLISHED, Solver
 from omni.talker.voices import Voice
 
 WAVE_CONTEXT = 20
-"""Mel frames on both sides of those a BigVGAN window makes sound of; the error of the cut is below float32's rounding."""
+"""Mel frames on both sides of those that a BigVGAN window makes sound of; the cut errs by about float32's rounding."""
 
 
 @dataclass(frozen=True)
@@ -89,11 +89,13 @@ class Noise:
 
     def read(self, start: int, stop: int) -> Tensor:
         """Rows of frames start..stop; OptionError when the rows given end before."""
-        while self.first + len(self.rows) < stop:
+        missing = stop - self.first - len(self.rows)
+        if missing > 0:
             if self.generator is None:
                 raise OptionError(f"the noise given ends before frame {stop}; give a row for every mel frame")
-            block = torch.randn(self.block_size, self.rows.shape[1], generator=self.generator, device="cpu")
-            self.rows = torch.cat((self.rows, block))
+            shape, num_blocks = (self.block_size, self.rows.shape[1]), -(-missing // self.block_size)
+            blocks = [torch.randn(shape, generator=self.generator, device="cpu") for _ in range(num_blocks)]
+            self.rows = torch.cat((self.rows, *blocks))
         return self.rows[start - self.first : stop - self.first]
 
     def forget(self, before: int) -> None:

@@ -156,9 +156,11 @@ class Engine:
         """Let the thinker read the next piece of text that is to be spoken word for word."""
         if request.given is None or request.text_ended:
             return
-        if request.speech and request.speech.track.rows:
+        speech = request.speech
+        assert speech, "words are given to be spoken"
+        if speech.track.rows and not speech.ended:
             return  # the talker has enough to go on with
-        piece = next(request.given, None)
+        piece = None if speech.ended else next(request.given, None)
         if piece is None:
             self._end_text(request)
         elif piece:
@@ -244,7 +246,7 @@ class Engine:
             speech.new_codes.append(number)
             if len(speech.codes) == request.options.max_codes:
                 request.cut("audio")
-            elif speech.cache.length + 1 >= lane.decoder.config.max_positions:
+            elif speech.cache.length == lane.decoder.config.max_positions:
                 request.cut("context")
             else:
                 continue

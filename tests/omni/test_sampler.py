@@ -9,9 +9,10 @@ from omni.errors import OptionError
 from omni.sampler import Sampler, Sampling, penalise, top_k, top_p
 
 CPU = torch.device("cpu")
+GREEDY = Sampling()
 
 
-def sampler(sampling: Sampling = Sampling(), vocab: int = 50, **how: object) -> Sampler:
+def sampler(sampling: Sampling = GREEDY, vocab: int = 50, **how: object) -> Sampler:
     return Sampler(sampling, vocab, seed=3, device=CPU, **how)  # type: ignore[arg-type]
 
 

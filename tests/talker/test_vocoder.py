@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -16,13 +17,18 @@ from omni.talker.vocoder import WAVE_CONTEXT, WHOLE, ChunkPolicy, PreparedVoice,
 from tests.talker import tiny
 
 GROWING = [ChunkPolicy(first=1, growth=1, largest=4, ahead=ahead) for ahead in (1, 2)]
-EVEN = [ChunkPolicy(first=n, growth=0, largest=n, ahead=ahead) for ahead in (1, 2) for n in (1, 2, 3, 5)]
+EVEN = [
+    ChunkPolicy(first=n, growth=0, largest=n, ahead=ahead)
+    for ahead, sizes in ((1, (1, 2, 3, 5)), (2, (1, 3)))
+    for n in sizes
+]
 # 12 codes make a block
 LENGTHS = (0, 1, 2, 11, 12, 13, 24, 25, 36, 60, 61)
+SAMPLES = {"small": 48, "deep": 480}  # for each code
 # relative RMS error of log-mel frames against one window; seen: 4.2e-5 and 4.4e-7 (and 3e-3 without look-ahead)
 MEL_ERROR = {1: 2e-4, 2: 2e-6}
-# largest error of a sample; waves here have an RMS of 0.1 to 0.2
-WAVE_ERROR = {1: 2e-2, 2: 2e-4}
+# largest error of a sample; seen: 4e-5 and 5e-7, the waves reaching 0.5
+WAVE_ERROR = {1: 2e-4, 2: 2e-6}
 
 
 @cache
@@ -65,16 +71,18 @@ def mel_error(mel: Tensor, truth: Tensor) -> float:
     return float((mel - truth).square().mean().sqrt() / truth.square().mean().sqrt())
 
 
-def check(geometry: str, num: int, policy: ChunkPolicy) -> None:
+def check(geometry: str, num: int, policy: ChunkPolicy) -> list[Tensor]:
+    """The samples of every step, found near those of one window."""
     mels, waves = speak(geometry, num, policy)
     mel, wave = whole(geometry, num)
     assert len(mel) == 2 * num
-    assert len(wave) == 2 * num * tiny.vocoder(geometry).hop
+    assert len(wave) == SAMPLES[geometry] * num
     assert torch.cat(mels).shape == mel.shape
     assert torch.cat(waves).shape == wave.shape
     if num:
         assert mel_error(torch.cat(mels), mel) <= MEL_ERROR[policy.ahead]
         assert (torch.cat(waves) - wave).abs().max() <= WAVE_ERROR[policy.ahead]
+    return waves
 
 
 @pytest.mark.parametrize("policy", EVEN + GROWING, ids=str)
@@ -83,16 +91,15 @@ def test_pieces_are_the_whole(num: int, policy: ChunkPolicy) -> None:
     check("small", num, policy)
 
 
-@pytest.mark.parametrize("policy", [EVEN[0], EVEN[4], *GROWING], ids=str)
-@pytest.mark.parametrize("num", [1, 36, 61])
+@pytest.mark.parametrize("policy", [EVEN[0], EVEN[4], GROWING[0]], ids=str)
+@pytest.mark.parametrize("num", [1, 61])
 def test_pieces_are_the_whole_through_many_layers(num: int, policy: ChunkPolicy) -> None:
     check("deep", num, policy)
 
 
 @pytest.mark.parametrize("policy", [EVEN[0], *GROWING], ids=str)
 def test_long_speech_and_its_seams(policy: ChunkPolicy) -> None:
-    check("small", 500, policy)
-    _, waves = speak("small", 500, policy)
+    waves = check("small", 500, policy)
     _, wave = whole("small", 500)
     seams = torch.tensor([len(w) for w in waves]).cumsum(0)[:-1].unique()
     seams = seams[seams > 0]
@@ -101,11 +108,10 @@ def test_long_speech_and_its_seams(policy: ChunkPolicy) -> None:
     inside[seams - 1] = False
     assert len(seams) > 8
     assert step[seams - 1].max() <= step[inside].max()
-    # what a cut adds to the true step there stays under what a listener could hear beside the signal
     assert (step - wave.diff().abs())[seams - 1].abs().max() <= WAVE_ERROR[policy.ahead]
 
 
-@pytest.mark.parametrize("policy", [*EVEN[:2], *GROWING], ids=str)
+@pytest.mark.parametrize("policy", [EVEN[0], GROWING[1]], ids=str)
 @pytest.mark.parametrize("num", [13, 61])
 def test_how_codes_arrive_changes_nothing(num: int, policy: ChunkPolicy) -> None:
     once = torch.cat(speak("small", num, policy, voice=hasty())[1])
@@ -194,7 +200,7 @@ def test_code_outside_the_table(code: int) -> None:
     with pytest.raises(VoiceError, match=f"code {code} cannot be spoken; codes are 0 to 500"):
         model.step(state, [5, code])
     assert state.codes == [500, 0]
-    assert len(model.finish(state)) == 2 * 480
+    assert len(model.finish(state)) == 2 * 2 * model.hop
 
 
 def test_policy() -> None:
@@ -214,7 +220,5 @@ def test_voice_of_another_model() -> None:
 
 
 def test_blocks_hold_whole_codes() -> None:
-    from dataclasses import replace
-
     with pytest.raises(CheckpointError, match="whole codes"):
         Vocoder(replace(tiny.SMALL[0], block_size=25), tiny.SMALL[1])

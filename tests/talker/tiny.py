@@ -25,9 +25,8 @@ SMALL = (
         ),
     ),
     BigVGANConfig(
-        mel_dim=80, upsample_initial_channel=64, upsample_rates=(5, 3, 2, 2, 2, 2),
-        upsample_kernel_sizes=(11, 7, 4, 4, 4, 4), resblock_kernel_sizes=(3, 7, 11),
-        resblock_dilation_sizes=((1, 3, 5),) * 3,
+        mel_dim=80, upsample_initial_channel=64, upsample_rates=(4, 3, 2), upsample_kernel_sizes=(8, 7, 4),
+        resblock_kernel_sizes=(3, 5), resblock_dilation_sizes=((1, 3, 5), (1, 2, 4)),
     ),
 )  # fmt: skip
 DEEP = (
@@ -40,8 +39,9 @@ DEEP = (
         ),
     ),
     BigVGANConfig(
-        mel_dim=40, upsample_initial_channel=64, upsample_rates=(4, 3, 2), upsample_kernel_sizes=(8, 7, 4),
-        resblock_kernel_sizes=(3, 5), resblock_dilation_sizes=((1, 3, 5), (1, 2, 4)),
+        mel_dim=40, upsample_initial_channel=64, upsample_rates=(5, 3, 2, 2, 2, 2),
+        upsample_kernel_sizes=(11, 7, 4, 4, 4, 4), resblock_kernel_sizes=(3, 7, 11),
+        resblock_dilation_sizes=((1, 3, 5),) * 3,
     ),
 )  # fmt: skip
 GEOMETRIES = {"small": SMALL, "deep": DEEP}

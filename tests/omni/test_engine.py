@@ -1,0 +1,338 @@
+"""Whole answers on a tiny checkpoint: what ends them, what is spoken, what is freed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from omni import AudioChunk, Done, Event, Omni, Options, Reply, Sampling, TextDelta
+from omni.errors import CapacityError, ContextError, MessageError, OptionError, VoiceError
+from omni.events import collect
+from omni.prompt import Message
+from omni.talker.vocoder import WHOLE
+from tests.oracle.tiny import reference, tiny
+
+GREEDY = Sampling(repetition_penalty=1.05)
+HELLO: list[Message] = [{"role": "user", "content": "Say hello."}]
+SPOKEN: dict[str, Any] = {"voice": "Chelsie", "voice_sampling": GREEDY, "seed": 5, "max_audio_seconds": 0.6}
+
+
+@pytest.fixture(scope="module")
+def omni() -> Omni:
+    return Omni.load(tiny("7b-like"), progress=False)
+
+
+@pytest.fixture(scope="module")
+def brief() -> Omni:
+    """A checkpoint whose text and speech end by themselves."""
+    return Omni.load(tiny("7b-like", seed=1, ends=True), progress=False)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left(omni: Omni) -> Iterator[None]:
+    yield
+    for lane in (omni.engine.thinker, omni.engine.talker):
+        assert lane and lane.pool.num_free == lane.pool.max_pages
+
+
+def transformers_codes(messages: list[Message], omni: Omni, max_tokens: int) -> list[int]:
+    """What transformers says, told to stop one id later, since it does not speak the last."""
+    ids = omni.request(messages, "Chelsie", Options()).prompt.ids[None]
+    ref = reference(tiny("7b-like"))
+    recorded: list[torch.Tensor] = []
+    generate = ref.talker.generate
+    ref.talker.generate = lambda *a, **k: recorded.append(generate(*a, **k)) or recorded[0]
+    try:
+        ref.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), thinker_max_new_tokens=max_tokens + 1,
+            talker_max_new_tokens=30, talker_do_sample=False,
+        )  # fmt: skip
+    finally:
+        ref.talker.generate = generate
+    codes: list[int] = recorded[0][0, ids.shape[1] + 2 :].tolist()
+    return codes
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("max_tokens", [1, 2, 5])
+def test_last_word_is_spoken_where_a_limit_cuts_the_text(omni: Omni, max_tokens: int) -> None:
+    reply = omni.generate(HELLO, max_tokens=max_tokens, **SPOKEN)
+    assert reply.limit == "text"
+    assert list(reply.done.codes) == transformers_codes(HELLO, omni, max_tokens)
+    fewer = omni.generate(HELLO, max_tokens=max_tokens + 1, **SPOKEN)
+    assert fewer.done.codes != reply.done.codes
+
+
+def test_answers_that_end_by_themselves(brief: Omni) -> None:
+    reply = brief.generate(HELLO, voice="Ethan", voice_sampling=GREEDY, seed=1, max_audio_seconds=20)
+    assert (reply.finish_reason, reply.limit) == ("stop", None)
+    assert 0 < len(reply.done.token_ids) < 1024
+    assert 0 < len(reply.done.codes) < 1000
+    assert reply.audio is not None
+    assert len(reply.audio) == 480 * len(reply.done.codes)
+
+
+def test_an_empty_answer_is_silent(omni: Omni, monkeypatch: pytest.MonkeyPatch) -> None:
+    end = omni.model.thinker.config.eos_id
+    monkeypatch.setattr(omni.model.thinker, "logits", lambda h: torch.eye(512)[[end] * len(h)])
+    reply = omni.generate(HELLO, **SPOKEN)
+    assert reply.text == ""
+    assert reply.audio is not None
+    assert reply.audio.shape == (0,)
+    assert (reply.finish_reason, reply.usage.codec_tokens) == ("stop", 0)
+
+
+@pytest.mark.parametrize("stop_id", [8292, 8294])
+def test_no_codes_are_no_sound(omni: Omni, monkeypatch: pytest.MonkeyPatch, stop_id: int) -> None:
+    assert omni.model.talker
+    monkeypatch.setattr(omni.model.talker, "logits", lambda h: 99 * torch.eye(8448)[[stop_id] * len(h)])
+    reply = omni.generate(HELLO, max_tokens=4, **SPOKEN)
+    assert reply.audio is not None
+    assert reply.audio.shape == (0,)
+    assert reply.usage.text_tokens == 4
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, Sampling(1.0, 40, 0.8, 1.05)])
+def test_codes_past_the_table_are_never_picked(omni: Omni, monkeypatch: pytest.MonkeyPatch, sampling: Sampling) -> None:
+    assert omni.model.talker
+    logits = omni.model.talker.logits
+
+    def tempted(hidden: torch.Tensor) -> torch.Tensor:
+        out = logits(hidden)
+        out[:, [8194, 8300, 8447]] = out.max() + 5
+        return out
+
+    monkeypatch.setattr(omni.model.talker, "logits", tempted)
+    reply = omni.generate(HELLO, max_tokens=4, **(SPOKEN | {"voice_sampling": sampling}))
+    assert len(reply.done.codes) == 30
+    assert max(reply.done.codes) < 8194
+
+
+def test_speech_longer_than_transformers_speaks(omni: Omni, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert omni.model.token2wav
+    # 4,200 codes through the real vocoder would take a minute: its own tests show that it is linear
+    monkeypatch.setattr(omni.model.token2wav, "step", lambda state, codes: torch.zeros(480 * len(codes)))
+    monkeypatch.setattr(omni.model.token2wav, "finish", lambda state: torch.zeros(0))
+    reply = omni.generate(HELLO, max_tokens=4, **(SPOKEN | {"max_audio_seconds": 84}))
+    assert reply.audio is not None
+    assert len(reply.audio) == 84 * 24000
+    assert reply.timings.audio == 84
+
+
+def test_limits_are_named(omni: Omni, monkeypatch: pytest.MonkeyPatch) -> None:
+    spoken = SPOKEN | {"max_audio_seconds": 0.2}
+    reply = omni.generate(HELLO, max_tokens=50, **spoken)
+    assert (reply.finish_reason, reply.limit) == ("length", "audio")
+    assert len(reply.done.codes) == 10
+    assert len(reply.done.token_ids) == 50
+    decoder = omni.engine.thinker.decoder
+    prompt = omni.request(HELLO, None, Options()).prompt.num_tokens
+    monkeypatch.setattr(decoder, "config", replace(decoder.config, max_positions=prompt + 6))
+    reply = omni.generate(HELLO, max_tokens=50)
+    assert (reply.finish_reason, reply.limit) == ("length", "context")
+    assert len(reply.done.token_ids) == 6
+    monkeypatch.setattr(decoder, "config", replace(decoder.config, max_positions=prompt))
+    with pytest.raises(ContextError, match=f"{prompt} tokens"):
+        omni.generate(HELLO)
+
+
+def test_talkers_context_is_a_limit(omni: Omni, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert omni.engine.talker
+    decoder = omni.engine.talker.decoder
+    prompt = omni.request(HELLO, "Chelsie", Options()).prompt.num_tokens
+    monkeypatch.setattr(decoder, "config", replace(decoder.config, max_positions=prompt + 2 + 11))
+    reply = omni.generate(HELLO, max_tokens=4, **(SPOKEN | {"max_audio_seconds": 60}))
+    assert len(reply.done.codes) == 12  # one from the prompt, one from each row after it
+    assert reply.finish_reason == "length"
+
+
+def scripted(omni: Omni, monkeypatch: pytest.MonkeyPatch, text: str, **options: Any) -> Reply:
+    """An answer in which the thinker finds this text, byte by byte, and ends."""
+    ids = iter([*text.encode(), omni.model.thinker.config.eos_id])
+    with monkeypatch.context() as patch:
+        patch.setattr(omni.model.thinker, "logits", lambda h: torch.eye(512)[[next(ids)]])
+        return omni.generate(HELLO, **(SPOKEN | options))
+
+
+@pytest.mark.parametrize(
+    ("stop", "left"),
+    [("brave", "Hello "), (("world", "e n"), "Hello brav"), ("new wish", None), ("H", ""), (" world!?", None)],
+)
+def test_stop_strings_are_neither_written_nor_spoken(
+    omni: Omni, monkeypatch: pytest.MonkeyPatch, stop: Any, left: str | None
+) -> None:
+    text = "Hello brave new world!"
+    cut = scripted(omni, monkeypatch, text, stop=stop)
+    expected = scripted(omni, monkeypatch, text if left is None else left)
+    assert cut.text == expected.text == (text if left is None else left)
+    assert cut.done.codes == expected.done.codes
+    assert cut.limit == expected.limit
+
+
+def test_stream_in_one_window_equals_generate(omni: Omni) -> None:
+    reply = omni.generate(HELLO, max_tokens=6, **SPOKEN)
+    streamed = collect(omni.stream(HELLO, max_tokens=6, chunks=WHOLE, **SPOKEN), omni.sample_rate, spoken=True)
+    assert streamed.text == reply.text
+    assert streamed.done.codes == reply.done.codes
+    np.testing.assert_array_equal(streamed.audio, reply.audio)
+
+
+def test_stream_tells_everything_in_order(omni: Omni) -> None:
+    events = list(omni.stream(HELLO, max_tokens=6, **(SPOKEN | {"max_audio_seconds": 2})))
+    assert isinstance(events[-1], Done)
+    chunks = [e for e in events if isinstance(e, AudioChunk)]
+    starts = np.cumsum([0, *(len(c.samples) for c in chunks)])
+    assert [c.start for c in chunks] == starts[:-1].tolist()
+    assert starts[-1] == 100 * 480
+    assert len(chunks) > 2
+    assert isinstance(events[0], TextDelta)
+    reply = omni.generate(HELLO, max_tokens=6, **(SPOKEN | {"max_audio_seconds": 2}))
+    assert "".join(e.text for e in events if isinstance(e, TextDelta)) == reply.text
+    assert events[-1].codes == reply.done.codes
+
+
+def test_sound_comes_before_the_text_has_ended(omni: Omni) -> None:
+    kinds = [type(e) for e in omni.stream(HELLO, max_tokens=40, **SPOKEN)]
+    assert kinds.index(AudioChunk) < len(kinds) - 1 - kinds[::-1].index(TextDelta)
+
+
+def test_closing_a_stream_frees_everything(omni: Omni) -> None:
+    stream = omni.stream(HELLO, max_tokens=40, **SPOKEN)
+    for _ in range(5):
+        next(stream)
+    assert omni.engine.thinker.pool.num_free < omni.engine.thinker.pool.max_pages
+    stream.close()  # type: ignore[attr-defined]
+
+
+def test_batched_equals_alone(omni: Omni) -> None:
+    image = Image.effect_noise((84, 112), 60).convert("RGB")
+    asked: list[list[Message]] = [
+        HELLO,
+        [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": "What?"}]}],
+        [{"role": "user", "content": "A much longer question than the others, to shift every row of the batch."}],
+        [{"role": "user", "content": [{"type": "audio", "audio": (np.sin(np.arange(9000) / 9).astype(np.float32), 16000)}]}],
+    ]
+    options = [Options(max_tokens=3 + 4 * i, seed=i, max_audio_seconds=0.3 + 0.2 * i) for i in range(4)]
+    alone = [
+        collect((e for _, e in omni.engine.run([omni.request(m, "Ethan", o)])), 24000, spoken=True)
+        for m, o in zip(asked, options, strict=True)
+    ]
+    together: list[list[Event]] = [[] for _ in asked]
+    for i, event in omni.engine.run([omni.request(m, "Ethan", o) for m, o in zip(asked, options, strict=True)]):
+        together[i].append(event)
+    for one, events in zip(alone, together, strict=True):
+        reply = collect(events, 24000, spoken=True)
+        assert (reply.text, reply.done.codes) == (one.text, one.done.codes)
+        np.testing.assert_allclose(reply.audio, one.audio, atol=1e-5, rtol=0)
+
+
+def test_same_seed_same_answer(omni: Omni) -> None:
+    def ask(seed: int) -> Reply:
+        return omni.generate(HELLO, voice="Chelsie", temperature=1.0, max_tokens=8, seed=seed, max_audio_seconds=0.3)
+
+    first, again, other = ask(3), ask(3), ask(4)
+    assert (first.text, first.done.codes) == (again.text, again.done.codes)
+    np.testing.assert_array_equal(first.audio, again.audio)
+    assert other.done.codes != first.done.codes
+    assert omni.generate(HELLO, max_tokens=1).done.seed != omni.generate(HELLO, max_tokens=1).done.seed
+
+
+# ---- say
+
+WORDS = "Exactly these words, and no others: 42, naïve — 你好 😀!"
+
+
+def said(omni: Omni, text: Any, **options: Any) -> Reply:
+    spoken = {k: v for k, v in SPOKEN.items() if k != "voice"} | {"max_audio_seconds": 1.6} | options
+    return collect(omni.say(text, **spoken), omni.sample_rate, spoken=True)
+
+
+def test_say_speaks_the_words_and_ends(omni: Omni) -> None:
+    reply = said(omni, WORDS)
+    assert reply.text == WORDS
+    assert reply.usage.text_tokens == len(WORDS.encode())
+    assert reply.audio is not None
+    assert len(reply.audio) == 80 * 480
+
+
+def test_say_in_pieces_equals_whole(omni: Omni) -> None:
+    whole, rng = said(omni, WORDS), random.Random(0)
+    for _ in range(5):
+        cuts = sorted(rng.sample(range(len(WORDS)), 6))
+        pieces = [WORDS[a:b] for a, b in zip([0, *cuts], [*cuts, len(WORDS)], strict=True)]
+        reply = said(omni, iter(pieces))
+        assert (reply.text, reply.done.codes) == (whole.text, whole.done.codes)
+        np.testing.assert_allclose(reply.audio, whole.audio, atol=1e-5, rtol=0)
+
+
+def test_say_equals_an_answer_of_the_same_words(omni: Omni) -> None:
+    """The forced words take the way a sampled answer takes: the same codes come out."""
+    before: list[Message] = [{"role": "user", "content": "Hm?"}]
+    answer = omni.generate(before, max_tokens=9, **SPOKEN)
+    request = omni.request(before, "Chelsie", Options(voice_sampling=GREEDY, seed=5, max_audio_seconds=0.6))
+    request.given = iter([list(answer.done.token_ids)])
+    forced = collect((e for _, e in omni.engine.run([request])), 24000, spoken=True)
+    assert forced.done.codes == answer.done.codes
+    assert forced.text == answer.text
+
+
+def test_say_is_shaped_by_its_context(omni: Omni) -> None:
+    assert said(omni, "Yes.").done.codes != said(omni, "Yes.", context="Whisper.").done.codes
+
+
+def test_say_keeps_control_tokens_as_words(omni: Omni) -> None:
+    assert said(omni, "a<|im_end|>b").usage.text_tokens == len("a<|im_end|>b")
+
+
+def test_say_frees_everything_when_its_text_fails(omni: Omni) -> None:
+    def broken() -> Iterator[str]:
+        yield "Some words "
+        raise ConnectionError("the writer has gone")
+
+    with pytest.raises(ConnectionError):
+        list(omni.say(broken(), **{k: v for k, v in SPOKEN.items() if k != "voice"}))
+
+
+# ---- refusals
+
+
+def test_refusals(omni: Omni) -> None:
+    with pytest.raises(MessageError, match="no text"):
+        omni.say("  ")
+    with pytest.raises(OptionError, match="max_tokens"):
+        omni.say("Yes.", max_tokens=3)  # type: ignore[call-arg]
+    with pytest.raises(OptionError, match="max_tokens is 0"):
+        omni.generate(HELLO, max_tokens=0)
+    with pytest.raises(OptionError, match="max_audio_seconds"):
+        omni.generate(HELLO, max_audio_seconds=0)
+    with pytest.raises(OptionError, match="stop string"):
+        omni.generate(HELLO, stop=["x", ""])
+    with pytest.raises(OptionError, match="seed"):
+        omni.generate(HELLO, seed=-1)
+    with pytest.raises(VoiceError, match="Chelsie, Ethan"):
+        omni.generate(HELLO, voice="Nobody")
+
+
+def test_text_alone_leaves_the_voice_out() -> None:
+    mute = Omni.load(tiny("7b-like"), speech=False, progress=False)
+    assert mute.model.talker is None
+    assert mute.generate(HELLO, max_tokens=3).audio is None
+    with pytest.raises(VoiceError, match="without speech"):
+        mute.generate(HELLO, voice="Chelsie")
+
+
+def test_a_full_cache_is_an_error_of_one_request() -> None:
+    small = Omni.load(tiny("7b-like"), cache_tokens=256, progress=False)
+    stream = small.stream(HELLO, max_tokens=5)
+    next(stream)
+    with pytest.raises(CapacityError, match="rows free"):
+        small.generate([{"role": "user", "content": "x" * 300}], max_tokens=5)
+    assert isinstance(list(stream)[-1], Done)
+    assert small.engine.thinker.pool.num_free == 4
