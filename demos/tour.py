@@ -1,6 +1,8 @@
 """All demos on a tiny checkpoint with random weights: nothing is downloaded, and it babbles.
 
-python -m demos.tour
+    python -m demos.tour
+
+Writes answer.wav and story.wav into the folder it is run in.
 """
 
 from __future__ import annotations
@@ -12,15 +14,15 @@ from demos import listen, narrate, see
 from demos.tiny import make
 
 
-def main() -> None:
+def main(out: Path = Path()) -> None:
     with tempfile.TemporaryDirectory() as folder:
         print("A tiny model with random weights: what it says is noise, what it passes through is real.\n")
         model = str(make("3b-like", Path(folder), seed=1, ends=True))
         see.main(model, max_tokens=32)
         print()
-        listen.main(model, max_tokens=32, max_audio_seconds=4)
+        listen.main(model, out=out / "answer.wav", max_tokens=32, max_audio_seconds=4)
         print()
-        narrate.main(model, max_audio_seconds=4)
+        narrate.main(model, out=out / "story.wav", max_audio_seconds=4)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,118 @@
+"""The command line, as a user types it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import soundfile
+from typer.testing import CliRunner
+
+from omni.cli import app
+from tests.oracle.tiny import tiny
+
+MEDIA = Path(__file__).parents[2] / "demos" / "media"
+MODEL = ["--model", str(tiny("7b-like"))]
+run = CliRunner().invoke
+
+
+def test_ask_prints_the_text_as_it_comes() -> None:
+    done = run(app, ["ask", *MODEL, "--max-tokens", "5", "Hello"])
+    assert done.exit_code == 0, done.output
+    assert done.stdout.endswith("\n")
+    assert "first text after" in done.stderr
+
+
+def test_ask_about_everything_aloud(tmp_path: Path) -> None:
+    out = tmp_path / "answer.flac"
+    done = run(
+        app,
+        [
+            "ask",
+            *MODEL,
+            "--image",
+            str(MEDIA / "cat.jpg"),
+            "--audio",
+            str(MEDIA / "question.wav"),
+            "--video",
+            str(MEDIA / "ball.mp4"),
+            "--speak",
+            str(out),
+            "--max-tokens",
+            "4",
+            "--max-audio-seconds",
+            "0.5",
+            "--json",
+        ],
+    )
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    assert told["limit"] in ("text", "audio")
+    assert min(told["usage"][f"{kind}_tokens"] for kind in ("image", "audio", "video", "text", "codec")) > 0
+    wave, rate = soundfile.read(out)
+    assert (len(wave), rate) == (12000, 24000)
+    assert told["timings"]["first_audio"] <= told["timings"]["total"]
+
+
+def test_say_into_a_file(tmp_path: Path) -> None:
+    out = tmp_path / "words.wav"
+    done = run(app, ["say", *MODEL, "Hello there.", "-o", str(out), "--voice", "Ethan", "--max-audio-seconds", "0.6"])
+    assert done.exit_code == 0, done.output
+    assert done.stdout == "Hello there.\n"
+    assert soundfile.info(out).frames == 14400
+
+
+def test_say_from_standard_input(tmp_path: Path) -> None:
+    out = tmp_path / "words.wav"
+    options = ["say", *MODEL, "-", "-o", str(out), "--max-audio-seconds", "0.6", "--instruction", "Slowly."]
+    done = run(app, options, input="Two\nlines\n")
+    assert done.exit_code == 0, done.output
+    assert done.stdout.startswith("Two\nlines\n")
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "says"),
+    [
+        (["ask", *MODEL, "--image", "nowhere.jpg", "?"], 2, "nowhere.jpg"),
+        (["say", *MODEL, "Hi.", "-o", "x.wav", "--voice", "Nobody"], 2, "Chelsie, Ethan"),
+        (["say", *MODEL, "Hi.", "-o", "x.unknown"], 2, "name a .wav"),
+        (["ask", "--model", "nobody/nothing-at-all", "?"], 1, "nobody/nothing-at-all"),
+        (["ask", *MODEL, "--device", "gpu", "?"], 1, "no device"),
+        (["ask", *MODEL], 2, "give a question"),
+        (["doctor", "--model", "nobody/nothing-at-all"], 1, "missing"),
+    ],
+)
+def test_errors_are_one_line(args: list[str], code: int, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = run(app, args)
+    assert done.exit_code == code
+    assert says in " ".join(done.output.split())
+    assert "Traceback" not in done.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_doctor_plans_memory() -> None:
+    done = run(app, ["doctor", *MODEL])
+    assert done.exit_code == 0, done.output
+    for word in (
+        "python",
+        "torch",
+        "device",
+        "free",
+        "thinker",
+        "talker",
+        "token2wav",
+        "weights in all",
+        "nothing is missing",
+    ):
+        assert word in done.output
+
+
+def test_help_is_quick_and_has_examples() -> None:
+    code = "import sys; from omni.cli import app; app(['--help'], standalone_mode=False); sys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "omni ask --model ./omni-3b --image cat.jpg" in done.stdout
