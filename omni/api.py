@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Unpack
@@ -141,7 +142,7 @@ class Omni:
         voice: str | None = None,
         audio_in_video: bool | None = None,
         **options: Unpack[OptionArgs],
-    ) -> Iterator[Event]:
+    ) -> Generator[Event, None, None]:
         """Answer chat messages with events as they are made: TextDelta and AudioChunk, then one Done.
 
         Arguments and errors are `generate`'s. Closing the iterator cancels the answer.
@@ -155,7 +156,7 @@ class Omni:
         voice: str = DEFAULT_VOICE,
         context: str | Sequence[Message] = (),
         **options: Unpack[SpeechArgs],
-    ) -> Iterator[Event]:
+    ) -> Generator[Event, None, None]:
         """Speak exactly these words: they are put in the assistant's mouth, and nothing is sampled but their sound.
 
         Args:
@@ -186,8 +187,10 @@ class Omni:
             yield self._encoder.step(state, piece)
         yield self._encoder.finish(state)
 
-    def _run(self, request: Request) -> Iterator[Event]:
-        return (event for _, event in self.engine.run([request]))
+    def _run(self, request: Request) -> Generator[Event, None, None]:
+        with closing(self.engine.run([request])) as events:
+            for _, event in events:
+                yield event
 
     def request(
         self, messages: Sequence[Message], voice: str | None, options: Options, audio_in_video: bool | None = None
@@ -196,6 +199,7 @@ class Omni:
         started = time.perf_counter()
         prepared = self._prepare(voice) if voice is not None else None
         prompt = self._reader.read(speaking(messages) if prepared else messages, audio_in_video=audio_in_video)
+        self.engine.check(prompt)
         seed = secrets.randbelow(2**62) if options.seed is None else options.seed
         config, embed = self.model.thinker.config, self.model.thinker.embed_tokens.weight
         sampler = Sampler(options.sampling, config.vocab_size, seed=seed, device=embed.device)

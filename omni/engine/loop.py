@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Literal
 
 import torch
@@ -19,6 +19,9 @@ from omni.model import Qwen2_5Omni
 from omni.prompt import Prompt
 from omni.talker.dual_track import Talker
 from omni.talker.vocoder import Vocoder
+
+OPENING_ROWS = 2
+"""What the talker reads between the prompt and the first code: who speaks, and the first thought."""
 
 
 class Engine:
@@ -38,7 +41,16 @@ class Engine:
         self.thinker = _lane(model.thinker.decoder, cache_tokens)
         self.talker = _lane(model.talker.decoder, cache_tokens) if model.talker else None
 
-    def run(self, requests: Sequence[Request]) -> Iterator[tuple[int, Event]]:
+    def check(self, prompt: Prompt) -> None:
+        """Raise ContextError where a prompt leaves no room for an answer."""
+        longest = min(lane.decoder.config.max_positions for lane in (self.thinker, self.talker) if lane)
+        if prompt.num_tokens + OPENING_ROWS > longest:
+            raise ContextError(
+                f"the prompt has {prompt.num_tokens} tokens and the model's context {longest}; shorten it, send fewer or "
+                "smaller pictures, or sample fewer video frames"
+            )
+
+    def run(self, requests: Sequence[Request]) -> Generator[tuple[int, Event], None, None]:
         """Events of several requests as they are made, each with its request's index; closing the iterator cancels all."""
         try:
             for request in requests:
@@ -63,12 +75,6 @@ class Engine:
     def _prefill(self, request: Request) -> None:
         """Read the prompt; an answer of the model's own gets its first id."""
         prompt, thinker = request.prompt, self.model.thinker
-        longest = self.thinker.decoder.config.max_positions
-        if prompt.num_tokens >= longest:
-            raise ContextError(
-                f"the prompt has {prompt.num_tokens} tokens and the model's context {longest}; shorten it, send fewer or "
-                "smaller pictures, or sample fewer video frames"
-            )
         features = self.encode(prompt)
         rows, is_media = thinker.embed(prompt.ids.to(thinker.embed_tokens.weight.device), features)
         hidden = self.thinker.advance([request.cache], [rows], [prompt.positions])[0]
@@ -208,7 +214,7 @@ class Engine:
                 continue
             assert speech.prompt_rows is not None
             clock = request.prompt.clock_after()
-            positions = torch.cat((request.prompt.positions, clock.text(2)), 1)
+            positions = torch.cat((request.prompt.positions, clock.text(OPENING_ROWS)), 1)
             speech.position = clock.top + 1
             opening = talker.opening_rows(speech.voice_row, speech.track.rows.popleft())
             rows = torch.cat((speech.prompt_rows, opening))

@@ -219,7 +219,7 @@ def test_closing_a_stream_frees_everything(omni: Omni) -> None:
     for _ in range(5):
         next(stream)
     assert omni.engine.thinker.pool.num_free < omni.engine.thinker.pool.max_pages
-    stream.close()  # type: ignore[attr-defined]
+    stream.close()
 
 
 def test_batched_equals_alone(omni: Omni) -> None:
