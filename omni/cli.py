@@ -118,6 +118,23 @@ def say(
 
 
 @app.command()
+def voices(
+    model: Model,
+    convert: Annotated[bool, typer.Option("--convert", help="Keep them as voices.safetensors beside spk_dict.pt.")] = False,
+) -> None:
+    """List the voices of a checkpoint."""
+    from omni.checkpoint import find
+    from omni.talker.voices import read_voices, write_voices
+
+    with _errors_told():
+        folder = find(model)
+        known = read_voices(folder)
+        print("\n".join(known))
+        if convert:
+            notes.print(f"wrote {write_voices(folder, known)}", markup=False)
+
+
+@app.command()
 def doctor(
     model: Annotated[str | None, typer.Option("--model", "-m", envvar="OMNI_MODEL", help="Check this one too.")] = None,
     device: Device = "auto",

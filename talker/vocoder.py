@@ -23,6 +23,8 @@ from omni.talker.voices import Voice
 
 WAVE_CONTEXT = 20
 """Mel frames on both sides of those that a BigVGAN window makes sound of; the cut errs by about float32's rounding."""
+WAVE_WINDOW = 512
+"""Mel frames that BigVGAN makes sound of at once; bounds the memory of long speech."""
 
 
 @dataclass(frozen=True)
@@ -205,10 +207,15 @@ class Vocoder(nn.Module):
         start = state.num_voiced
         if stop <= start:
             return state.mel.new_empty(0)
-        wave: Tensor = self.code2wav_bigvgan_model(state.mel[None])[0]
+        waves = []
+        for first in range(start, stop, WAVE_WINDOW):
+            last = min(first + WAVE_WINDOW, stop)
+            left = max(0, first - WAVE_CONTEXT)
+            window = self.code2wav_bigvgan_model(state.mel[None, left : last + WAVE_CONTEXT])[0]
+            waves.append(window[(first - left) * self.hop : (last - left) * self.hop])
         state.num_voiced = min(stop, WAVE_CONTEXT)
         state.mel = state.mel[stop - state.num_voiced :]
-        return wave[start * self.hop : stop * self.hop]
+        return torch.cat(waves)
 
     def _next_stop(self, state: VocoderState) -> int | None:
         """The block at which the next chunk ends; None while codes for it, or its look-ahead, are missing."""

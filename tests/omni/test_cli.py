@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -92,6 +93,15 @@ def test_errors_are_one_line(args: list[str], code: int, says: str, tmp_path: Pa
     assert says in " ".join(done.output.split())
     assert "Traceback" not in done.output
     assert list(tmp_path.iterdir()) == []
+
+
+def test_voices_are_listed_and_kept_without_pickle(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(tiny("7b-like"), folder)
+    done = run(app, ["voices", "--model", str(folder), "--convert"])
+    assert done.exit_code == 0, done.output
+    (folder / "spk_dict.pt").unlink()
+    assert run(app, ["voices", "--model", str(folder)]).stdout.split() == ["Chelsie", "Ethan"]
 
 
 def test_doctor_plans_memory() -> None:

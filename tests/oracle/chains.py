@@ -54,6 +54,7 @@ def theirs(ref: Any, prompts: Sequence[Prompt], *, sampled: bool = False) -> Cha
     args: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, **media_args(prompts)}
     if sampled:
         args |= {"thinker_do_sample": True, **{f"thinker_{k}": v for k, v in SAMPLED.items()}}
+    torch.manual_seed(SEED)  # of the vocoder's noise
     with _tapped(ref, chain, mask.bool()), _draws(sampled, ref.config.thinker_config.text_config.vocab_size):
         sequences, wave = ref.generate(
             **args,

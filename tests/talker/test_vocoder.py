@@ -124,9 +124,9 @@ def test_how_codes_arrive_changes_nothing(num: int, policy: ChunkPolicy) -> None
 @pytest.mark.parametrize("geometry", tiny.GEOMETRIES)
 @pytest.mark.parametrize("num", [1, 24, 61])
 def test_whole_as_transformers(geometry: str, num: int) -> None:
-    voice = tiny.voice(geometry)
+    voice, reference = tiny.voice(geometry), tiny.reference(geometry)
     torch.manual_seed(3)  # of speak: the noise is the same
-    theirs = tiny.reference(geometry)(torch.tensor([tiny.codes(geometry, num)]), voice.cond[None], voice.ref_mel[None])
+    theirs = reference(torch.tensor([tiny.codes(geometry, num)]), voice.cond[None], voice.ref_mel[None])
     torch.testing.assert_close(whole(geometry, num)[1], theirs, rtol=0, atol=1e-5)
 
 
