@@ -45,7 +45,10 @@ class Layer(nn.Module):
         norm = self.self_attn_layer_norm
         x = x + self.self_attn(layer_norm(x, norm.weight, norm.bias, EPS), segments)
         norm = self.final_layer_norm
-        return x + self.fc2(F.gelu(self.fc1(layer_norm(x, norm.weight, norm.bias, EPS))))
+        x = x + self.fc2(F.gelu(self.fc1(layer_norm(x, norm.weight, norm.bias, EPS))))
+        if x.dtype == torch.float16:  # the published weights reach beyond its range
+            x = x.clamp(-64504, 64504)
+        return x
 
 
 @dataclass

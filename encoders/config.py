@@ -78,7 +78,6 @@ class AudioConfig:
     encoder_layers: int
     encoder_attention_heads: int
     encoder_ffn_dim: int
-    max_source_positions: int
     n_window: int
     output_dim: int
 

@@ -35,10 +35,6 @@ class Segments:
     def num_rows(self) -> int:
         return sum(self.lens)
 
-    @property
-    def max_len(self) -> int:
-        return max(self.lens, default=0)
-
     def runs(self) -> Iterator[tuple[int, int, int]]:
         """(first row, length, count) of each run of neighbouring segments of equal length."""
         start = 0

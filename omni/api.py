@@ -19,19 +19,17 @@ from omni.encoders.media import Budget
 from omni.engine.loop import Engine
 from omni.engine.request import OptionArgs, Options, Request, Speech, SpeechArgs
 from omni.engine.text import TextTrack
-from omni.errors import MessageError, OptionError, VoiceError
-from omni.events import Event, Reply, collect
+from omni.errors import CheckpointError, MessageError, OptionError, VoiceError
+from omni.events import Event, Failed, Reply, collect
 from omni.model import LAYOUT, SPEECH, Qwen2_5Omni, build, dtype_of
 from omni.progress import loading_bar
-from omni.prompt import Message, PromptReader, speaking
+from omni.prompt import Message, PromptReader
 from omni.sampler import Sampler
-from omni.talker.dual_track import TextEnd
 from omni.talker.vocoder import WHOLE, PreparedVoice
 from omni.talker.voices import Voice, pick, read_voices
 from omni.template import Template
 from omni.tokenizer import PieceEncoder, StreamDecoder, Tokenizer
 
-DEFAULT_VOICE = "Chelsie"
 CACHE_TOKENS = 65536
 
 
@@ -91,6 +89,11 @@ class Omni:
         tokenizer = Tokenizer.read(folder)
         net = build(config, speech=speech)
         voices = read_voices(folder) if net.talker else {}
+        for voice in voices.values():
+            if not 0 <= voice.bos_id < config.thinker.vocab_size:
+                raise CheckpointError(
+                    f"voice {voice.name!r} has id {voice.bos_id}, which the model lacks; fetch the voices again"
+                )
         layout = LAYOUT if net.talker else replace(LAYOUT, unused=LAYOUT.unused + SPEECH)
         with loading_bar(folder.name, shown=progress) as bar:
             load(net, Checkpoint.open(folder), layout, dtype_of=lambda n: dtype_of(n, kept), device=place, progress=bar)
@@ -100,9 +103,17 @@ class Omni:
             config.thinker.media,
             read_pixels(folder, config.thinker.vision),
             read_mel(folder, config.thinker.audio),
+            config.thinker.decoder.max_positions,
             budget or Budget(),
         )
         return cls(net, reader, voices, cache_tokens=cache_tokens)
+
+    @property
+    def default_voice(self) -> str:
+        """Who speaks where nobody is named: Chelsie, as in transformers, or else the checkpoint's first."""
+        if not self.voices:
+            raise VoiceError("this model was loaded without speech; load it with speech=True, or take one that speaks")
+        return "Chelsie" if "Chelsie" in self.voices else next(iter(self.voices))
 
     def generate(
         self,
@@ -153,7 +164,7 @@ class Omni:
         self,
         text: str | Iterable[str],
         *,
-        voice: str = DEFAULT_VOICE,
+        voice: str | None = None,
         context: str | Sequence[Message] = (),
         **options: Unpack[SpeechArgs],
     ) -> Generator[Event, None, None]:
@@ -161,7 +172,7 @@ class Omni:
 
         Args:
             text: at once, or in pieces as they come; a piece may end in the middle of a word.
-            voice: who speaks.
+            voice: who speaks; `default_voice` when None.
             context: what comes before and shapes how it is said: an instruction, or chat messages.
             options: `max_audio_seconds`, `voice_sampling`, `seed` and `chunks` of `Options`.
 
@@ -176,7 +187,7 @@ class Omni:
             raise MessageError("there is no text to say; give at least one word")
         if others := options.keys() - SpeechArgs.__annotations__.keys():
             raise OptionError(f"say takes the words as they are; leave out {', '.join(sorted(others))}")
-        request = self.request(before, voice, Options(**options))
+        request = self.request(before, voice or self.default_voice, Options(**options))
         request.given = iter([self._reader.tokenizer.encode(text)]) if isinstance(text, str) else self._given(text)
         return self._run(request)
 
@@ -190,6 +201,8 @@ class Omni:
     def _run(self, request: Request) -> Generator[Event, None, None]:
         with closing(self.engine.run([request])) as events:
             for _, event in events:
+                if isinstance(event, Failed):
+                    raise event.error
                 yield event
 
     def request(
@@ -197,59 +210,39 @@ class Omni:
     ) -> Request:
         """A request whose media have been read; every fault of its input shows here."""
         started = time.perf_counter()
-        prepared = self._prepare(voice) if voice is not None else None
-        prompt = self._reader.read(speaking(messages) if prepared else messages, audio_in_video=audio_in_video)
+        if voice is not None:
+            self._check_voice(voice)
+        prompt = self._reader.read(messages, speaking=voice is not None, audio_in_video=audio_in_video)
         self.engine.check(prompt)
         seed = secrets.randbelow(2**62) if options.seed is None else options.seed
-        config, embed = self.model.thinker.config, self.model.thinker.embed_tokens.weight
-        sampler = Sampler(options.sampling, config.vocab_size, seed=seed, device=embed.device)
-        sampler.saw(prompt.ids.to(embed.device))
-        track = TextTrack(self._decoder, options.stop)
+        config, device = self.model.thinker.config, self.engine.think.lane.device
+        sampler = Sampler(options.sampling, config.vocab_size, seed=seed, device=device)
+        sampler.saw(prompt.ids.to(device))
+        track = TextTrack(self._decoder, options.stop_strings)
         request = Request(
             prompt=prompt,
             seed=seed,
             clock=prompt.clock_after(),
-            eos_ids=frozenset({config.eos_id}),
             options=options,
             sampler=sampler,
             track=track,
             text=track.start(),
-            speech=self._speech(*prepared, options, seed) if prepared else None,
+            speech=self._speech(voice, options, seed) if voice is not None else None,
             started=started,
         )
         request.media_read = request.elapsed()
         return request
 
-    def _prepare(self, name: str) -> tuple[Voice, PreparedVoice]:
-        """A voice, and what the vocoder keeps of it from its first use on."""
-        if self.model.token2wav is None:
+    def _check_voice(self, name: str) -> None:
+        if self.engine.speak is None:
             raise VoiceError(f"voice {name!r} was asked for, but this model was loaded without speech; leave voice out")
-        voice = pick(self.voices, name)
-        if name not in self._prepared:
-            with torch.inference_mode():
-                self._prepared[name] = self.model.token2wav.prepare(voice)
-        return voice, self._prepared[name]
+        pick(self.voices, name)
 
-    def _speech(self, voice: Voice, prepared: PreparedVoice, options: Options, seed: int) -> Speech:
-        talker, vocoder, dit = self.model.talker, self.model.token2wav, self.model.config.dit
-        assert talker and vocoder and dit
-        config, embed = talker.config, self.model.thinker.embed_tokens.weight
-        sampler = Sampler(
-            options.voice_sampling,
-            config.vocab_size,
-            seed=seed + 1,
-            device=embed.device,
-            # transformers counts the ids that stand for the prompt on the codec track as spoken
-            seen=(config.codec_mask_id, config.codec_pad_id, config.codec_start_id),
-            suppress=(config.codec_start_id,),
-            valid=dit.num_codes + 1,
-            stops=config.stop_ids,
-        )
-        ending = TextEnd(embed[config.text_end_id], embed[config.text_pad_id])
-        return Speech(
-            sampler=sampler,
-            track=talker.start(ending),
-            sound=vocoder.start(prepared, seed=seed + 2, chunks=options.chunks),
-            voice_row=embed[voice.bos_id],
-            sample_rate=self.sample_rate,
-        )
+    def _speech(self, name: str, options: Options, seed: int) -> Speech:
+        """The spoken side of an answer; what the vocoder makes of a voice is kept from its first use on."""
+        voice, stage = pick(self.voices, name), self.engine.speak
+        assert stage
+        with self.engine.lock, torch.inference_mode():
+            if name not in self._prepared:
+                self._prepared[name] = stage.vocoder.prepare(voice)
+            return stage.begin(voice, self._prepared[name], options, seed)

@@ -26,7 +26,8 @@ class CachedSequence:
 class PagePool:
     """Keys and values of every layer of one decoder, in pages of `page_size` rows.
 
-    Memory grows by doubling up to `max_pages`; page numbers stay valid when it does.
+    On a CPU memory grows by doubling up to `max_pages`, and page numbers stay valid when it does; on a GPU all of it is
+    taken at once, so that addresses never change.
 
     Attributes:
         keys, values: `[L, num_pages, P, K, D]`.
@@ -41,6 +42,8 @@ class PagePool:
         self.keys = torch.empty(shape, dtype=dtype, device=device)
         self.values = torch.empty(shape, dtype=dtype, device=device)
         self._free: list[int] = []
+        if device.type == "cuda":
+            self._grow(max_pages)
 
     @property
     def num_free(self) -> int:
@@ -72,7 +75,7 @@ class PagePool:
             sequence.length += num_rows
 
     def release(self, sequence: CachedSequence) -> None:
-        """Take all pages of a sequence back."""
+        """Take all pages of a sequence back; a sequence that holds none may be given too."""
         self._free += reversed(sequence.pages)
         sequence.pages, sequence.length = [], 0
 

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
-from omni.errors import InputError, OmniError
+from omni.errors import InputError, MessageError, OmniError
 
 if TYPE_CHECKING:
     from omni.api import Omni
@@ -47,8 +48,8 @@ Model = Annotated[str, typer.Option("--model", "-m", envvar="OMNI_MODEL", help="
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
 Media = Annotated[list[Path] | None, typer.Option(help="May be given several times.")]
-Voice = Annotated[str, typer.Option(help="Who speaks.")]
-Seconds = Annotated[float, typer.Option(help="Longest speech.")]
+Voice = Annotated[str | None, typer.Option(help="Who speaks; see `omni voices`.")]
+Seconds = Annotated[float | None, typer.Option(help="Longest speech.  [default: 300]")]
 Seed = Annotated[int | None, typer.Option(help="Gives the same answer again.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
@@ -61,9 +62,9 @@ def ask(
     audio: Media = None,
     video: Media = None,
     speak: Annotated[Path | None, typer.Option(help="Speak the answer into this file (WAV, FLAC, OGG or MP3).")] = None,
-    voice: Voice = "Chelsie",
-    max_tokens: Annotated[int, typer.Option(help="Longest text.")] = 1024,
-    max_audio_seconds: Seconds = 300.0,
+    voice: Voice = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Longest text.  [default: 1024]")] = None,
+    max_audio_seconds: Seconds = None,
     temperature: Annotated[float, typer.Option(help="Of the text; 0 always takes the likeliest word.")] = 0.0,
     seed: Seed = None,
     as_json: AsJson = False,
@@ -82,11 +83,10 @@ def ask(
         omni = _load(model, device, dtype, speech=speak is not None)
         events = omni.stream(
             [{"role": "user", "content": parts}],
-            voice=voice if speak else None,
-            max_tokens=max_tokens,
-            max_audio_seconds=max_audio_seconds,
+            voice=(voice or omni.default_voice) if speak else None,
             temperature=temperature,
             seed=seed,
+            **_lengths(max_tokens, max_audio_seconds),
         )
         _follow(omni, events, speak, as_json)
 
@@ -96,9 +96,9 @@ def say(
     model: Model,
     text: Annotated[str, typer.Argument(help="The words; - reads them from standard input as they come.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The file to speak into (WAV, FLAC, OGG or MP3).")],
-    voice: Voice = "Chelsie",
+    voice: Voice = None,
     instruction: Annotated[str, typer.Option(help="How to say it.")] = "",
-    max_audio_seconds: Seconds = 300.0,
+    max_audio_seconds: Seconds = None,
     seed: Seed = None,
     as_json: AsJson = False,
     device: Device = "auto",
@@ -108,11 +108,11 @@ def say(
     with _errors_told():
         omni = _load(model, device, dtype, speech=True)
         events = omni.say(
-            sys.stdin if text == "-" else text,
+            _standard_input() if text == "-" else text,
             voice=voice,
             context=instruction or (),
-            max_audio_seconds=max_audio_seconds,
             seed=seed,
+            **_lengths(None, max_audio_seconds),
         )
         _follow(omni, events, out, as_json)
 
@@ -155,12 +155,25 @@ def root(show_version: Annotated[bool, typer.Option("--version", help="Print the
         raise typer.Exit
 
 
+def _lengths(max_tokens: int | None, max_audio_seconds: float | None) -> dict[str, Any]:
+    """Those limits that were given; the others are the library's."""
+    given = {"max_tokens": max_tokens, "max_audio_seconds": max_audio_seconds}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _standard_input() -> Iterator[str]:
+    try:
+        yield from sys.stdin
+    except UnicodeDecodeError as e:
+        raise MessageError(f"standard input is no text ({e}); give UTF-8") from e
+
+
 @contextmanager
 def _errors_told() -> Iterator[None]:
     try:
         yield
     except OmniError as e:
-        notes.print(f"[bold red]error:[/] {e}", markup=True, soft_wrap=True)
+        notes.print("[bold red]error:[/]", escape(str(e)), soft_wrap=True)
         raise typer.Exit(2 if isinstance(e, InputError) else 1) from e
 
 

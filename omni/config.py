@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +53,7 @@ class MediaIds:
 class ThinkerConfig:
     vocab_size: int
     tie_word_embeddings: bool
-    eos_id: int
-    pad_id: int
+    eos_ids: tuple[int, ...]
     decoder: DecoderConfig
     audio: AudioConfig
     vision: VisionConfig
@@ -125,12 +125,38 @@ def read_config(folder: Path) -> OmniConfig:
     kind = root.get("model_type", None)
     if kind != "qwen2_5_omni":
         raise CheckpointError(f"config.json says model_type {kind!r}; omni reads 'qwen2_5_omni'")
+    with _damage_told("config.json"):
+        config = _omni(root)
+        _check_kinds(config)
+        return config
+
+
+@contextmanager
+def _damage_told(file: str) -> Iterator[None]:
     try:
-        return _omni(root)
+        yield
     except (TypeError, ValueError) as e:
-        raise CheckpointError(
-            f"config.json holds a value of the wrong kind ({e}); the checkpoint's config is damaged"
-        ) from e
+        raise CheckpointError(f"{file} holds a value of the wrong kind ({e}); fetch it again") from e
+
+
+def _check_kinds(record: Any) -> None:
+    """Raise TypeError where JSON gave another kind than the record states."""
+    for field in fields(record):
+        value = getattr(record, field.name)
+        if is_dataclass(value):
+            _check_kinds(value)
+            continue
+        values = value if isinstance(value, tuple) else (value,)
+        wanted = {"int": int, "tuple[int, ...]": int, "float": float, "tuple[float, float, float]": float}.get(
+            str(field.type)
+        )
+        for v in values if wanted else ():
+            if isinstance(v, bool) or not isinstance(v, int | float if wanted is float else int):
+                raise TypeError(f"{field.name} is {value!r}")
+
+
+def _ids(value: Any) -> tuple[int, ...]:
+    return tuple(value) if isinstance(value, list) else (value,)
 
 
 def _omni(root: _Node) -> OmniConfig:
@@ -179,8 +205,7 @@ def _thinker(c: _Node) -> ThinkerConfig:
         vocab_size=text.vocab_size,
         # transformers obeys the outer key and, where text_config has none, writes a default of true into it
         tie_word_embeddings=bool(c.get("tie_word_embeddings", text.get("tie_word_embeddings", False))),
-        eos_id=c.get("eos_token_id", 151645),
-        pad_id=c.get("pad_token_id", 151643),
+        eos_ids=_ids(c.eos_token_id),
         decoder=_decoder(text),
         audio=_audio(c.child("audio_config")),
         vision=_vision(c.child("vision_config")),
@@ -205,7 +230,6 @@ def _audio(c: _Node) -> AudioConfig:
         encoder_layers=c.encoder_layers,
         encoder_attention_heads=c.encoder_attention_heads,
         encoder_ffn_dim=c.encoder_ffn_dim,
-        max_source_positions=c.max_source_positions,
         n_window=c.n_window,
         output_dim=c.output_dim,
     )
@@ -292,26 +316,43 @@ def _preprocessor(folder: Path, part: str) -> _Node:
 
 def read_pixels(folder: Path, vision: VisionConfig) -> PixelConfig:
     """Picture pre-processing; where no file says, the patches are the tower's and the rest is Qwen2-VL's."""
-    c = _preprocessor(folder, "image_processor")
-    size = c.child("size") if "size" in c else _Node({}, "size")
-    return PixelConfig(
-        patch_size=c.get("patch_size", vision.patch_size),
-        temporal_patch_size=c.get("temporal_patch_size", vision.temporal_patch_size),
-        merge_size=c.get("merge_size", vision.spatial_merge_size),
-        min_pixels=c.get("min_pixels", size.get("shortest_edge", 3136)),
-        max_pixels=c.get("max_pixels", size.get("longest_edge", 12845056)),
-        mean=tuple(c.get("image_mean", (0.48145466, 0.4578275, 0.40821073))),
-        std=tuple(c.get("image_std", (0.26862954, 0.26130258, 0.27577711))),
-    )
+    with _damage_told("preprocessor_config.json"):
+        c = _preprocessor(folder, "image_processor")
+        size = c.child("size") if "size" in c else _Node({}, "size")
+        config = PixelConfig(
+            patch_size=c.get("patch_size", vision.patch_size),
+            temporal_patch_size=c.get("temporal_patch_size", vision.temporal_patch_size),
+            merge_size=c.get("merge_size", vision.spatial_merge_size),
+            min_pixels=c.get("min_pixels", size.get("shortest_edge", 3136)),
+            max_pixels=c.get("max_pixels", size.get("longest_edge", 12845056)),
+            mean=tuple(c.get("image_mean", (0.48145466, 0.4578275, 0.40821073))),
+            std=tuple(c.get("image_std", (0.26862954, 0.26130258, 0.27577711))),
+        )
+        _check_kinds(config)
+    theirs = (config.patch_size, config.temporal_patch_size, config.merge_size)
+    ours = (vision.patch_size, vision.temporal_patch_size, vision.spatial_merge_size)
+    if theirs != ours or len(config.mean) != 3 or len(config.std) != 3:
+        raise CheckpointError(
+            f"the pre-processor cuts patches of {theirs}, and the vision tower reads {ours}; fetch both again"
+        )
+    return config
 
 
 def read_mel(folder: Path, audio: AudioConfig) -> MelConfig:
     """Sound pre-processing; where no file says, Whisper's front end over 300 s."""
-    c = _preprocessor(folder, "feature_extractor")
-    return MelConfig(
-        sampling_rate=c.get("sampling_rate", 16000),
-        n_fft=c.get("n_fft", 400),
-        hop_length=c.get("hop_length", 160),
-        feature_size=c.get("feature_size", audio.num_mel_bins),
-        chunk_length=c.get("chunk_length", 300),
-    )
+    with _damage_told("preprocessor_config.json"):
+        c = _preprocessor(folder, "feature_extractor")
+        config = MelConfig(
+            sampling_rate=c.get("sampling_rate", 16000),
+            n_fft=c.get("n_fft", 400),
+            hop_length=c.get("hop_length", 160),
+            feature_size=c.get("feature_size", audio.num_mel_bins),
+            chunk_length=c.get("chunk_length", 300),
+        )
+        _check_kinds(config)
+    if config.feature_size != audio.num_mel_bins:
+        raise CheckpointError(
+            f"the pre-processor makes {config.feature_size} mel bins, and the audio tower reads {audio.num_mel_bins}; "
+            "fetch both again"
+        )
+    return config

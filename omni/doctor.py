@@ -10,8 +10,10 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from omni.api import CACHE_TOKENS
 from omni.checkpoint import Checkpoint, find, plan
 from omni.config import DecoderConfig, read_config
 from omni.device import has_fast_bfloat16, pick_device, pick_dtype
@@ -45,12 +47,13 @@ def examine(console: Console, model: str | None, device: str, dtype: str) -> boo
             missing.append(f"{module} cannot be imported ({e}): pip install --force-reinstall {module}")
     place = pick_device(device)
     table.add_row("device", _device(place))
-    table.add_row("memory", f"{_free(place) / GIB:.1f} GiB free")
+    free = _free(place)
+    table.add_row("memory", "unknown" if free is None else f"{free / GIB:.1f} GiB free")
     console.print(table)
     if model is not None:
         missing += _checkpoint(console, model, place, dtype)
     for line in missing:
-        console.print(f"[bold red]missing[/] {line}", soft_wrap=True)
+        console.print("[bold red]missing[/]", escape(line), soft_wrap=True)
     if not missing:
         console.print("nothing is missing" + ("" if model else "; give --model to check a checkpoint"))
     return not missing
@@ -62,12 +65,12 @@ def _device(place: torch.device) -> str:
     return f"cpu, {torch.get_num_threads()} threads, bfloat16 in hardware: {'yes' if has_fast_bfloat16() else 'no'}"
 
 
-def _free(place: torch.device) -> int:
-    """Bytes that can still be had."""
+def _free(place: torch.device) -> int | None:
+    """Bytes that can still be had; None where the system does not tell."""
     if place.type == "cuda":
         return int(torch.cuda.mem_get_info(place)[0])
     lines = Path("/proc/meminfo").read_text().splitlines() if Path("/proc/meminfo").exists() else []
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")), 0)
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")), None)
 
 
 def _checkpoint(console: Console, model: str, place: torch.device, dtype: str) -> list[str]:
@@ -80,21 +83,21 @@ def _checkpoint(console: Console, model: str, place: torch.device, dtype: str) -
         sizes = plan(net, Checkpoint.open(folder), LAYOUT).sizes(lambda name: dtype_of(name, kept))
     except OmniError as e:
         return [str(e)]
-    table = Table(title=f"memory plan for {folder} in {str(kept).removeprefix('torch.')}", title_justify="left")
+    table = Table(title=f"memory plan for {escape(str(folder))} in {str(kept).removeprefix('torch.')}", title_justify="left")
     table.add_column("part")
     table.add_column("GiB", justify="right")
     for part, size in sizes.items():
         table.add_row(part, f"{size / GIB:.2f}")
-    per_token = _kv_bytes(config.thinker.decoder, kept)
-    table.add_row("thinker cache, 32,768 tokens", f"{32768 * per_token / GIB:.2f}")
-    if config.talker_decoder:
-        table.add_row("talker cache, 32,768 tokens", f"{32768 * _kv_bytes(config.talker_decoder, kept) / GIB:.2f}")
     total = sum(sizes.values())
     table.add_row("weights in all", f"{total / GIB:.2f}", style="bold")
+    for name, decoder in (("thinker", config.thinker.decoder), ("talker", config.talker_decoder)):
+        if decoder:
+            most = CACHE_TOKENS * _kv_bytes(decoder, kept)
+            table.add_row(f"{name} cache, up to {CACHE_TOKENS:,} tokens", f"{most / GIB:.2f}")
     console.print(table)
     missing = list(_files(folder, speaks=net.talker is not None))
     free = _free(place)
-    if free < total:
+    if free is not None and free < total:
         missing.append(
             f"memory: the weights need {total / GIB:.1f} GiB and {free / GIB:.1f} GiB are free on {place}; take a smaller "
             "checkpoint, speech=False, or another device"

@@ -9,6 +9,8 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from omni.errors import OmniError
+
 Limit: TypeAlias = Literal["text", "audio", "context"]
 
 
@@ -88,6 +90,13 @@ class Done:
     codes: tuple[int, ...] = field(repr=False)
 
 
+@dataclass(frozen=True)
+class Failed:
+    """The end of an answer that could not be finished; callers of `Omni` get the error raised instead."""
+
+    error: OmniError
+
+
 Event: TypeAlias = TextDelta | AudioChunk | Done
 
 
@@ -123,8 +132,8 @@ class Reply:
         return self.done.timings
 
 
-def collect(events: Iterable[Event], sample_rate: int, *, spoken: bool) -> Reply:
-    """The whole answer that a stream of events makes up."""
+def collect(events: Iterable[Event | Failed], sample_rate: int, *, spoken: bool) -> Reply:
+    """The whole answer that a stream of events makes up; raises what ended it."""
     text: list[str] = []
     sound = [np.empty(0, np.float32)]
     for event in events:
@@ -133,6 +142,8 @@ def collect(events: Iterable[Event], sample_rate: int, *, spoken: bool) -> Reply
                 text.append(event.text)
             case AudioChunk():
                 sound.append(event.samples)
+            case Failed():
+                raise event.error
             case Done():
                 return Reply("".join(text), np.concatenate(sound) if spoken else None, sample_rate, event)
     raise AssertionError("a stream ends with Done")

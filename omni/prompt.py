@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
@@ -17,7 +18,7 @@ from omni.encoders.features import Picture, Sound
 from omni.encoders.media import Budget, read_audio, read_image, read_video
 from omni.encoders.mel import log_mel, num_audio_tokens
 from omni.encoders.pixels import image_patches, video_patches
-from omni.errors import MessageError
+from omni.errors import ContextError, MediaError, MediaLimitError, MessageError
 from omni.positions import AudioSpan, AudioVideoSpan, Clock, ImageSpan, Span, TextSpan, VideoSpan
 from omni.template import Template
 from omni.tokenizer import Tokenizer
@@ -31,11 +32,11 @@ SPEAKING = (
 )
 """The system prompt that the published checkpoints were taught to speak with."""
 
-ROLES = ("system", "user", "assistant", "tool")
+ROLES = ("system", "user", "assistant")
 
 
 @dataclass(frozen=True)
-class Run:
+class MediaRun:
     """Rows `first` to `last` of the `index`-th sound or picture; media in prompt order are a list of runs."""
 
     is_sound: bool
@@ -60,7 +61,7 @@ class Prompt:
     clock: Clock
     pictures: tuple[Picture, ...]
     sounds: tuple[Sound, ...]
-    runs: tuple[Run, ...]
+    runs: tuple[MediaRun, ...]
     image_tokens: int
     video_tokens: int
     audio_tokens: int
@@ -76,52 +77,77 @@ class Prompt:
 
 @dataclass(frozen=True)
 class PromptReader:
-    """Turns messages into prompts, the way a checkpoint was taught to read them."""
+    """Turns messages into prompts, the way a checkpoint was taught to read them.
+
+    Attributes:
+        max_tokens: media are refused once their rows alone are more.
+    """
 
     tokenizer: Tokenizer
     template: Template
     media: MediaIds
     pixels: PixelConfig
     mel: MelConfig
+    max_tokens: int
     budget: Budget = field(default_factory=Budget)
 
-    def read(self, messages: Sequence[Message], *, audio_in_video: bool | None = None) -> Prompt:
+    def read(self, messages: Sequence[Message], *, speaking: bool = False, audio_in_video: bool | None = None) -> Prompt:
         """Read chat messages, ending where the assistant's answer begins.
 
         Args:
             messages: OpenAI's chat shape, or the same with Python objects for media: see `Omni.generate`.
+            speaking: begin with the system prompt that speech needs, unless the messages bring one of their own.
             audio_in_video: hear the sound of clips; None where they have one.
 
         Raises:
-            MessageError, MediaError: saying which message and part is at fault.
+            MessageError, MediaError, ContextError: saying which message and part is at fault.
         """
-        turns, media = [], []
-        if isinstance(messages, (str, bytes, Mapping)) or not messages:
+        if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Sequence):
             raise MessageError('messages must be a list such as [{"role": "user", "content": "Hello"}]')
+        turns: list[dict[str, Any]] = []
+        media: list[Medium] = []
         for i, message in enumerate(messages):
             turn, found = self._turn(message, f"messages[{i}]", audio_in_video)
             turns.append(turn)
             media += found
+            self._check_rows(media)
+        if speaking and (not turns or turns[0]["role"] != "system"):
+            turns.insert(0, {"role": "system", "content": SPEAKING})
+        if not turns:
+            raise MessageError('there are no messages; give a list such as [{"role": "user", "content": "Hello"}]')
         ids = self.tokenizer.encode_runs(self.template.render(turns, add_generation_prompt=True))
         return self._lay_out(ids, media)
+
+    def _check_rows(self, media: Sequence[Medium]) -> None:
+        rows = sum(self._span(*medium).num_tokens for medium in media)
+        if rows > self.max_tokens:
+            raise ContextError(
+                f"the pictures, clips and sounds come to {rows} tokens and the model's context is {self.max_tokens}; send "
+                "fewer or smaller ones, or sample fewer video frames"
+            )
 
     def _turn(self, message: Message, where: str, audio_in_video: bool | None) -> tuple[dict[str, Any], list[Medium]]:
         if not isinstance(message, Mapping) or message.get("role") not in ROLES:
             raise MessageError(f"{where} needs a 'role' that is one of {', '.join(ROLES)}, and 'content'")
         content = message.get("content")
         if isinstance(content, str):
-            return dict(message), []
-        if not isinstance(content, Sequence):
+            return {"role": message["role"], "content": content}, []
+        if not isinstance(content, Sequence) or isinstance(content, bytes):
             raise MessageError(f"{where}.content must be a text or a list of parts")
-        parts, media = [], []
+        parts, media = [], list[Medium]()
         for j, part in enumerate(content):
-            kind, value = self._part(part, f"{where}.content[{j}]", audio_in_video)
+            here = f"{where}.content[{j}]"
+            try:
+                kind, value = self._part(part, here, audio_in_video)
+            except MediaError as e:
+                raise type(e)(f"{here}: {e}") from e
             if isinstance(value, str):
                 parts.append({"type": "text", "text": value})
             else:
                 parts.append({"type": kind})
                 media.append(value)
-        return {**message, "content": parts}, media
+                self._check_rows(media)
+        return {"role": message["role"], "content": parts}, media
 
     def _part(self, part: object, where: str, audio_in_video: bool | None) -> tuple[str, str | Medium]:
         """The kind of one part of a message, and its text or medium."""
@@ -146,20 +172,30 @@ class PromptReader:
 
     def _image(self, part: Message, where: str) -> Picture:
         image = read_image(_source(part, "image", where), budget=self.budget)
-        return image_patches(image, self.pixels, **_given(part, "min_pixels", "max_pixels"))
+        return image_patches(image, self.pixels, **_numbers(part, where, "min_pixels", "max_pixels"))
 
     def _video(self, part: Message, where: str, audio_in_video: bool | None) -> Medium:
         source = _source(part, "video", where)
-        sampling = _given(part, "fps", "num_frames", "min_frames", "max_frames", "start", "end")
+        sampling = _numbers(part, where, "fps", "num_frames", "min_frames", "max_frames", "start", "end")
         clip = read_video(source, budget=self.budget, **sampling)
-        picture = video_patches(clip.frames, self.pixels, **_given(part, "min_pixels", "max_pixels"))
+        # the clock of a clip runs by the rate asked for, 2 frames a second unless told, as published
+        shape = _numbers(part, where, "fps", "min_pixels", "max_pixels")
+        picture = video_patches(clip.frames, self.pixels, **shape)
         wanted = part.get("audio_in_video", audio_in_video)
+        if wanted not in (None, True, False):
+            raise MessageError(f"{where}.audio_in_video is {wanted!r}; give true or false")
         if not (clip.has_audio if wanted is None else wanted):
             return picture, None
         rate = self.mel.sampling_rate
         wave = read_audio(source, rate=rate, budget=self.budget)
-        first, last = (None if t is None else round(t * rate) for t in (part.get("start"), part.get("end")))
-        return picture, log_mel(wave[first:last], self.mel)
+        first, last = (None if t is None else max(0, round(t * rate)) for t in (part.get("start"), part.get("end")))
+        wave = wave[first:last]
+        if wanted is None and num_audio_tokens(-(-len(wave) // self.mel.hop_length)) < 1:
+            return picture, None  # a sound track that ends before the clip begins
+        try:
+            return picture, log_mel(wave, self.mel)
+        except MediaLimitError as e:
+            raise MediaLimitError(f"{e}; or leave the clip's sound out with audio_in_video=False") from e
 
     def _lay_out(self, ids: Sequence[int], media: Sequence[Medium]) -> Prompt:
         """Replace each placeholder by its medium's rows."""
@@ -206,11 +242,11 @@ def fill(
 ) -> Prompt:
     """The prompt of some spans: ids with one placeholder a row, positions by `clock`, and which rows go where."""
     ids: list[int] = []
-    runs: list[Run] = []
+    runs: list[MediaRun] = []
     count = {known.image: 0, known.video: 0, known.audio: 0}
     next_picture = next_sound = 0
 
-    def put(token: int, run: Run) -> None:
+    def put(token: int, run: MediaRun) -> None:
         ids.extend([token] * (run.last - run.first))
         count[token] += run.last - run.first
         runs.append(run)
@@ -220,19 +256,19 @@ def fill(
             case TextSpan():
                 ids += span.ids
             case AudioSpan():
-                put(known.audio, Run(True, next_sound, 0, span.num_tokens))
+                put(known.audio, MediaRun(True, next_sound, 0, span.num_tokens))
                 next_sound += 1
             case ImageSpan() | VideoSpan():
                 token = known.image if isinstance(span, ImageSpan) else known.video
-                put(token, Run(False, next_picture, 0, span.num_tokens))
+                put(token, MediaRun(False, next_picture, 0, span.num_tokens))
                 next_picture += 1
             case AudioVideoSpan():
                 ids += (known.vision_start, known.audio_start)
                 for track, first, last in clock.runs(span):
                     if track:
-                        put(known.audio, Run(True, next_sound, first, last))
+                        put(known.audio, MediaRun(True, next_sound, first, last))
                     else:
-                        put(known.video, Run(False, next_picture, first, last))
+                        put(known.video, MediaRun(False, next_picture, first, last))
                 ids += (known.audio_end, known.vision_end)
                 next_picture, next_sound = next_picture + 1, next_sound + 1
     positions = clock.place(spans)
@@ -243,15 +279,13 @@ def fill(
     )  # fmt: skip
 
 
-def speaking(messages: Sequence[Message]) -> list[Message]:
-    """Messages that begin with the system prompt speech needs, unless they bring one of their own."""
-    if messages and isinstance(messages[0], Mapping) and messages[0].get("role") == "system":
-        return list(messages)
-    return [{"role": "system", "content": SPEAKING}, *messages]
-
-
-def _given(part: Message, *names: str) -> dict[str, Any]:
-    return {name: part[name] for name in names if part.get(name) is not None}
+def _numbers(part: Message, where: str, *names: str) -> dict[str, Any]:
+    """Those of a part's fields that are there, which must be numbers."""
+    found = {name: part[name] for name in names if part.get(name) is not None}
+    for name, value in found.items():
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
+            raise MessageError(f"{where}.{name} is {value!r}; give a number")
+    return found
 
 
 def _source(part: Message, kind: str, where: str) -> Any:

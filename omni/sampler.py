@@ -20,14 +20,15 @@ class Sampling:
     repetition_penalty: float = 1.0
 
     def __post_init__(self) -> None:
-        for name, ok, want in (
-            ("temperature", 0 <= self.temperature < float("inf"), "0 or more"),
-            ("top_k", self.top_k >= 0, "0 or more"),
-            ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
-            ("repetition_penalty", 0 < self.repetition_penalty < float("inf"), "above 0"),
+        for name, fits, want in (
+            ("temperature", lambda x: 0 <= x < float("inf"), "0 or more"),
+            ("top_k", lambda x: isinstance(x, int) and x >= 0, "a whole number from 0 on"),
+            ("top_p", lambda x: 0 < x <= 1, "a number above 0 and at most 1"),
+            ("repetition_penalty", lambda x: 0 < x < float("inf"), "a number above 0"),
         ):
-            if not ok:
-                raise OptionError(f"{name} is {getattr(self, name)}; give {want}")
+            value = getattr(self, name)
+            if not isinstance(value, (int, float)) or not fits(value):
+                raise OptionError(f"{name} is {value!r}; give {want}")
 
 
 class Sampler:

@@ -7,12 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from omni.cache import PagePool
 from omni.config import ThinkerConfig
 from omni.decoder import Decoder
 from omni.encoders.audio import AudioTower
 from omni.encoders.vision import VisionTower
-from omni.kernels import PageTable
 
 
 class Thinker(nn.Module):
@@ -45,10 +43,6 @@ class Thinker(nn.Module):
             joined = torch.cat(list(features)).to(rows)
             rows = rows.masked_scatter(is_media[:, None], joined)
         return rows, is_media
-
-    def forward(self, rows: Tensor, positions: Tensor, pool: PagePool, table: PageTable) -> Tensor:
-        """Hidden rows `[N, C]` after the final norm, for input rows `[N, C]` at positions `[3, N]`."""
-        return self.decoder(rows, positions, pool, table)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """`[N, V]` in the model's dtype."""

@@ -27,7 +27,6 @@ class TalkerState:
     Attributes:
         rows: thoughts `[embedding_size]` that wait for their codec step, oldest first.
         text_ended: no more thoughts will come.
-        num_codes: codec steps taken.
         code: the last code, int64 scalar.
     """
 
@@ -35,7 +34,6 @@ class TalkerState:
     rows: deque[Tensor] = field(default_factory=deque)
     text_ended: bool = False
     end_spoken: bool = False
-    num_codes: int = 0
     code: Tensor | None = None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from omni.errors import CheckpointError
 from omni.talker.config import EcapaConfig
 
 MIN_VARIANCE = 1e-12
@@ -91,8 +92,10 @@ class SpeakerEncoder(nn.Module):
         super().__init__()
         channels, shapes = config.channels, list(zip(config.kernel_sizes, config.dilations, strict=True))
         # residual blocks keep their width, and `mfa` takes all their results side by side
-        assert len(set(channels[:-1])) == 1
-        assert channels[-1] == sum(channels[1:-1])
+        if len(set(channels[:-1])) != 1 or channels[-1] != sum(channels[1:-1]):
+            raise CheckpointError(
+                f"enc_channels {channels} do not fit: all but the last are equal, the last is the inner ones' sum"
+            )
         self.blocks = nn.ModuleList([TDNN(config.mel_dim, channels[0], *shapes[0])])
         self.blocks.extend(Block(width, config, *shape) for width, shape in zip(channels[1:-1], shapes[1:-1], strict=True))
         self.mfa = TDNN(channels[-1], channels[-1], *shapes[-1])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 import torch
@@ -21,6 +22,8 @@ from omni.talker.dit import DiT, Schedule
 from omni.talker.flow import PUBLISHED, Solver
 from omni.talker.voices import Voice
 
+SAMPLE_RATE = 24000
+CODES_PER_SECOND = 50
 WAVE_CONTEXT = 20
 """Mel frames on both sides of those that a BigVGAN window makes sound of; the cut errs by about float32's rounding."""
 WAVE_WINDOW = 512
@@ -39,7 +42,7 @@ class ChunkPolicy:
             log-mel frames then err by some 2e-3 (0), 4e-5 (1) or 4e-7 (2) relative to their RMS, whatever the chunks.
     """
 
-    first: int = 1
+    first: int = 2
     growth: int = 1
     largest: int = 6
     ahead: int = 1
@@ -129,8 +132,15 @@ class VocoderState:
     ended: bool = False
 
 
+def exact_convolutions() -> AbstractContextManager[None]:
+    """cuDNN would round float32 convolutions to TF32, which is heard and measured (1e-3 of the wave)."""
+    return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+
+
 class Vocoder(nn.Module):
     """Turns every code into `repeats * hop` samples (480 in the published models); all of it computes in float32."""
+
+    sample_rate = SAMPLE_RATE
 
     def __init__(self, dit: DiTConfig, bigvgan: BigVGANConfig) -> None:
         super().__init__()
@@ -141,6 +151,11 @@ class Vocoder(nn.Module):
         self.codes_per_block = dit.block_size // dit.repeats
         self.code2wav_dit_model = DiT(dit)
         self.code2wav_bigvgan_model = BigVGAN(bigvgan)
+
+    @property
+    def num_codes(self) -> int:
+        """Codes below this have a sound."""
+        return self.config.num_codes + 1
 
     @property
     def device(self) -> torch.device:
@@ -155,7 +170,8 @@ class Vocoder(nn.Module):
                 f"{self.config.voice_dim} and {self.config.mel_dim}; take the voices that came with the model"
             )
         dit = self.code2wav_dit_model
-        rows = dit.voice(voice.ref_mel.to(self.device), voice.cond.to(self.device))
+        with exact_convolutions():
+            rows = dit.voice(voice.ref_mel.to(self.device), voice.cond.to(self.device))
         return PreparedVoice(rows, dit.schedule(solver))
 
     def start(
@@ -190,10 +206,9 @@ class Vocoder(nn.Module):
 
     def mels(self, state: VocoderState, codes: Sequence[int] = ()) -> list[Tensor]:
         """The first half of `step`: log-mel frames `[T, mel_dim]` of every chunk that these codes complete."""
-        num_codes = self.config.num_codes + 1
         for code in codes:
-            if not 0 <= code < num_codes:
-                raise VoiceError(f"code {code} cannot be spoken; codes are 0 to {num_codes - 1}")
+            if not 0 <= code < self.num_codes:
+                raise VoiceError(f"code {code} cannot be spoken; codes are 0 to {self.num_codes - 1}")
         state.codes.extend(codes)
         made = []
         while stop := self._next_stop(state):
@@ -211,7 +226,8 @@ class Vocoder(nn.Module):
         for first in range(start, stop, WAVE_WINDOW):
             last = min(first + WAVE_WINDOW, stop)
             left = max(0, first - WAVE_CONTEXT)
-            window = self.code2wav_bigvgan_model(state.mel[None, left : last + WAVE_CONTEXT])[0]
+            with exact_convolutions():
+                window = self.code2wav_bigvgan_model(state.mel[None, left : last + WAVE_CONTEXT])[0]
             waves.append(window[(first - left) * self.hop : (last - left) * self.hop])
         state.num_voiced = min(stop, WAVE_CONTEXT)
         state.mel = state.mel[stop - state.num_voiced :]

@@ -44,14 +44,14 @@ class Voice:
 
 
 def read_voices(folder: Path) -> dict[str, Voice]:
-    """The voices of a checkpoint folder, from `voices.safetensors`, or else from `spk_dict.pt`.
+    """The voices of a checkpoint folder by name, in order, from `voices.safetensors`, or else from `spk_dict.pt`.
 
     CheckpointError when neither is there or the one read is damaged.
     """
     for path, read in ((folder / SAFE, _read_safe), (folder / PICKLED, _read_pickled)):
         if path.exists():
             try:
-                return read(path)
+                return dict(sorted(read(path).items()))
             except DAMAGE as e:
                 raise CheckpointError(f"{path} is damaged ({type(e).__name__}: {e}); fetch it again") from e
     raise CheckpointError(

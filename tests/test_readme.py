@@ -73,7 +73,9 @@ def runnable(language: str) -> list[Block]:
     """Blocks to run, with a checkpoint whose text and speech end by themselves in place of the published names."""
     folder = str(tiny("3b-like", seed=1, ends=True))
     text = PUBLISHED.sub(lambda _: folder, (ROOT / "README.md").read_text())
-    return [block for block in blocks(text) if block.language == language and block.why is None]
+    found = [block for block in blocks(text) if block.language == language and block.why is None]
+    assert found, f"the README has no {language} to run"
+    return found
 
 
 def test_blocks() -> None:

@@ -76,16 +76,17 @@ def attend_paged(q: Tensor, k_pages: Tensor, v_pages: Tensor, table: PageTable) 
         k = k_pages[pages].flatten(0, 1)[:kv_len].transpose(0, 1)[None]  # [1, K, kv_len, D]
         v = v_pages[pages].flatten(0, 1)[:kv_len].transpose(0, 1)[None]
         rows = q[start : start + q_len]
-        if q_len == 1:  # the query heads that share a key head become its rows
-            y = F.scaled_dot_product_attention(rows.view(1, K, H // K, D), k, v).view(1, H, D)
-        else:
+        if q_len == kv_len:
+            y = F.scaled_dot_product_attention(rows.transpose(0, 1)[None], k, v, is_causal=True, enable_gqa=H != K)
+            y = y[0].transpose(0, 1)
+        else:  # the query heads that share a key head become its rows
+            G = H // K
+            folded = rows.view(q_len, K, G, D).permute(1, 2, 0, 3).reshape(1, K, G * q_len, D)
             seen = None
-            if q_len != kv_len:
-                past = kv_len - q_len
-                seen = torch.ones(q_len, kv_len, dtype=torch.bool, device=q.device).tril(past)
-            y = F.scaled_dot_product_attention(
-                rows.transpose(0, 1)[None], k, v, attn_mask=seen, is_causal=seen is None, enable_gqa=H != K
-            )[0].transpose(0, 1)
+            if q_len > 1:
+                seen = torch.ones(q_len, kv_len, dtype=torch.bool, device=q.device).tril(kv_len - q_len).repeat(G, 1)
+            y = F.scaled_dot_product_attention(folded, k, v, attn_mask=seen)
+            y = y.view(K, G, q_len, D).permute(2, 0, 1, 3).reshape(q_len, H, D)
         out[start : start + q_len] = y
         start += q_len
     assert start == N

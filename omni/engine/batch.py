@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from omni.cache import CachedSequence, PagePool
+from omni.cache import PAGE_SIZE, CachedSequence, PagePool
 from omni.decoder import Decoder
 
 CHUNK = 2048
@@ -15,13 +15,26 @@ CHUNK = 2048
 
 
 class Lane:
-    """Attributes:
-    pool: the decoder's keys and values.
+    """A decoder with a cache of its own, in the dtype and on the device of its weights.
+
+    Args:
+        cache_tokens: rows that the cache may hold in all.
+
+    Attributes:
+        pool: the decoder's keys and values.
     """
 
-    def __init__(self, decoder: Decoder, pool: PagePool) -> None:
+    def __init__(self, decoder: Decoder, cache_tokens: int) -> None:
         self.decoder = decoder
-        self.pool = pool
+        weight = decoder.norm.weight
+        self.device = weight.device
+        pages = -(-cache_tokens // PAGE_SIZE)
+        self.pool = PagePool(decoder.config, max_pages=pages, dtype=weight.dtype, device=weight.device)
+
+    @property
+    def max_positions(self) -> int:
+        """Rows of the longest sequence that the decoder was made for."""
+        return self.decoder.config.max_positions
 
     def advance(
         self, sequences: Sequence[CachedSequence], rows: Sequence[Tensor], positions: Sequence[Tensor]

@@ -69,6 +69,7 @@ def video_file(
     size: tuple[int, int] = (66, 48),
     fps: int = 10,
     sound: str | None = None,
+    sound_seconds: float | None = None,
     rotation: int = 0,
     fragmented: bool = False,
     frames: list[npt.NDArray[np.uint8]] | None = None,
@@ -94,5 +95,5 @@ def video_file(
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode())
         if track:
-            _encode_sound(container, track, speech_like(len(frames) / fps, 48000), 48000)
+            _encode_sound(container, track, speech_like(sound_seconds or len(frames) / fps, 48000), 48000)
     return path

@@ -20,7 +20,6 @@ def test_segments(lens: tuple[int, ...], runs: list[tuple[int, int, int]]) -> No
     assert segments.cu_len.dtype == torch.int32
     assert segments.cu_len.tolist() == [sum(lens[:i]) for i in range(len(lens) + 1)]
     assert segments.num_rows == sum(lens)
-    assert segments.max_len == max(lens, default=0)
     assert list(segments.runs()) == runs
 
 

@@ -29,6 +29,7 @@ from omni.errors import (
     OmniError,
     VoiceError,
 )
+from omni.prompt import Message
 from tests.encoders.samples import video_file
 from tests.oracle.tiny import tiny
 
@@ -92,6 +93,10 @@ BAD_PARTS: dict[str, tuple[Callable[[Path], dict[str, Any]], type[OmniError], st
     "no medium": (lambda f: {"type": "image"}, MessageError, "image"),
     "unknown part": (lambda f: {"type": "smell"}, MessageError, "smell.*text, image, audio"),
     "text that is none": (lambda f: {"type": "text", "text": None}, MessageError, "text must be a string"),
+    "fps in words": (lambda f: part("video", f / "silent.mp4", fps="2"), MessageError, r"content\[0\]\.fps is '2'"),
+    "start nowhere": (lambda f: part("video", f / "silent.mp4", start=float("nan")), MessageError, r"start is nan"),
+    "pixels in words": (lambda f: part("video", f / "silent.mp4", max_pixels="9"), MessageError, r"max_pixels"),
+    "sound in words": (lambda f: part("video", f / "silent.mp4", audio_in_video="false"), MessageError, r"true or false"),
     "no frames": (lambda f: part("video", []), MediaError, "frame"),
 }
 
@@ -109,7 +114,7 @@ def beside(omni: Omni) -> Iterator[None]:
     done = list(stream)[-1]
     assert isinstance(done, Done)
     assert done.usage.codec_tokens == 15
-    assert omni.engine.thinker.pool.num_free == omni.engine.thinker.pool.max_pages
+    assert omni.engine.think.lane.pool.num_free == omni.engine.think.lane.pool.max_pages
 
 
 @pytest.mark.usefixtures("beside")
@@ -126,11 +131,27 @@ def test_bad_part(omni: Omni, files: Path, name: str) -> None:
 
 @pytest.mark.usefixtures("beside")
 @pytest.mark.parametrize(
-    "messages", ["hello", [], {}, [{"content": "x"}], [{"role": "king", "content": "x"}], [{"role": "user"}], ["x"], [None]]
+    "messages",
+    ["hello", {}, None, 7, [{"content": "x"}], [{"role": "king", "content": "x"}], [{"role": "user"}], ["x"], [None]],
 )
-def test_bad_messages(omni: Omni, messages: Any) -> None:
-    with pytest.raises(MessageError):
-        omni.generate(messages)
+@pytest.mark.parametrize("voice", [None, "Ethan"])
+def test_bad_messages(omni: Omni, messages: Any, voice: str | None) -> None:
+    with pytest.raises(MessageError, match="messages"):
+        omni.generate(messages, voice=voice, max_tokens=1)
+
+
+def test_no_messages(omni: Omni) -> None:
+    with pytest.raises(MessageError, match="no messages"):
+        omni.generate([])
+
+
+def test_faults_name_their_message_and_part(omni: Omni) -> None:
+    messages: list[Message] = [
+        {"role": "user", "content": "Hi"},
+        {"role": "user", "content": ["Look:", part("image", "nowhere.png")]},
+    ]
+    with pytest.raises(MediaError, match=r"messages\[1\]\.content\[1\]: .*nowhere"):
+        omni.generate(messages, voice="Ethan")
 
 
 @pytest.mark.usefixtures("beside")
@@ -189,6 +210,34 @@ def _config(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(tree))
 
 
+def _bins(folder: Path) -> None:
+    tree = json.loads((folder / "preprocessor_config.json").read_text())
+    (folder / "preprocessor_config.json").write_text(json.dumps(tree | {"feature_size": 64}))
+
+
+def _mean(folder: Path) -> None:
+    tree = json.loads((folder / "preprocessor_config.json").read_text())
+    (folder / "preprocessor_config.json").write_text(json.dumps(tree | {"image_mean": 7}))
+
+
+def _no_end(folder: Path) -> None:
+    tree = json.loads((folder / "config.json").read_text())
+    del tree["thinker_config"]["eos_token_id"]
+    (folder / "config.json").write_text(json.dumps(tree))
+
+
+def _width_in_words(folder: Path) -> None:
+    tree = json.loads((folder / "config.json").read_text())
+    tree["thinker_config"]["text_config"]["hidden_size"] = "112"
+    (folder / "config.json").write_text(json.dumps(tree))
+
+
+def _voice_id(folder: Path) -> None:
+    voices = torch.load(folder / "spk_dict.pt", weights_only=True)
+    voices["Ethan"]["bos_token"] = 151870
+    torch.save(voices, folder / "spk_dict.pt")
+
+
 def _without(name: str) -> Callable[[Path], None]:
     return lambda folder: (folder / name).unlink()
 
@@ -201,6 +250,11 @@ def _without(name: str) -> Callable[[Path], None]:
         (_missing, r"1 missing \(talker\.codec_head\.weight\)"),
         (_unused, r"1 not used \(thinker\.brand_new\.weight\)"),
         (_config, "hidden_size"),
+        (_bins, "64 mel bins"),
+        (_mean, "preprocessor_config.json"),
+        (_no_end, "eos_token_id"),
+        (_width_in_words, "hidden_size"),
+        (_voice_id, "'Ethan' has id 151870"),
         (_without("config.json"), r"config\.json"),
         (_without("tokenizer.json"), "tokenizer"),
         (_without("spk_dict.pt"), "spk_dict"),

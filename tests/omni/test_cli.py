@@ -74,6 +74,12 @@ def test_say_from_standard_input(tmp_path: Path) -> None:
     assert done.stdout.startswith("Two\nlines\n")
 
 
+def test_say_refuses_what_is_no_text(tmp_path: Path) -> None:
+    done = run(app, ["say", *MODEL, "-", "-o", str(tmp_path / "words.wav")], input=b"\xff\xfe words")
+    assert done.exit_code == 2
+    assert "UTF-8" in done.output
+
+
 @pytest.mark.parametrize(
     ("args", "code", "says"),
     [
@@ -83,6 +89,7 @@ def test_say_from_standard_input(tmp_path: Path) -> None:
         (["ask", "--model", "nobody/nothing-at-all", "?"], 1, "nobody/nothing-at-all"),
         (["ask", *MODEL, "--device", "gpu", "?"], 1, "no device"),
         (["ask", *MODEL], 2, "give a question"),
+        (["ask", *MODEL, "--image", "[/x].jpg", "?"], 2, "[/x].jpg"),
         (["doctor", "--model", "nobody/nothing-at-all"], 1, "missing"),
     ],
 )
@@ -100,8 +107,9 @@ def test_voices_are_listed_and_kept_without_pickle(tmp_path: Path) -> None:
     shutil.copytree(tiny("7b-like"), folder)
     done = run(app, ["voices", "--model", str(folder), "--convert"])
     assert done.exit_code == 0, done.output
+    assert set(done.stdout.split()) == {"Chelsie", "Ethan"}
     (folder / "spk_dict.pt").unlink()
-    assert run(app, ["voices", "--model", str(folder)]).stdout.split() == ["Chelsie", "Ethan"]
+    assert run(app, ["voices", "--model", str(folder)]).stdout.split() == done.stdout.split()
 
 
 def test_doctor_plans_memory() -> None:

@@ -32,7 +32,7 @@ def decoder(**sizes: Any) -> DecoderConfig:
 def towers(width: int) -> tuple[AudioConfig, VisionConfig]:
     audio = AudioConfig(
         num_mel_bins=128, d_model=1280, encoder_layers=32, encoder_attention_heads=20, encoder_ffn_dim=5120,
-        max_source_positions=1500, n_window=100, output_dim=width,
+        n_window=100, output_dim=width,
     )  # fmt: skip
     vision = VisionConfig(
         depth=32, hidden_size=1280, intermediate_size=3420, num_heads=16, in_channels=3, patch_size=14,
@@ -84,7 +84,7 @@ def model(size: str) -> OmniConfig:
         )  # fmt: skip
     audio, vision = towers(width)
     thinker = ThinkerConfig(
-        vocab_size=vocab, tie_word_embeddings=False, eos_id=151645, pad_id=151643, decoder=think, audio=audio, vision=vision,
+        vocab_size=vocab, tie_word_embeddings=False, eos_ids=(151645,), decoder=think, audio=audio, vision=vision,
         media=MEDIA,
     )  # fmt: skip
     talker = TalkerConfig(

@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from omni import Omni, Options
-from omni.prompt import SPEAKING, Message, Prompt, speaking
+from omni.errors import ContextError, MediaError
+from omni.prompt import SPEAKING, Message, Prompt
 from tests.encoders.samples import video_file
 from tests.oracle.tiny import tiny, token
 
@@ -89,6 +90,31 @@ def test_a_cut_out_of_a_clip_takes_its_sound_along(omni: Omni, films: dict[bool,
     assert abs(prompt.audio_tokens - 50) <= 1
 
 
+def test_a_cut_that_begins_before_the_clip_begins_with_it(omni: Omni, films: dict[bool, Path]) -> None:
+    early, whole = (read(omni, {"type": "video", "video": films[True], "start": t}) for t in (-1.0, 0.0))
+    assert torch.equal(early.ids, whole.ids)
+    assert torch.equal(early.sounds[0].mel, whole.sounds[0].mel)
+
+
+def test_the_clock_of_a_clip_runs_at_the_rate_asked_for(omni: Omni, films: dict[bool, Path]) -> None:
+    usual, slow = (read(omni, {"type": "video", "video": films[True]} | more) for more in ({}, {"fps": 1.0}))
+    assert [p.pictures[0].second_per_grid for p in (usual, slow)] == [1.0, 2.0]
+    assert abs(int(usual.positions.max()) - int(slow.positions.max())) <= 50, "picture and sound end together"
+
+
+def test_a_clip_whose_sound_ends_before_it_begins(omni: Omni, tmp_path: Path) -> None:
+    film = video_file(tmp_path / "late.mp4", "h264", count=60, size=(112, 112), sound="aac", sound_seconds=2.0)
+    assert read(omni, {"type": "video", "video": film, "start": 4.0}).audio_tokens == 0
+    with pytest.raises(MediaError):
+        read(omni, {"type": "video", "video": film, "start": 4.0, "audio_in_video": True})
+
+
+def test_more_pictures_than_the_context_holds_are_refused_early(omni: Omni) -> None:
+    large = np.zeros((2800, 2800, 3), np.uint8)  # 10,000 rows each
+    with pytest.raises(ContextError, match="40000 tokens"):
+        read(omni, *({"type": "image", "image": large} for _ in range(40)))
+
+
 def test_frames_and_openai_shapes(omni: Omni, films: dict[bool, Path]) -> None:
     assert read(omni, {"type": "video", "video": FRAMES}).video_tokens > 0
     whole = read(omni, {"type": "video", "video": films[False]})
@@ -103,8 +129,14 @@ def test_text_of_a_user_is_never_a_control_token(omni: Omni) -> None:
         assert int((hostile.ids == special).sum()) == int((harmless.ids == special).sum())
 
 
-def test_speaking_brings_its_system_prompt_unless_there_is_one() -> None:
+def test_speaking_brings_its_system_prompt_unless_there_is_one(omni: Omni) -> None:
     user: Message = {"role": "user", "content": "Hi"}
     own: Message = {"role": "system", "content": "Be brief."}
-    assert speaking([user]) == [{"role": "system", "content": SPEAKING}, user]
-    assert speaking([own, user]) == [own, user]
+
+    def ids(messages: list[Message], voice: str | None) -> list[int]:
+        found: list[int] = omni.request(messages, voice, Options()).prompt.ids.tolist()
+        return found
+
+    assert ids([user], "Ethan") == ids([{"role": "system", "content": SPEAKING}, user], None)
+    assert ids([own, user], "Ethan") == ids([own, user], None)
+    assert ids([user], None) != ids([user], "Ethan")

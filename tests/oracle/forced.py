@@ -92,19 +92,19 @@ def _forced_ours(omni: Omni, prompt: Prompt, ids: Tensor, codes: Sequence[int]) 
     """The same rows of our model."""
     model, out = omni.model, dict[str, Tensor]()
     talker, thinker = model.talker, model.thinker
-    assert talker and omni.engine.talker
+    assert talker and omni.engine.speak
     hooks = [
         thinker.visual.register_forward_hook(lambda m, a, o: out.update({"vision tower": o})),
         thinker.audio_tower.register_forward_hook(lambda m, a, o: out.update({"audio tower": torch.cat(o)})),
     ]
-    features = omni.engine.encode(prompt)
+    features = omni.engine.think.encode(prompt)
     for hook in hooks:
         hook.remove()
     answer = ids[prompt.num_tokens :]
     rows, is_media = thinker.embed(ids, features)
     clock = prompt.clock_after()
     positions = torch.cat((prompt.positions, clock.text(len(answer))), 1)
-    hidden = omni.engine.thinker.advance([CachedSequence()], [rows], [positions])[0]
+    hidden = omni.engine.think.lane.advance([CachedSequence()], [rows], [positions])[0]
     out["thinker logits"] = thinker.logits(hidden)
     P, thoughts = prompt.num_tokens, hidden + rows
     embed, config = thinker.embed_tokens.weight, talker.config
@@ -116,7 +116,7 @@ def _forced_ours(omni: Omni, prompt: Prompt, ids: Tensor, codes: Sequence[int]) 
     for code in codes[:-1]:
         state.code = torch.tensor(code)
         read.append(talker.step_rows([state]))
-    lane = omni.engine.talker
+    lane = omni.engine.speak.lane
     states = lane.advance([CachedSequence()], [torch.cat(read)], [_talker_positions(prompt, len(codes))])[0]
     out["talker logits"] = talker.logits(states)[P + 1 :]
     return out
