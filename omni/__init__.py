@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from omni.api import Omni
     from omni.encoders.media import Budget
-    from omni.engine.request import Options
+    from omni.engine.options import Options
     from omni.events import AudioChunk, Done, Event, Reply, TextDelta, Timings, Usage
     from omni.sampler import Sampling
     from omni.talker.vocoder import ChunkPolicy
@@ -23,7 +23,7 @@ __version__ = "0.1.0"
 _HOME = {
     "Omni": "omni.api",
     "Budget": "omni.encoders.media",
-    "Options": "omni.engine.request",
+    "Options": "omni.engine.options",
     "Sampling": "omni.sampler",
     "ChunkPolicy": "omni.talker.vocoder",
     **dict.fromkeys(("AudioChunk", "Done", "Event", "Reply", "TextDelta", "Timings", "Usage"), "omni.events"),

@@ -17,7 +17,8 @@ from omni.config import read_config, read_mel, read_pixels
 from omni.device import pick_device, pick_dtype
 from omni.encoders.media import Budget
 from omni.engine.loop import Engine
-from omni.engine.request import OptionArgs, Options, Request, Speech, SpeechArgs
+from omni.engine.options import OptionArgs, Options, SpeechArgs
+from omni.engine.request import Request, Speech
 from omni.engine.text import TextTrack
 from omni.errors import CheckpointError, MessageError, OptionError, VoiceError
 from omni.events import Event, Failed, Reply, collect
@@ -25,7 +26,7 @@ from omni.model import LAYOUT, SPEECH, Qwen2_5Omni, build, dtype_of
 from omni.progress import loading_bar
 from omni.prompt import Message, PromptReader
 from omni.sampler import Sampler
-from omni.talker.vocoder import WHOLE, PreparedVoice
+from omni.talker.vocoder import SAMPLE_RATE, WHOLE, PreparedVoice
 from omni.talker.voices import Voice, pick, read_voices
 from omni.template import Template
 from omni.tokenizer import PieceEncoder, StreamDecoder, Tokenizer
@@ -42,7 +43,7 @@ class Omni:
         engine: runs the requests that `request` makes.
     """
 
-    sample_rate = 24000
+    sample_rate = SAMPLE_RATE
 
     def __init__(
         self, model: Qwen2_5Omni, reader: PromptReader, voices: dict[str, Voice], *, cache_tokens: int = CACHE_TOKENS
@@ -94,9 +95,6 @@ class Omni:
                 raise CheckpointError(
                     f"voice {voice.name!r} has id {voice.bos_id}, which the model lacks; fetch the voices again"
                 )
-        layout = LAYOUT if net.talker else replace(LAYOUT, unused=LAYOUT.unused + SPEECH)
-        with loading_bar(folder.name, shown=progress) as bar:
-            load(net, Checkpoint.open(folder), layout, dtype_of=lambda n: dtype_of(n, kept), device=place, progress=bar)
         reader = PromptReader(
             tokenizer,
             Template.read(folder),
@@ -106,6 +104,9 @@ class Omni:
             config.thinker.decoder.max_positions,
             budget or Budget(),
         )
+        layout = LAYOUT if net.talker else replace(LAYOUT, unused=LAYOUT.unused + SPEECH)
+        with loading_bar(folder.name, shown=progress) as bar:
+            load(net, Checkpoint.open(folder), layout, dtype_of=lambda n: dtype_of(n, kept), device=place, progress=bar)
         return cls(net, reader, voices, cache_tokens=cache_tokens)
 
     @property

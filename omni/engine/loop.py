@@ -73,7 +73,9 @@ class Engine:
     def add(self, request: Request) -> None:
         """Read a request's prompt; an answer of the model's own gets its first id."""
         with self.lock, torch.inference_mode(), self._faults_of(request):
-            self.think.prefill(request)
+            heard = self.think.prefill(request)
+            if self.speak and request.speech:
+                self.speak.hear(request.speech, *heard)
 
     def step(self, requests: Sequence[Request]) -> None:
         """One id of text and one codec id for every request that is ready for them, and the sound that is due."""

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from omni.decoder import Decoder
 from omni.engine.batch import Lane
-from omni.engine.request import Options, Request, Speech
+from omni.engine.options import Options
+from omni.engine.request import Request, Speech
 from omni.events import AudioChunk
 from omni.sampler import Sampler
 from omni.talker.dual_track import Talker, TextEnd
@@ -49,7 +50,11 @@ class SpeakStage:
         )
         ending = TextEnd(self.words[config.text_end_id], self.words[config.text_pad_id])
         sound = self.vocoder.start(prepared, seed=seed + 2, chunks=options.chunks)
-        return Speech(self.model, sampler, self.model.start(ending), sound, self.words[voice.bos_id])
+        return Speech(sampler, self.model.start(ending), sound, self.words[voice.bos_id])
+
+    def hear(self, speech: Speech, hidden: Tensor, embedded: Tensor, is_media: Tensor) -> None:
+        """Keep what the talker will read of the prompt; arguments as `Talker.prompt_rows`."""
+        speech.prompt_rows = self.model.prompt_rows(hidden, embedded, is_media)
 
     def open(self, request: Request, speech: Speech) -> None:
         """Let the talker read the prompt and the first thought, as soon as there is one."""

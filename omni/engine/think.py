@@ -31,18 +31,21 @@ class ThinkStage:
         pictures = self.model.visual.encode(prompt.pictures) if prompt.pictures else []
         return [(sounds if run.is_sound else pictures)[run.index][run.first : run.last] for run in prompt.runs]
 
-    def prefill(self, request: Request) -> None:
-        """Read the prompt; an answer of the model's own gets its first id."""
+    def prefill(self, request: Request) -> tuple[Tensor, Tensor, Tensor]:
+        """Read the prompt; an answer of the model's own gets its first id.
+
+        Returns:
+            What the talker hears of it: hidden rows `[P, C]`, input rows `[P, C]`, and which are media, bool `[P]`.
+        """
         prompt = request.prompt
         features = self.encode(prompt)
         request.prompt = replace(prompt, pictures=(), sounds=())  # rows stand for them from here on
         rows, is_media = self.model.embed(prompt.ids.to(self.lane.device), features)
         hidden = self.lane.advance([request.cache], [rows], [prompt.positions])[0]
-        if request.speech:
-            request.speech.hear_prompt(hidden, rows, is_media)
         request.prefilled = request.elapsed()
         if request.given is None:
             self._pick([request], hidden[-1:])
+        return hidden, rows, is_media
 
     def find(self, requests: Sequence[Request]) -> None:
         """Let the thinker read each answer's last id and find the next."""

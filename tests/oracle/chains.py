@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from omni import Omni, Sampling
-from omni.engine.request import Options
+from omni.engine.options import Options
 from omni.events import Done
 from omni.prompt import Message, Prompt
 from omni.talker.vocoder import WHOLE

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from omni import Omni
 from omni.cache import CachedSequence
-from omni.engine.request import Options
+from omni.engine.options import Options
 from omni.prompt import Prompt
 from omni.talker.dual_track import TextEnd
 from tests.oracle.cases import cases

@@ -18,7 +18,7 @@ from rich.table import Table
 from torch import Tensor
 
 from omni import Omni
-from omni.engine.request import Options
+from omni.engine.options import Options
 from omni.prompt import Message
 from omni.talker.vocoder import WHOLE, ChunkPolicy
 from tests.oracle.cases import cases

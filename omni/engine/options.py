@@ -1,0 +1,92 @@
+"""How an answer is made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypedDict
+
+from omni.errors import OptionError
+from omni.sampler import Sampling
+from omni.talker.vocoder import CODES_PER_SECOND, STREAMED, ChunkPolicy
+
+VOICE_SAMPLING = Sampling(temperature=0.9, top_k=40, top_p=0.8, repetition_penalty=1.05)
+"""As transformers samples codec ids."""
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+class SpeechArgs(TypedDict, total=False):
+    """The fields of `Options` that shape speech, for calls that take them one by one."""
+
+    max_audio_seconds: float
+    voice_sampling: Sampling
+    seed: int | None
+    chunks: ChunkPolicy
+
+
+class OptionArgs(SpeechArgs, total=False):
+    """All fields of `Options`, for calls that take them one by one."""
+
+    max_tokens: int
+    temperature: float
+    top_k: int
+    top_p: float
+    repetition_penalty: float
+    stop: str | Sequence[str] | None
+
+
+@dataclass(frozen=True)
+class Options:
+    """How an answer is made.
+
+    Attributes:
+        max_tokens: of text.
+        max_audio_seconds: of speech.
+        temperature, top_k, top_p, repetition_penalty: of text; greedy unless told otherwise, as the model was released.
+        voice_sampling: of codec ids; the released defaults.
+        stop: a string, or several, that end the answer; neither written nor spoken.
+        seed: of every random draw; None for a new one each time.
+        chunks: how streamed speech is cut into pieces.
+    """
+
+    max_tokens: int = 1024
+    max_audio_seconds: float = 300.0
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+    voice_sampling: Sampling = VOICE_SAMPLING
+    stop: str | Sequence[str] | None = ()
+    seed: int | None = None
+    chunks: ChunkPolicy = STREAMED
+
+    def __post_init__(self) -> None:
+        if not _is_int(self.max_tokens) or self.max_tokens < 1:
+            raise OptionError(f"max_tokens is {self.max_tokens!r}; give a whole number from 1 on")
+        shortest = 1 / CODES_PER_SECOND
+        if not _is_number(self.max_audio_seconds) or not shortest <= self.max_audio_seconds < float("inf"):
+            raise OptionError(f"max_audio_seconds is {self.max_audio_seconds!r}; give a number from {shortest} on")
+        if not all(isinstance(s, str) and s for s in self.stop_strings):
+            raise OptionError(f"stop is {self.stop!r}; give strings of at least one character")
+        if self.seed is not None and not (_is_int(self.seed) and 0 <= self.seed < 2**62):
+            raise OptionError(f"seed is {self.seed!r}; give a whole number from 0 to 2**62 - 1")
+        _ = self.sampling  # checks its own ranges
+
+    @property
+    def sampling(self) -> Sampling:
+        return Sampling(self.temperature, self.top_k, self.top_p, self.repetition_penalty)
+
+    @property
+    def stop_strings(self) -> tuple[str, ...]:
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+    @property
+    def max_codes(self) -> int:
+        return round(self.max_audio_seconds * CODES_PER_SECOND)
