@@ -17,7 +17,7 @@ from demos.tiny import make
 def main(out: Path = Path()) -> None:
     with tempfile.TemporaryDirectory() as folder:
         print("A tiny model with random weights: what it says is noise, what it passes through is real.\n")
-        model = str(make("3b-like", Path(folder), seed=1, ends=True))
+        model = str(make("3b-like", Path(folder), seed=2, ends=True))
         see.main(model, max_tokens=32)
         print()
         listen.main(model, out=out / "answer.wav", max_tokens=32, max_audio_seconds=4)
