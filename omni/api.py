@@ -20,7 +20,7 @@ from omni.engine.loop import Engine
 from omni.engine.options import OptionArgs, Options, SpeechArgs
 from omni.engine.request import Request, Speech
 from omni.engine.text import TextTrack
-from omni.errors import CheckpointError, MessageError, OptionError, VoiceError
+from omni.errors import CheckpointError, DeviceError, MessageError, OptionError, VoiceError
 from omni.events import Event, Failed, Reply, collect
 from omni.model import LAYOUT, SPEECH, Qwen2_5Omni, build, dtype_of
 from omni.progress import loading_bar
@@ -81,8 +81,10 @@ class Omni:
             progress: show a bar while loading.
 
         Raises:
-            CheckpointError, DeviceError.
+            CheckpointError, DeviceError, OptionError.
         """
+        if cache_tokens < 1:
+            raise OptionError(f"cache_tokens is {cache_tokens}; give 1 or more, and at least the longest prompt and answer")
         folder = find(model)
         place = pick_device(device)
         config = read_config(folder)
@@ -107,7 +109,12 @@ class Omni:
         layout = LAYOUT if net.talker else replace(LAYOUT, unused=LAYOUT.unused + SPEECH)
         with loading_bar(folder.name, shown=progress) as bar:
             load(net, Checkpoint.open(folder), layout, dtype_of=lambda n: dtype_of(n, kept), device=place, progress=bar)
-        return cls(net, reader, voices, cache_tokens=cache_tokens)
+        try:
+            return cls(net, reader, voices, cache_tokens=cache_tokens)
+        except torch.OutOfMemoryError as e:
+            raise DeviceError(
+                f"{place} has no room for a cache of {cache_tokens} tokens beside the weights; load with fewer cache_tokens"
+            ) from e
 
     @property
     def default_voice(self) -> str:
