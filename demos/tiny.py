@@ -30,6 +30,9 @@ from torch import Tensor
 from transformers import Qwen2_5OmniConfig, Qwen2_5OmniForConditionalGeneration
 from transformers.utils import logging
 
+from omni.template import DEFAULT as CHAT_TEMPLATE
+from omni.tokenizer import WORDS
+
 logging.set_verbosity_error()  # it warns of official configs: text ids of the talker lie outside its own vocabulary
 
 OFFSET = 151643 - 256
@@ -408,43 +411,6 @@ def _preprocessor(g: Geometry) -> dict[str, Any]:
         "sampling_rate": 16000,
         "temporal_patch_size": 2,
     }
-
-
-WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-CHAT_TEMPLATE = """\
-{%- set seen = namespace(image=0, audio=0, video=0) -%}
-{%- for message in messages -%}
-{%- if loop.first and message['role'] != 'system' -%}
-{{- '<|im_start|>system\\nYou are a helpful assistant.<|im_end|>\\n' -}}
-{%- endif -%}
-{{- '<|im_start|>' + message['role'] + '\\n' -}}
-{%- if message['content'] is string -%}
-{{- message['content'] -}}
-{%- else -%}
-{%- for part in message['content'] -%}
-{%- if part['type'] == 'image' or 'image' in part or 'image_url' in part -%}
-{%- set seen.image = seen.image + 1 -%}
-{{- 'Picture ' ~ seen.image ~ ': ' if add_vision_id -}}
-{{- '<|vision_bos|><|IMAGE|><|vision_eos|>' -}}
-{%- elif part['type'] == 'audio' or 'audio' in part or 'audio_url' in part -%}
-{%- set seen.audio = seen.audio + 1 -%}
-{{- 'Audio ' ~ seen.audio ~ ': ' if add_audio_id -}}
-{{- '<|audio_bos|><|AUDIO|><|audio_eos|>' -}}
-{%- elif part['type'] == 'video' or 'video' in part -%}
-{%- set seen.video = seen.video + 1 -%}
-{{- 'Video ' ~ seen.video ~ ': ' if add_vision_id -}}
-{{- '<|vision_bos|><|VIDEO|><|vision_eos|>' -}}
-{%- elif 'text' in part -%}
-{{- part['text'] -}}
-{%- endif -%}
-{%- endfor -%}
-{%- endif -%}
-{{- '<|im_end|>\\n' -}}
-{%- endfor -%}
-{%- if add_generation_prompt -%}
-{{- '<|im_start|>assistant\\n' -}}
-{%- endif -%}
-"""
 
 
 def _write_tokenizer(folder: Path) -> None:
