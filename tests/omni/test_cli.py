@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import soundfile
@@ -55,7 +56,43 @@ def test_ask_about_everything_aloud(tmp_path: Path) -> None:
     assert min(told["usage"][f"{kind}_tokens"] for kind in ("image", "audio", "video", "text", "codec")) > 0
     wave, rate = soundfile.read(out)
     assert (len(wave), rate) == (12000, 24000)
+    assert told["timings"]["real_time_factor"] == told["timings"]["total"] / told["timings"]["audio"]
     assert told["timings"]["first_audio"] <= told["timings"]["total"]
+
+
+def asked(*options: str) -> dict[str, Any]:
+    done = run(app, ["ask", *MODEL, "--json", "--max-tokens", "6", *options, "Hello"])
+    assert done.exit_code == 0, done.output
+    told: dict[str, Any] = json.loads(done.stdout)
+    return told
+
+
+def test_ask_heeds_its_options() -> None:
+    greedy, warm = asked("--seed", "7"), asked("--seed", "7", "--temperature", "1.5")
+    assert greedy["usage"]["text_tokens"] == 6
+    assert greedy["limit"] == "text"
+    assert (greedy["seed"], warm["seed"]) == (7, 7)
+    assert greedy["text"] != warm["text"] == asked("--seed", "7", "--temperature", "1.5")["text"]
+
+
+def test_voice_and_instruction_shape_the_sound(tmp_path: Path) -> None:
+    def said(*options: str) -> bytes:
+        out = tmp_path / "words.wav"
+        done = run(app, ["say", *MODEL, "Hi.", "-o", str(out), "--seed", "3", "--max-audio-seconds", "0.3", *options])
+        assert done.exit_code == 0, done.output
+        return out.read_bytes()
+
+    plain = said()
+    assert plain == said("--voice", "Chelsie")
+    assert plain != said("--voice", "Ethan")
+    assert plain != said("--instruction", "Whisper.")
+
+    def spoken(voice: str) -> bytes:
+        out = tmp_path / "answer.wav"
+        asked("--speak", str(out), "--voice", voice, "--seed", "3", "--max-audio-seconds", "0.3")
+        return out.read_bytes()
+
+    assert spoken("Ethan") != spoken("Chelsie")
 
 
 def test_say_into_a_file(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def _nothing_is_left(omni: Omni) -> Iterator[None]:
         assert stage and stage.lane.pool.num_free == stage.lane.pool.max_pages
 
 
-def transformers_codes(messages: list[Message], omni: Omni, max_tokens: int) -> list[int]:
+def transformers_codes(messages: list[Message], omni: Omni, max_tokens: int, voice: str = "Chelsie") -> list[int]:
     """What transformers says, told to stop one id later, since it does not speak the last."""
     ids = omni.request(messages, "Chelsie", Options()).prompt.ids[None]
     ref = reference(tiny("7b-like"))
@@ -58,7 +58,7 @@ def transformers_codes(messages: list[Message], omni: Omni, max_tokens: int) -> 
     ref.talker.generate = record
     try:
         ref.generate(
-            input_ids=ids, attention_mask=torch.ones_like(ids), thinker_max_new_tokens=max_tokens + 1,
+            input_ids=ids, attention_mask=torch.ones_like(ids), speaker=voice, thinker_max_new_tokens=max_tokens + 1,
             talker_max_new_tokens=30, talker_do_sample=False,
         )  # fmt: skip
     finally:
@@ -75,6 +75,30 @@ def test_last_word_is_spoken_where_a_limit_cuts_the_text(omni: Omni, max_tokens:
     assert list(reply.done.codes) == transformers_codes(HELLO, omni, max_tokens)
     fewer = omni.generate(HELLO, max_tokens=max_tokens + 1, **SPOKEN)
     assert fewer.done.codes != reply.done.codes
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("name", ["Chelsie", "Ethan"])
+def test_each_voice_is_its_own(omni: Omni, name: str) -> None:
+    speak, voice = omni.engine.speak, omni.voices[name]
+    request = omni.request(HELLO, name, Options())
+    assert speak and request.speech
+    assert torch.equal(request.speech.voice_row, omni.model.thinker.embed_tokens.weight[voice.bos_id])
+    reply = omni.generate(HELLO, max_tokens=4, **(SPOKEN | {"voice": name}))
+    assert list(reply.done.codes) == transformers_codes(HELLO, omni, 4, name)
+    assert reply.audio is not None
+    with torch.inference_mode():
+        state = speak.vocoder.start(speak.vocoder.prepare(voice), seed=5 + 2, chunks=WHOLE)
+        wave = torch.cat((speak.vocoder.step(state, reply.done.codes), speak.vocoder.finish(state)))
+    np.testing.assert_allclose(wave.numpy(), reply.audio, atol=1e-5, rtol=0)
+
+
+def test_samplers_have_seen_the_prompt(omni: Omni) -> None:
+    """As in transformers: the text's penalty counts the prompt, the speech's the ids that stand for it."""
+    request = omni.request(HELLO, "Chelsie", Options())
+    assert request.speech
+    assert set(request.sampler._seen.nonzero().flatten().tolist()) == set(request.prompt.ids.tolist())
+    assert request.speech.sampler._seen.nonzero().flatten().tolist() == [8292, 8293, 8296]
 
 
 def test_answers_that_end_by_themselves(brief: Omni) -> None:
@@ -113,7 +137,7 @@ def test_codes_past_the_table_are_never_picked(omni: Omni, monkeypatch: pytest.M
 
     def tempted(hidden: torch.Tensor) -> torch.Tensor:
         out = logits(hidden)
-        out[:, [8194, 8300, 8447]] = out.max() + 5
+        out[:, [8194, 8293, 8300, 8447]] = out.max() + 5
         return out
 
     monkeypatch.setattr(omni.model.talker, "logits", tempted)
@@ -267,6 +291,8 @@ def test_every_dtype_sees_hears_and_speaks(dtype: str) -> None:
     assert reply.audio.dtype == np.float32
     assert np.isfinite(reply.audio).all()
     assert np.abs(reply.audio).max() > 0.01
+    for name, weight in mixed.model.named_parameters():
+        assert weight.dtype == (torch.float32 if name.startswith("token2wav.") else getattr(torch, dtype))
 
 
 def test_same_seed_same_answer(omni: Omni) -> None:
@@ -394,6 +420,15 @@ def test_text_alone_leaves_the_voice_out() -> None:
     assert mute.generate(HELLO, max_tokens=3).audio is None
     with pytest.raises(VoiceError, match="without speech"):
         mute.generate(HELLO, voice="Chelsie")
+
+
+def test_a_full_device_is_a_typed_error(omni: Omni, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(requests: object) -> None:
+        raise torch.OutOfMemoryError("4 GiB")
+
+    monkeypatch.setattr(omni.engine.think, "find", full)
+    with pytest.raises(CapacityError, match=r"out of memory \(4 GiB\); shorten"):
+        omni.generate(HELLO, max_tokens=3)
 
 
 def test_a_fault_ends_one_request_of_a_batch() -> None:

@@ -81,6 +81,7 @@ def test_sound_of_a_clip(
         covered = sorted((r.first, r.last) for r in prompt.runs if r.is_sound)
         assert [a for a, _ in covered] == [0, *(b for _, b in covered[:-1])]
         assert covered[-1][1] == prompt.audio_tokens
+        assert covered[0] == (0, 50), "runs of 2 s"
     else:
         assert around(prompt, VIDEO) == (VISION_START, VISION_END)
 
@@ -127,6 +128,13 @@ def test_text_of_a_user_is_never_a_control_token(omni: Omni) -> None:
     harmless = read(omni, {"type": "text", "text": "Hello."})
     for special in (IMAGE, token(151644), token(151645)):
         assert int((hostile.ids == special).sum()) == int((harmless.ids == special).sum())
+
+
+def test_speaking_prompt_is_the_published_one() -> None:
+    assert SPEAKING == (
+        "You are Qwen, a virtual human developed by the Qwen Team, Alibaba Group, "
+        "capable of perceiving auditory and visual inputs, as well as generating text and speech."
+    )
 
 
 def test_speaking_brings_its_system_prompt_unless_there_is_one(omni: Omni) -> None:

@@ -54,6 +54,8 @@ def cases() -> dict[str, list[list[Message]]]:
     folder = Path(tempfile.mkdtemp(prefix="omni-parity-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     film = video_file(folder / "film.mp4", "h264", count=43, size=(112, 112), fps=10, sound="aac")
+    # of 1 s and 42 cells wide: the sound, which ends last, ends before the widest column, so talker and thinker part
+    wide = video_file(folder / "wide.mp4", "h264", count=10, size=(1200, 56), fps=10, sound="aac")
     return {
         "text": [_user(_text("Say hello."))],
         "image": [_user(_picture(252, 140), _text("What is this?"))],
@@ -63,6 +65,7 @@ def cases() -> dict[str, list[list[Message]]]:
         "audio": [_user(_sound(5.23), _text("What do you hear?"))],
         "several audios": [_user(_sound(1.0), _text("then"), _sound(2.71, 1), _text("?"))],
         "image and audio": [_user(_picture(140, 140), _sound(1.5))],
+        "wide video with sound": [_user({"type": "video", "video": wide, "max_pixels": 128 * 784}, _text("What?"))],
         "audio in video": [_user({"type": "video", "video": film, "max_pixels": 128 * 784}, _text("What happens?"))],
         "batch with padding": [_user(_text("Say hello.")), _user(_text("Say hello to all of us, please."))],
     }
