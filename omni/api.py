@@ -196,7 +196,12 @@ class Omni:
         if others := options.keys() - SpeechArgs.__annotations__.keys():
             raise OptionError(f"say takes the words as they are; leave out {', '.join(sorted(others))}")
         request = self.request(before, voice or self.default_voice, Options(**options))
-        request.given = iter([self._reader.tokenizer.encode(text)]) if isinstance(text, str) else self._given(text)
+        if isinstance(text, str):
+            ids = self._reader.tokenizer.encode(text)
+            self.engine.check_text(request.prompt, len(ids))
+            request.given = iter([ids])
+        else:
+            request.given = self._given(text)
         return self._run(request)
 
     def _given(self, pieces: Iterable[str]) -> Iterator[list[int]]:

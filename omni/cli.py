@@ -77,6 +77,8 @@ def ask(
         parts += [{"type": kind, kind: path} for path in paths or ()]
     if question:
         parts.append({"type": "text", "text": question})
+    if voice and not speak:
+        raise typer.BadParameter("give --speak FILE too, or leave the voice out", param_hint="--voice")
     if not parts:
         raise typer.BadParameter("give a question, or media to ask about", param_hint="QUESTION")
     with _errors_told():
@@ -212,7 +214,7 @@ def _as_json(text: str, out: Path | None, done: Done) -> dict[str, Any]:
         "text": text,
         "audio": str(out) if out else None,
         "finish_reason": done.finish_reason,
-        "limit": done.limit,
+        "limits": done.limits,
         "seed": done.seed,
         "usage": asdict(done.usage),
         "timings": asdict(done.timings) | {"real_time_factor": done.timings.real_time_factor},
@@ -226,9 +228,9 @@ def _report(out: Path | None, done: Done) -> None:
         facts.append(f"first text after {t.first_text:.2f} s")
     if out and t.first_audio is not None:
         facts += [f"first sound after {t.first_audio:.2f} s", f"{t.audio:.2f} s of sound in {out}"]
-    if done.limit:
-        facts.append(f"cut off by the {done.limit} limit")
-    notes.print(" · ".join(facts), style="dim", markup=False)
+    if done.limits:
+        facts.append(f"cut off by the {' and the '.join(done.limits)} limit")
+    notes.print(" · ".join(facts), style="dim", markup=False, soft_wrap=True)
 
 
 def main() -> None:

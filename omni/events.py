@@ -76,18 +76,24 @@ class Done:
 
     Attributes:
         finish_reason: "stop" when the model ended by itself or met a stop string, "length" when a limit did.
-        limit: which: "text" (max_tokens), "audio" (max_audio_seconds) or "context" (the model's longest sequence).
+        limits: which, in the order they were met: "text" (max_tokens), "audio" (max_audio_seconds), "context" (the model's
+            longest sequence).
         seed: gives the same answer again.
         token_ids, codes: the answer's text and speech as the model's own ids.
     """
 
     finish_reason: Literal["stop", "length"]
-    limit: Limit | None
+    limits: tuple[Limit, ...]
     seed: int
     usage: Usage
     timings: Timings
     token_ids: tuple[int, ...] = field(repr=False)
     codes: tuple[int, ...] = field(repr=False)
+
+    @property
+    def limit(self) -> Limit | None:
+        """The first limit that was met."""
+        return self.limits[0] if self.limits else None
 
 
 @dataclass(frozen=True)
@@ -122,6 +128,10 @@ class Reply:
     @property
     def limit(self) -> Limit | None:
         return self.done.limit
+
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        return self.done.limits
 
     @property
     def usage(self) -> Usage:

@@ -14,7 +14,10 @@ from omni.errors import OptionError
 
 
 class WaveFile:
-    """A mono file whose format its name says; nothing is written where there is no path."""
+    """A mono file whose format its name says; nothing is written where there is no path.
+
+    A file that is already there is replaced once there is sound, or an answer without any; not by an answer that failed.
+    """
 
     def __init__(self, path: Path | None, sample_rate: int) -> None:
         self._path, self._rate = path, sample_rate
@@ -22,18 +25,24 @@ class WaveFile:
 
     def __enter__(self) -> Self:
         if self._path is not None:
-            try:
-                self._file = soundfile.SoundFile(self._path, "w", self._rate, 1)
-            except (TypeError, ValueError, OSError, soundfile.SoundFileError) as e:
-                raise OptionError(
-                    f"{self._path} cannot be written as sound ({e}); name a .wav, .flac, .ogg or .mp3 file"
-                ) from e
+            if self._path.suffix[1:].upper() not in soundfile.available_formats():
+                raise OptionError(f"{self._path} names no sound format that is known; name a .wav, .flac, .ogg or .mp3 file")
+            if not self._path.parent.is_dir():
+                raise OptionError(f"{self._path.parent} is no folder; make it first")
         return self
 
     def write(self, samples: NDArray[np.float32]) -> None:
-        if self._file is not None:
-            self._file.write(samples)
+        if self._path is None:
+            return
+        if self._file is None:
+            try:
+                self._file = soundfile.SoundFile(self._path, "w", self._rate, 1)
+            except (TypeError, ValueError, OSError, soundfile.SoundFileError) as e:
+                raise OptionError(f"{self._path} cannot be written ({e}); name another file") from e
+        self._file.write(samples)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if error is None:
+            self.write(np.empty(0, np.float32))
         if self._file is not None:
             self._file.close()

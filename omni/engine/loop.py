@@ -48,6 +48,14 @@ class Engine:
                 "smaller pictures, or sample fewer video frames"
             )
 
+    def check_text(self, prompt: Prompt, num_tokens: int) -> None:
+        """Raise ContextError where a text that is to be spoken does not fit behind its prompt."""
+        room = self.think.lane.max_positions - prompt.num_tokens
+        if num_tokens > room:
+            raise ContextError(
+                f"the text has {num_tokens} tokens and the model's context {room} left; say it in several calls"
+            )
+
     def run(self, requests: Sequence[Request]) -> Generator[tuple[int, Event | Failed], None, None]:
         """Events of several requests as they are made, each with its request's index; closing the iterator cancels all.
 
@@ -161,6 +169,6 @@ class Engine:
             total=request.elapsed(),
             audio=speech.num_samples / self.speak.vocoder.sample_rate if speech and self.speak else 0.0,
         )
-        reason: Literal["stop", "length"] = "length" if request.limit else "stop"
-        request.events.append(Done(reason, request.limit, request.seed, usage, timings, tuple(request.ids), codes))
+        reason: Literal["stop", "length"] = "length" if request.limits else "stop"
+        request.events.append(Done(reason, tuple(request.limits), request.seed, usage, timings, tuple(request.ids), codes))
         self._release(request)

@@ -79,7 +79,7 @@ class Request:
     last_id: bool = False
     ids: list[int] = field(default_factory=list)
     text_ended: bool = False
-    limit: Limit | None = None
+    limits: list[Limit] = field(default_factory=list)
     events: deque[Event | Failed] = field(default_factory=deque)
     prefilled: float | None = None
     first_text: float | None = None
@@ -90,8 +90,9 @@ class Request:
         return time.perf_counter() - self.started
 
     def cut(self, limit: Limit) -> None:
-        """Remember the first limit that was met."""
-        self.limit = self.limit or limit
+        """Remember a limit that was met."""
+        if limit not in self.limits:
+            self.limits.append(limit)
 
     def fetch(self) -> None:
         """Wait for the next piece of given text, where the talker has no thought left and would stand still."""

@@ -52,7 +52,7 @@ def test_ask_about_everything_aloud(tmp_path: Path) -> None:
     )
     assert done.exit_code == 0, done.output
     told = json.loads(done.stdout)
-    assert told["limit"] in ("text", "audio")
+    assert told["limits"] == ["text", "audio"]
     assert min(told["usage"][f"{kind}_tokens"] for kind in ("image", "audio", "video", "text", "codec")) > 0
     wave, rate = soundfile.read(out)
     assert (len(wave), rate) == (12000, 24000)
@@ -70,7 +70,7 @@ def asked(*options: str) -> dict[str, Any]:
 def test_ask_heeds_its_options() -> None:
     greedy, warm = asked("--seed", "7"), asked("--seed", "7", "--temperature", "1.5")
     assert greedy["usage"]["text_tokens"] == 6
-    assert greedy["limit"] == "text"
+    assert greedy["limits"] == ["text"]
     assert (greedy["seed"], warm["seed"]) == (7, 7)
     assert greedy["text"] != warm["text"] == asked("--seed", "7", "--temperature", "1.5")["text"]
 
@@ -111,6 +111,15 @@ def test_say_from_standard_input(tmp_path: Path) -> None:
     assert done.stdout.startswith("Two\nlines\n")
 
 
+def test_a_refused_text_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+    out = tmp_path / "keep.wav"
+    out.write_bytes(b"kept")
+    for text, given in (("x" * 40000, None), ("-", "y " * 40000)):
+        done = run(app, ["say", *MODEL, text, "-o", str(out)], input=given)
+        assert done.exit_code == 2, done.output
+        assert out.read_bytes() == b"kept"
+
+
 def test_say_refuses_what_is_no_text(tmp_path: Path) -> None:
     done = run(app, ["say", *MODEL, "-", "-o", str(tmp_path / "words.wav")], input=b"\xff\xfe words")
     assert done.exit_code == 2
@@ -126,6 +135,8 @@ def test_say_refuses_what_is_no_text(tmp_path: Path) -> None:
         (["ask", "--model", "nobody/nothing-at-all", "?"], 1, "nobody/nothing-at-all"),
         (["ask", *MODEL, "--device", "gpu", "?"], 1, "no device"),
         (["ask", *MODEL], 2, "give a question"),
+        (["ask", *MODEL, "--voice", "Ethan", "Hi."], 2, "give --speak"),
+        (["say", *MODEL, "Hi.", "-o", "nowhere/x.wav"], 2, "is no folder"),
         (["ask", *MODEL, "--image", "[/x].jpg", "?"], 2, "[/x].jpg"),
         (["doctor", "--model", "nobody/nothing-at-all"], 1, "missing"),
     ],

@@ -155,10 +155,12 @@ def test_speech_longer_than_transformers_speaks(omni: Omni, monkeypatch: pytest.
     assert reply.audio is not None
     assert len(reply.audio) == 84 * 24000
     assert reply.timings.audio == 84
+    assert reply.limits == ("text", "audio")
 
 
 def test_limits_are_named(omni: Omni, monkeypatch: pytest.MonkeyPatch) -> None:
     spoken = SPOKEN | {"max_audio_seconds": 0.2}
+    assert omni.generate(HELLO, max_tokens=5, **spoken).limits == ("text", "audio")
     reply = omni.generate(HELLO, max_tokens=50, **spoken)
     assert (reply.finish_reason, reply.limit) == ("length", "audio")
     assert len(reply.done.codes) == 10
@@ -181,7 +183,7 @@ def test_talkers_context_is_a_limit(omni: Omni, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(decoder, "config", replace(decoder.config, max_positions=prompt + 2 + 11))
     reply = omni.generate(HELLO, max_tokens=4, **(SPOKEN | {"max_audio_seconds": 60}))
     assert len(reply.done.codes) == 12  # one from the prompt, one from each row after it
-    assert reply.finish_reason == "length"
+    assert reply.limits == ("text", "context")
 
 
 def assert_close(a: Reply, b: Reply) -> None:
