@@ -47,7 +47,7 @@ Errors = dict[str, float]
 STREAM_LIMITS = {1: 2e-4, 2: 2e-6}
 """Largest error of streamed speech against one window, for each look-ahead in blocks."""
 STREAM_CODES = 125
-STREAM_CHUNKS = (1, 2, 3, 5, 10)
+STREAM_CHUNKS = (1, 2, 3, 4, 5, 6, 10)
 
 
 @torch.inference_mode()
