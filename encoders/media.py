@@ -81,13 +81,15 @@ def read_image(source: ImageSource, budget: Budget = DEFAULT_BUDGET) -> Image.Im
             raise MediaLimitError(f"{media.name} has too many pixels: {e}; shrink it first") from e
         except _PILLOW_ERRORS as e:
             kinds = ", ".join(_FORMATS)
-            raise MediaError(f"{media.name} is no picture that can be read ({kinds}): its header is not one") from e
+            raise MediaError(
+                f"{media.name} is no picture that can be read ({kinds}): its header is not one; save it as PNG or JPEG"
+            ) from e
         return _to_rgb(media.name, image, budget)
 
 
 def _check_picture(name: str, width: int, height: int, budget: Budget) -> None:
     if width <= 0 or height <= 0:
-        raise MediaError(f"{name} is {width} x {height} pixels: nothing to see")
+        raise MediaError(f"{name} is {width} x {height} pixels: nothing to see; send a picture of at least one pixel")
     if width * height > budget.max_pixels:
         raise MediaLimitError(f"{name} is {width} x {height} pixels and the budget is {budget.max_pixels}; shrink it first")
 
@@ -166,9 +168,9 @@ def read_audio(source: AudioSource, rate: int = 16000, budget: Budget = DEFAULT_
             check_whole(media)
             wave, source_rate = _decode_wave(media, budget)
     if len(wave) == 0:
-        raise MediaError(f"{name} holds no samples")
+        raise MediaError(f"{name} holds no samples; record it again")
     if not np.isfinite(wave).all():
-        raise MediaError(f"{name} holds samples that are NaN or infinite")
+        raise MediaError(f"{name} holds samples that are NaN or infinite; repair or drop them")
     return _resample(wave, source_rate, rate)
 
 
@@ -181,7 +183,7 @@ def _from_pair(source: tuple[Any, ...], budget: Budget) -> tuple[Wave, int]:
     if wave.dtype.kind not in "iuf" or (wave.dtype.kind == "u" and wave.dtype != np.uint8):
         raise MediaError(f"the wave is {wave.dtype}; pass floats, signed integers or uint8")
     if not 1 <= rate <= 10_000_000:
-        raise MediaError(f"{rate} Hz is no sample rate")
+        raise MediaError(f"{rate} Hz is no sample rate; give a number above 0")
     _check_length("the wave", len(wave), rate, budget)
     return _mono(wave[None] if wave.ndim == 1 else wave.T), rate
 
@@ -223,7 +225,9 @@ def _decode_wave(media: Media, budget: Budget) -> tuple[Wave, int]:
         # FLAC and AIFF state their length, as does an MP3 of which the encoder's delay is known
         states = container.format.name in ("flac", "aiff") or (container.format.name == "mp3" and stream.start_time)
         if states and stream.duration and num_samples < float(stream.duration * stream.time_base) * rate - 1:
-            raise MediaError(f"{media.name} is cut short: {num_samples} samples are there and it states more")
+            raise MediaError(
+                f"{media.name} is cut short: {num_samples} samples are there and it states more; fetch it again"
+            )
         return (np.concatenate(pieces) if pieces else np.zeros(0, np.float32)), rate
 
 
@@ -317,7 +321,7 @@ def read_video(
 
 def _from_pictures(source: Sequence[ImageSource], fps: float, budget: Budget) -> Clip:
     if not source:
-        raise MediaError("the list of frames is empty")
+        raise MediaError("the list of frames is empty; pass at least one")
     if len(source) > budget.max_frames:
         raise MediaLimitError(f"{len(source)} frames and the budget is {budget.max_frames}; pass fewer")
     count = len(source) + len(source) % 2

@@ -67,7 +67,7 @@ def opened(source: object, budget: Budget) -> Iterator[Media]:
     with media.file:
         _check_bytes(media.name, media.size, budget)
         if media.size == 0:
-            raise MediaError(f"{media.name} is empty (0 bytes)")
+            raise MediaError(f"{media.name} is empty (0 bytes); fetch or record it again")
         yield media
 
 
@@ -75,12 +75,12 @@ def _from_data_url(url: str, budget: Budget) -> Media:
     header, comma, payload = url.partition(",")
     name = f"the data URL {header[:60]!r}"
     if not comma or not header.lower().endswith(";base64"):
-        raise MediaError(f"{name} is not of the form data:TYPE;base64,DATA")
+        raise MediaError(f"{name} is not of the form data:TYPE;base64,DATA; write it so")
     _check_bytes(name, len(payload) * 3 // 4 - payload.count("=", -2), budget)
     try:
         data = base64.b64decode(payload, validate=True)
     except (binascii.Error, ValueError) as e:
-        raise MediaError(f"{name} holds damaged base64: {e}") from e
+        raise MediaError(f"{name} holds damaged base64: {e}; encode it again") from e
     return Media(name, io.BytesIO(data), len(data))
 
 
