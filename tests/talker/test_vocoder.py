@@ -13,15 +13,11 @@ from torch import Tensor
 
 from omni.errors import CheckpointError, OptionError, VoiceError
 from omni.talker.flow import Solver
-from omni.talker.vocoder import WAVE_CONTEXT, WHOLE, ChunkPolicy, PreparedVoice, Vocoder, VocoderState
+from omni.talker.vocoder import STREAMED, WAVE_CONTEXT, WHOLE, ChunkPolicy, PreparedVoice, Vocoder, VocoderState
 from tests.talker import tiny
 
 GROWING = [ChunkPolicy(first=1, growth=1, largest=4, ahead=ahead) for ahead in (1, 2)]
-EVEN = [
-    ChunkPolicy(first=n, growth=0, largest=n, ahead=ahead)
-    for ahead, sizes in ((1, (1, 2, 3, 5)), (2, (1, 3)))
-    for n in sizes
-]
+EVEN = [ChunkPolicy(first=n, growth=0, largest=n, ahead=ahead) for ahead in (1, 2) for n in range(1, 7)]
 # 12 codes make a block
 LENGTHS = (0, 1, 2, 11, 12, 13, 24, 25, 36, 60, 61)
 SAMPLES = {"small": 48, "deep": 480}  # for each code
@@ -85,19 +81,19 @@ def check(geometry: str, num: int, policy: ChunkPolicy) -> list[Tensor]:
     return waves
 
 
-@pytest.mark.parametrize("policy", EVEN + GROWING, ids=str)
+@pytest.mark.parametrize("policy", [*EVEN, *GROWING, STREAMED], ids=str)
 @pytest.mark.parametrize("num", LENGTHS)
 def test_pieces_are_the_whole(num: int, policy: ChunkPolicy) -> None:
     check("small", num, policy)
 
 
-@pytest.mark.parametrize("policy", [EVEN[0], EVEN[4], GROWING[0]], ids=str)
+@pytest.mark.parametrize("policy", [EVEN[0], EVEN[6], GROWING[0]], ids=str)
 @pytest.mark.parametrize("num", [1, 61])
 def test_pieces_are_the_whole_through_many_layers(num: int, policy: ChunkPolicy) -> None:
     check("deep", num, policy)
 
 
-@pytest.mark.parametrize("policy", [EVEN[0], *GROWING], ids=str)
+@pytest.mark.parametrize("policy", [*EVEN, *GROWING, STREAMED], ids=str)
 def test_long_speech_and_its_seams(policy: ChunkPolicy) -> None:
     waves = check("small", 500, policy)
     _, wave = whole("small", 500)
@@ -106,7 +102,7 @@ def test_long_speech_and_its_seams(policy: ChunkPolicy) -> None:
     step = torch.cat(waves).diff().abs()
     inside = torch.ones(len(step), dtype=torch.bool)
     inside[seams - 1] = False
-    assert len(seams) > 8
+    assert len(seams) >= 5
     assert step[seams - 1].max() <= step[inside].max()
     assert (step - wave.diff().abs())[seams - 1].abs().max() <= WAVE_ERROR[policy.ahead]
 
