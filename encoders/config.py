@@ -14,6 +14,8 @@ class PixelConfig:
         temporal_patch_size: frames in a patch.
         merge_size: side, in patches, of the cell that becomes one row.
         min_pixels, max_pixels: bounds of a still image's area.
+        frame_min_pixels, frame_max_pixels: of a frame of video (`video_preprocessor_config.json`); the published checkpoints
+            have no such file and so the processor's own.
         mean, std: of RGB in 0..1.
     """
 
@@ -24,6 +26,8 @@ class PixelConfig:
     max_pixels: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    frame_min_pixels: int = 128 * 28 * 28
+    frame_max_pixels: int = 768 * 28 * 28
 
     @property
     def factor(self) -> int:

@@ -15,7 +15,7 @@ from omni.encoders.features import Picture
 from omni.errors import MediaError, OptionError
 
 MAX_ASPECT = 200
-# of a frame of video; the processor's own and not the checkpoint's
+# of a frame of video, in qwen_omni_utils
 VIDEO_MIN_PIXELS = 128 * 28 * 28
 VIDEO_MAX_PIXELS = 768 * 28 * 28
 # of a whole video: 90 % of a context of 128 000 cells
@@ -77,8 +77,8 @@ def video_patches(
     fps: what `second_per_grid` = temporal_patch_size / fps says. The published processor says 2.0 whatever the frames'
         true rate, and the model's clock follows it; pass another to state the truth.
     min_pixels, max_pixels, total_pixels: bounds of a frame's area and of all frames' together, as in qwen_omni_utils.
-        The processor then resizes again to 100 352 up to 602 112 pixels a frame, so a smaller max_pixels costs detail
-        but saves no patches.
+        The processor then resizes again to the checkpoint's bounds, 100 352 up to 602 112 pixels a frame in the published
+        ones, so a smaller max_pixels costs detail but saves no patches.
     Raises MediaError, OptionError.
     """
     assert frames.dtype == torch.uint8
@@ -92,7 +92,7 @@ def video_patches(
     bound = max(min(VIDEO_MAX_PIXELS, total_pixels / n * 2), int(min_pixels * 1.05))
     bound = bound if max_pixels is None else min(bound, max_pixels)
     first = smart_resize(frames.shape[2], frames.shape[3], config.factor, min_pixels, bound)
-    size = smart_resize(*first, config.factor, VIDEO_MIN_PIXELS, VIDEO_MAX_PIXELS)
+    size = smart_resize(*first, config.factor, config.frame_min_pixels, config.frame_max_pixels)
     t, h, w = math.ceil(n / step), size[0] // side, size[1] // side
     patches = torch.empty(t, h * w, 3 * step * side**2)
     for i in range(t):  # a grid at a time: a whole clip in float32 would be four times the clip

@@ -59,7 +59,7 @@ class Omni:
     @classmethod
     def load(
         cls,
-        model: str | Path,
+        model: str | Path | None = None,
         *,
         device: str = "auto",
         dtype: str = "auto",
@@ -71,7 +71,7 @@ class Omni:
         """Load a Qwen2.5-Omni checkpoint.
 
         Args:
-            model: a folder, or a hub id such as "Qwen/Qwen2.5-Omni-3B".
+            model: a folder, or a hub id such as "Qwen/Qwen2.5-Omni-3B"; None for the small one that ships with the package.
             device: "cpu", "cuda", "cuda:1", or "auto" for the GPU where there is one.
             dtype: "float32", "bfloat16", "float16", or "auto" for the checkpoint's own where the device is fast at it. The
                 vocoder always computes in float32.

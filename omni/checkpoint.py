@@ -33,8 +33,16 @@ DTYPES = {
 }  # fmt: skip
 
 
-def find(path_or_hub_id: str | Path) -> Path:
-    """A checkpoint's folder: the path itself, or a download of the hub id's files (what is cached is not fetched again)."""
+BUNDLED = Path(__file__).parent / "bundled"
+"""The small model that ships with the package."""
+
+
+def find(path_or_hub_id: str | Path | None) -> Path:
+    """A checkpoint's folder: the path itself, or a download of the hub id's files (what is cached is not fetched again).
+
+    None is the model that ships with the package.
+    """
+    path_or_hub_id = BUNDLED if path_or_hub_id is None else path_or_hub_id
     path, name = Path(path_or_hub_id).expanduser(), str(path_or_hub_id)
     if path.is_dir():
         return path

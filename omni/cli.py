@@ -31,20 +31,23 @@ app = typer.Typer(
 
 **Examples**
 
-    omni doctor --model Qwen/Qwen2.5-Omni-3B
+    omni ask --image scene.png "How many red circles are there?"
 
-    omni ask --model ./omni-3b --image cat.jpg "What is this?"
+    omni ask --image scene.png --audio question.wav --speak answer.wav
 
-    omni ask --model ./omni-3b --audio question.wav --speak answer.wav
+    omni say "Hello! How can I help you?" -o hello.wav
 
-    omni say --model ./omni-3b "Exactly these words." -o words.wav
+    omni ask --model Qwen/Qwen2.5-Omni-3B --image cat.jpg "What is this?"
 
-Set OMNI_MODEL to leave --model out.
+Without --model, or OMNI_MODEL, the small model that ships with the package answers.
 """,
 )
 notes = Console(stderr=True, highlight=False)
 
-Model = Annotated[str, typer.Option("--model", "-m", envvar="OMNI_MODEL", help="A checkpoint's folder, or its hub id.")]
+Model = Annotated[
+    str | None,
+    typer.Option("--model", "-m", envvar="OMNI_MODEL", help="A checkpoint's folder, or its hub id.  [default: the bundled one]"),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
 Media = Annotated[list[Path] | None, typer.Option(help="May be given several times.")]
@@ -56,8 +59,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 @app.command()
 def ask(
-    model: Model,
     question: Annotated[str | None, typer.Argument(help="May be left out where the question is in the sound.")] = None,
+    model: Model = None,
     image: Media = None,
     audio: Media = None,
     video: Media = None,
@@ -95,9 +98,9 @@ def ask(
 
 @app.command()
 def say(
-    model: Model,
     text: Annotated[str, typer.Argument(help="The words; - reads them from standard input as they come.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The file to speak into (WAV, FLAC, OGG or MP3).")],
+    model: Model = None,
     voice: Voice = None,
     instruction: Annotated[str, typer.Option(help="How to say it.")] = "",
     max_audio_seconds: Seconds = None,
@@ -121,7 +124,7 @@ def say(
 
 @app.command()
 def voices(
-    model: Model,
+    model: Model = None,
     convert: Annotated[bool, typer.Option("--convert", help="Keep them as voices.safetensors beside spk_dict.pt.")] = False,
 ) -> None:
     """List the voices of a checkpoint."""
@@ -179,7 +182,7 @@ def _errors_told() -> Iterator[None]:
         raise typer.Exit(2 if isinstance(e, InputError) else 1) from e
 
 
-def _load(model: str, device: str, dtype: str, *, speech: bool) -> Omni:
+def _load(model: str | None, device: str, dtype: str, *, speech: bool) -> Omni:
     from omni.api import Omni
 
     return Omni.load(model, device=device, dtype=dtype, speech=speech, progress=notes.is_terminal)

@@ -319,6 +319,7 @@ def read_pixels(folder: Path, vision: VisionConfig) -> PixelConfig:
     with _damage_told("preprocessor_config.json"):
         c = _preprocessor(folder, "image_processor")
         size = c.child("size") if "size" in c else _Node({}, "size")
+        low, high = _frame_pixels(folder)
         config = PixelConfig(
             patch_size=c.get("patch_size", vision.patch_size),
             temporal_patch_size=c.get("temporal_patch_size", vision.temporal_patch_size),
@@ -327,6 +328,8 @@ def read_pixels(folder: Path, vision: VisionConfig) -> PixelConfig:
             max_pixels=c.get("max_pixels", size.get("longest_edge", 12845056)),
             mean=tuple(c.get("image_mean", (0.48145466, 0.4578275, 0.40821073))),
             std=tuple(c.get("image_std", (0.26862954, 0.26130258, 0.27577711))),
+            frame_min_pixels=low,
+            frame_max_pixels=high,
         )
         _check_kinds(config)
     theirs = (config.patch_size, config.temporal_patch_size, config.merge_size)
@@ -336,6 +339,19 @@ def read_pixels(folder: Path, vision: VisionConfig) -> PixelConfig:
             f"the pre-processor cuts patches of {theirs}, and the vision tower reads {ours}; fetch both again"
         )
     return config
+
+
+def _frame_pixels(folder: Path) -> tuple[int, int]:
+    """Bounds of a video frame's area; no file says them in the published checkpoints, and the processor has its own."""
+    name = "video_preprocessor_config.json"
+    if (folder / name).exists():
+        c = _Node(read_json(folder / name), name)
+    else:
+        c = _preprocessor(folder, "video_processor")
+        c = c if "video_processor_type" in c else _Node({}, name)
+    size = c.child("size") if "size" in c else _Node({}, "size")
+    low, high = size.get("shortest_edge", 128 * 28 * 28), size.get("longest_edge", 768 * 28 * 28)
+    return c.get("min_pixels", low), c.get("max_pixels", high)
 
 
 def read_mel(folder: Path, audio: AudioConfig) -> MelConfig:

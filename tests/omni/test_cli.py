@@ -181,4 +181,4 @@ def test_help_is_quick_and_has_examples() -> None:
     code = "import sys; from omni.cli import app; app(['--help'], standalone_mode=False); sys.exit('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "omni ask --model ./omni-3b --image cat.jpg" in done.stdout
+    assert "omni ask --model Qwen/Qwen2.5-Omni-3B --image cat.jpg" in done.stdout

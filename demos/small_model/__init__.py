@@ -1,0 +1,6 @@
+"""Trains the small model that ships with the package, from data that these programs make themselves."""
+
+from pathlib import Path
+
+BUILD = Path(__file__).parents[2] / "build" / "small_model"
+"""Where data, logs and training states lie."""

@@ -1,0 +1,321 @@
+"""Conversations about the world, ready for the thinker: ids, positions, what it sees and hears, and what it should say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from random import Random
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from demos.small_model import senses, shape, sounds, voices, words, world
+from omni.encoders.mel import num_audio_tokens
+from omni.positions import AudioSpan, AudioVideoSpan, Clock, ImageSpan, Span, TextSpan, VideoSpan
+from omni.prompt import SPEAKING, MediaRun, fill
+
+REPEAT = ("Repeat what I said.", "What did I say?", "Write down what I said.")
+
+
+@dataclass
+class Lesson:
+    """One conversation while it is written.
+
+    Attributes:
+        spans: the prompt so far; text not in a span yet is in `text`.
+        spoken: (first token, ids, kind) of each answer.
+        pictures: uint8 `[2 t, h, w, 3]` each, frames in pairs; mels: `[80, n]` each; both in prompt order.
+    """
+
+    spans: list[Span] = field(default_factory=list)
+    text: list[int] = field(default_factory=list)
+    length: int = 0
+    spoken: list[tuple[int, list[int], str]] = field(default_factory=list)
+    pictures: list[Tensor] = field(default_factory=list)
+    mels: list[Tensor] = field(default_factory=list)
+
+    def write(self, text: str) -> None:
+        self._put(words.encode(text))
+
+    def mark(self, name: str) -> None:
+        self._put([words.special(name)])
+
+    def _put(self, ids: Sequence[int]) -> None:
+        self.text += ids
+        self.length += len(ids)
+
+    def _close(self, span: Span) -> None:
+        self.spans += [TextSpan(tuple(self.text)), span]
+        self.text = []
+        self.length += span.num_tokens
+
+    def start(self, system: str) -> None:
+        self.mark("<|im_start|>")
+        self.write(f"system\n{system}")
+        self.mark("<|im_end|>")
+
+    def open(self) -> None:
+        """The user's turn begins."""
+        self.write("\n")
+        self.mark("<|im_start|>")
+        self.write("user\n")
+
+    def show(self, frames: Tensor, *, still: bool, sound: Tensor | None = None) -> None:
+        """A picture or a clip, as two frames a grid; with the mel of its sound."""
+        n, h, w, _ = frames.shape
+        cells = (n // 2, h // senses.CELL, w // senses.CELL)
+        self.pictures.append(frames)
+        if sound is not None:
+            self.mels.append(sound)
+            self._close(AudioVideoSpan(VideoSpan(cells, 1.0), AudioSpan(num_audio_tokens(sound.shape[1]))))
+            return
+        self.mark("<|vision_bos|>")
+        self._close(ImageSpan(cells) if still else VideoSpan(cells, 1.0))
+        self.mark("<|vision_eos|>")
+
+    def play(self, mel: Tensor) -> None:
+        self.mels.append(mel)
+        self.mark("<|audio_bos|>")
+        self._close(AudioSpan(num_audio_tokens(mel.shape[1])))
+        self.mark("<|audio_eos|>")
+
+    def answer(self, text: str, kind: str) -> None:
+        """The user's turn ends and the assistant's is written."""
+        self.mark("<|im_end|>")
+        self.write("\n")
+        self.mark("<|im_start|>")
+        self.write("assistant\n")
+        ids = [*words.encode(text), words.special("<|im_end|>")]
+        self.spoken.append((self.length, ids, kind))
+        self._put(ids)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Lessons side by side, filled up at their ends.
+
+    Attributes:
+        ids, targets: int64 `[B, T]`; targets are -100 but where the next token is the assistant's to say.
+        positions: `[3, B, T]`.
+        pictures: uint8 `[N, 2, h, w, 3]`, all temporal grids of all lessons in order; None without.
+        mels: of all lessons in order.
+        runs: of all lessons in order, with the lesson's index.
+        grids: temporal grids of each picture in order.
+        answers: (row, first target, count, kind) of each answer.
+    """
+
+    ids: Tensor
+    targets: Tensor
+    positions: Tensor
+    pictures: Tensor | None
+    mels: list[Tensor]
+    runs: list[tuple[int, MediaRun]]
+    grids: list[list[int]]
+    sounds: list[int]
+    answers: list[tuple[int, int, int, str]]
+
+
+def collate(lessons: Sequence[Lesson]) -> Batch:
+    media = shape.omni_config().thinker.media
+    rows, answers, runs = [], [], []
+    for i, lesson in enumerate(lessons):
+        spans = [*lesson.spans, TextSpan(tuple(lesson.text))]
+        prompt = fill(
+            spans, media, Clock(media.positions_per_second, media.positions_per_second * media.seconds_per_chunk), (), ()
+        )
+        assert prompt.num_tokens == lesson.length
+        targets = torch.full((prompt.num_tokens,), -100)
+        for first, ids, kind in lesson.spoken:
+            targets[first - 1 : first - 1 + len(ids)] = torch.tensor(ids)
+            answers.append((i, first - 1, len(ids), kind))
+        rows.append((prompt.ids, targets, prompt.positions.T))
+        runs += [(i, run) for run in prompt.runs]
+    pad = nn_pad
+    frames = [frames.unflatten(0, (-1, 2)) for lesson in lessons for frames in lesson.pictures]
+    return Batch(
+        pad([r[0] for r in rows], words.special("<|endoftext|>")),
+        pad([r[1] for r in rows], -100),
+        pad([r[2] for r in rows], 0).permute(2, 0, 1),
+        torch.cat(frames) if frames else None,
+        [mel for lesson in lessons for mel in lesson.mels],
+        runs,
+        [[len(f) // 2 for f in lesson.pictures] for lesson in lessons],
+        [len(lesson.mels) for lesson in lessons],
+        answers,
+    )
+
+
+def nn_pad(rows: list[Tensor], value: int) -> Tensor:
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=value)
+
+
+class Teacher:
+    """Makes lessons; the questions it can ask aloud are those that some voice has spoken."""
+
+    def __init__(self, spoken: Sequence[voices.Utterance], split: str = "train") -> None:
+        self.split = split
+        self.spoken = sorted(spoken, key=lambda u: len(u["wave"]))
+        self.by_text: dict[str, list[voices.Utterance]] = {}
+        for utterance in self.spoken:
+            if utterance["kind"] != "words":
+                self.by_text.setdefault(utterance["text"], []).append(utterance)
+        self.chat = dict(world.TALK)
+
+    def voice(self, utterance: voices.Utterance, rng: Random) -> Tensor:
+        wave = voices.wave_of(utterance)
+        if self.split == "train":
+            wave = senses.faster(wave, rng)
+        return senses.mel(sounds.soil(wave, rng))
+
+    def ask(self, lesson: Lesson, turn: world.Turn, kind: str, aloud: bool, rng: Random) -> bool:
+        """Ask, aloud if someone can say it, and answer; whether it was aloud."""
+        utterances = self.by_text.get(turn.question, []) if aloud else []
+        if utterances:
+            lesson.play(self.voice(rng.choice(utterances), rng))
+        else:
+            lesson.write(_casual(turn.question, rng))
+        lesson.answer(turn.answer, kind + ("/aloud" if utterances else ""))
+        return bool(utterances)
+
+    def scenes(self, rng: Random, count: int, turns: int, aloud: float) -> list[Lesson]:
+        """Lessons about pictures of one size."""
+        canvas = world.canvas(rng)
+        size = senses.picture_size(*canvas)
+        out = []
+        for _ in range(count):
+            scene = senses.on_canvas(world.scene(rng), canvas)
+            lesson = Lesson()
+            lesson.start(_system(rng))
+            asked = world.scene_turns(scene, rng, turns)
+            if rng.random() < 0.5:
+                asked = world.scene_dialogue(scene, rng) + asked[2:]
+            if aloud and rng.random() < 0.8:
+                asked = [t for t in asked if t.question in self.by_text] or asked
+                asked = asked[:2]
+            kind = "text" if scene.text else "scene"
+            for i, turn in enumerate(asked):
+                lesson.open()
+                if i == 0:
+                    lesson.show(torch.from_numpy(np.stack([senses.see(scene, size, rng)] * 2)), still=True)
+                self.ask(lesson, turn, kind, rng.random() < aloud, rng)
+            out.append(lesson)
+        return [l for l in out if l.spoken]
+
+    def clips(self, rng: Random, count: int, turns: int, aloud: float) -> list[Lesson]:
+        first = world.clip(rng)
+        size = senses.frame_size(first.width, first.height)
+        out = []
+        for _ in range(count):
+            clip = replace(world.clip(rng), width=first.width, height=first.height)
+            lesson = Lesson()
+            lesson.start(_system(rng))
+            frames = torch.from_numpy(senses.watch(clip, size, rng))
+            sound = senses.mel(sounds.beep_track(clip, rng)) if clip.beep >= 0 or rng.random() < 0.15 else None
+            asked = world.clip_turns(clip, rng, turns)
+            if aloud:
+                asked = ([t for t in asked if t.question in self.by_text] or asked)[:2]
+            for i, turn in enumerate(asked):
+                lesson.open()
+                if i == 0:
+                    lesson.show(frames, still=False, sound=sound)
+                kind = "time" if turn.question.startswith("When") else "clip"
+                self.ask(lesson, turn, kind, rng.random() < aloud, rng)
+            out.append(lesson)
+        return out
+
+    def hearing(self, rng: Random, count: int) -> list[Lesson]:
+        """Say again what was said, or answer it; or tell what sound it was."""
+        start = rng.randrange(max(1, len(self.spoken) - 10 * count))
+        out = []
+        for utterance in rng.sample(self.spoken[start : start + 10 * count], count):
+            lesson = Lesson()
+            lesson.start(_system(rng))
+            lesson.open()
+            kind = rng.random()
+            if kind < 0.15:
+                sound = world.sound(rng)
+                mel = senses.mel(
+                    sounds.soil(sounds.sound_of(sound, rng), rng) if rng.random() < 0.5 else sounds.sound_of(sound, rng)
+                )
+                lesson.play(mel)
+                for i, turn in enumerate(world.sound_turns(sound, rng, 2)):
+                    if i:
+                        lesson.open()
+                    self.ask(lesson, turn, "sound", False, rng)
+                out.append(lesson)
+                continue
+            mel = self.voice(utterance, rng)
+            answer = self.reply(utterance)
+            if answer is not None and kind < 0.4:
+                lesson.play(mel)
+                lesson.answer(answer, "outside/aloud" if utterance["kind"] == "outside" else "talk/aloud")
+            elif utterance["kind"] == "outside":
+                lesson.play(mel)
+                lesson.answer(world.UNKNOWN, "outside/aloud")
+            else:
+                if rng.random() < 0.8:
+                    lesson.play(mel)
+                    lesson.write(rng.choice(REPEAT))
+                else:
+                    lesson.write(rng.choice(REPEAT))
+                    lesson.play(mel)
+                lesson.answer(utterance["text"], "repeat")
+            out.append(lesson)
+        return out
+
+    def reply(self, utterance: voices.Utterance) -> str | None:
+        """The answer to something said with nothing to see; None if it has none."""
+        text = utterance["text"]
+        if utterance["kind"] == "outside":
+            return world.UNKNOWN
+        return _alone(text)
+
+    def talk(self, rng: Random, count: int, turns: int) -> list[Lesson]:
+        out = []
+        for _ in range(count):
+            lesson = Lesson()
+            lesson.start(_system(rng))
+            for _ in range(turns):
+                lesson.open()
+                if rng.random() < 0.15:
+                    turn, kind = world.outside_turn(rng, voices.strangers(self.split)), "outside"
+                else:
+                    turn, kind = world.talk_turn(rng), "talk"
+                lesson.write(_casual(turn.question, rng))
+                lesson.answer(turn.answer, kind)
+            out.append(lesson)
+        return out
+
+
+@cache
+def _answers() -> dict[str, str]:
+    """Every question of a talk without a picture, with its answer."""
+    known = dict(world.TALK)
+    rng = Random(7)
+    for _ in range(20000):
+        turn = world.talk_turn(rng)
+        if not turn.question.startswith("Say "):
+            known.setdefault(turn.question, turn.answer)
+    return known
+
+
+def _alone(text: str) -> str | None:
+    if text.startswith("Say "):
+        return world.sentence(text[4:-1])
+    return _answers().get(text)
+
+
+def _casual(question: str, rng: Random) -> str:
+    """As people type it: sometimes without capital or full stop."""
+    if rng.random() < 0.15:
+        question = question[0].lower() + question[1:]
+    return question.rstrip(".?!") if rng.random() < 0.1 else question
+
+
+def _system(rng: Random) -> str:
+    return words.SYSTEM if rng.random() < 0.75 else SPEAKING
+
+
+Maker = Callable[[Random], list[Lesson]]

@@ -1,0 +1,134 @@
+"""Teaches the thinker, with its towers, to answer questions about the world, typed and spoken.
+
+python -m demos.small_model.train_thinker MINUTES
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import defaultdict
+from random import Random
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from demos.small_model import BUILD, lessons, nets, senses, shape, voices
+from demos.small_model.table import text_table
+from demos.small_model.trainer import Trainer
+from omni.thinker import Thinker
+
+LOUDNESS = 0.1
+"""RMS of the thinker's last hidden rows. The talker reads them added to the embedding, whose RMS is 1."""
+
+
+class Student(nn.Module):
+    """The thinker; its head is kept times LOUDNESS, so that it learns as fast as the rest."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        config = shape.omni_config().thinker
+        self.thinker = Thinker(config)
+        nets.initialise(self.thinker, config.decoder.num_layers)
+        with torch.no_grad():
+            self.thinker.embed_tokens.weight.copy_(text_table())
+            self.thinker.decoder.norm.weight.fill_(LOUDNESS)
+            self.thinker.lm_head.weight.mul_(0.3)
+        self.thinker.embed_tokens.weight.requires_grad_(False)
+        self.thinker.decoder.norm.weight.requires_grad_(False)
+
+    def features(self, batch: lessons.Batch) -> list[Tensor]:
+        """Rows of every run of media, in prompt order."""
+        pictures: list[list[Tensor]] = []
+        if batch.pictures is not None:
+            _, _, h, w, _ = batch.pictures.shape
+            rows = nets.vision(self.thinker.visual, senses.patches(batch.pictures), (h // senses.SIDE, w // senses.SIDE))
+            left = list(rows.split([2 * g // 2 for gs in batch.grids for g in gs]))
+            for grids in batch.grids:
+                pictures.append([left.pop(0).flatten(0, 1) for _ in grids])
+        heard = list(nets.audio(self.thinker.audio_tower, batch.mels)[0]) if batch.mels else []
+        out, first = [], [0]
+        for count in batch.sounds:
+            first.append(first[-1] + count)
+        for row, run in batch.runs:
+            whole = heard[first[row] + run.index] if run.is_sound else pictures[row][run.index]
+            out.append(whole[run.first : run.last])
+        return out
+
+    def forward(self, batch: lessons.Batch) -> tuple[Tensor, Tensor]:
+        """Logits `[N, V]` at the places where the assistant speaks, and the truth `[N]`."""
+        thinker = self.thinker
+        with torch.autocast("cpu", torch.bfloat16):
+            features = self.features(batch)
+            rows = thinker.embed_tokens(batch.ids)
+            media = thinker.config.media
+            is_media = (batch.ids == media.audio) | (batch.ids == media.image) | (batch.ids == media.video)
+            if features:
+                rows = rows.masked_scatter(is_media[..., None], torch.cat(features).to(rows.dtype))
+            hidden = nets.decode(thinker.decoder, rows, batch.positions)
+            wanted = batch.targets >= 0
+            logits = F.linear(hidden[wanted] / LOUDNESS, thinker.lm_head.weight)
+        return logits.float(), batch.targets[wanted]
+
+
+def make(teacher: lessons.Teacher, step: int) -> tuple[str, lessons.Batch]:
+    """The lessons of a step: pictures, clips, speech and text take turns."""
+    rng = Random(step)
+    kind = "svshtsvhsh"[step % 10]
+    if kind == "s":
+        made = teacher.scenes(rng, 16, 8, 0.0) if step % 4 < 2 else teacher.scenes(rng, 16, 8, 0.85)
+    elif kind == "v":
+        made = teacher.clips(rng, 16, 5, 0.0 if step % 3 else 0.8)
+    elif kind == "h":
+        made = teacher.hearing(rng, 28)
+    else:
+        made = teacher.talk(rng, 20, 6)
+    return kind, lessons.collate(made)
+
+
+def right(logits: Tensor, truth: Tensor, batch: lessons.Batch) -> list[tuple[str, bool]]:
+    """Whether each answer is right to the last token; greedy decoding would then give it."""
+    hits = torch.zeros_like(batch.targets, dtype=torch.bool)
+    hits[batch.targets >= 0] = logits.argmax(-1) == truth
+    return [(kind, bool(hits[row, first : first + count].all())) for row, first, count, kind in batch.answers]
+
+
+def main(minutes: float) -> None:
+    torch.set_num_threads(int(sys.argv[2]) if len(sys.argv) > 2 else 1)
+    torch.manual_seed(0)
+    student = Student()
+    path = BUILD / "thinker.pt"
+    if not path.exists():
+        for tower, name in ((student.thinker.audio_tower, "ears"), (student.thinker.visual, "eyes")):
+            learnt = torch.load(BUILD / f"{name}.pt", weights_only=False)["average"]
+            tower.load_state_dict({k.removeprefix("tower."): v for k, v in learnt.items() if k.startswith("tower.")})
+    teacher = lessons.Teacher(voices.load())
+    trainer, start = Trainer(student, path, minutes, 1.5e-3, warm_up=300), time.time()
+    scores: dict[str, list[bool]] = defaultdict(list)
+    losses: dict[str, list[float]] = defaultdict(list)
+    while not trainer.done:
+        kind, batch = make(teacher, trainer.step)
+        logits, truth = student(batch)
+        loss = F.cross_entropy(logits, truth)
+        trainer.learn(loss)
+        losses[kind].append(loss.item())
+        for name, hit in right(logits, truth, batch):
+            scores[name].append(hit)
+        if trainer.step % 50 == 0:
+            told = " ".join(f"{k} {sum(v) / len(v):.3f}" for k, v in sorted(losses.items()))
+            known = " ".join(f"{k} {sum(v) / len(v):.2f}" for k, v in sorted(scores.items()))
+            speed = (time.time() - start) / 50
+            print(
+                f"thinker {trainer.step} {trainer.elapsed:.1f} min {speed:.2f} s/step loss {told} | right {known}",
+                flush=True,
+            )
+            start = time.time()
+            scores.clear()
+            losses.clear()
+        trainer.save(every=3)
+    trainer.save()
+
+
+if __name__ == "__main__":
+    main(float(sys.argv[1]))

@@ -1,0 +1,255 @@
+"""Teaches the towers what there is, before anyone asks: letters and words in sounds, shapes and letters in pictures.
+
+    python -m demos.small_model.train_towers ears|eyes MINUTES
+
+The heads that say so are only for training. Sounds are read with CTC, by letters from the frames and by words from the
+rows; every cell of a picture says which shape, colour or letter lies in it, and whose centre it holds.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import replace
+from random import Random
+
+import torch
+import torch.nn.functional as F
+from PIL import ImageFont
+from torch import Tensor, nn
+
+from demos.small_model import BUILD, draw, nets, senses, shape, sounds, voices, words, world
+from demos.small_model.trainer import Means, Trainer
+from omni.encoders.audio import AudioTower
+from omni.encoders.vision import VisionTower
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz "
+GLYPHS = "abcdefghijklmnopqrstuvwxyz0123456789"
+KINDS = ("shape", "colour", "centre_shape", "centre_colour", "glyph", "way")
+SIZES = {
+    "shape": len(world.SHAPES) + 1,
+    "colour": len(world.COLOURS) + 1,
+    "centre_shape": len(world.SHAPES) + 1,
+    "centre_colour": len(world.COLOURS) + 1,
+    "glyph": len(GLYPHS) + 1,
+    "way": len(world.DIRECTIONS) + 1,
+}
+
+
+class Ears(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        config = shape.omni_config().thinker.audio
+        self.tower = AudioTower(config)
+        self.words = [w.lower() for w in words.all_words()]
+        self.index = {w: i + 1 for i, w in enumerate(self.words)}
+        nets.initialise(self.tower, config.encoder_layers)
+        self.by_letter = nn.Linear(config.d_model, len(LETTERS) + 1)
+        self.by_word = nn.Linear(config.output_dim, len(self.words) + 2)  # blank, words, any other word
+
+    def spell(self, text: str) -> list[int]:
+        return [LETTERS.index(c) + 1 for c in text.lower() if c in LETTERS]
+
+    def name(self, text: str) -> list[int]:
+        plain = "".join(c for c in text.lower() if c in LETTERS)
+        return [self.index.get(w, len(self.words) + 1) for w in plain.split()]
+
+    def loss(self, mels: list[Tensor], texts: list[str]) -> tuple[Tensor, Tensor]:
+        """CTC by letters and by words, each per target."""
+        with torch.autocast("cpu", torch.bfloat16):
+            rows, frames = nets.audio(self.tower, mels)
+            letters, named = self.by_letter(torch.cat(frames)), self.by_word(torch.cat(rows))
+        out = []
+        for logits, parts, targets in (
+            (letters, frames, [self.spell(t) for t in texts]),
+            (named, rows, [self.name(t) for t in texts]),
+        ):
+            lens = [len(p) for p in parts]
+            padded = nn.utils.rnn.pad_sequence(list(logits.float().log_softmax(-1).split(lens)))
+            flat = torch.tensor([i for t in targets for i in t])
+            loss = F.ctc_loss(
+                padded,
+                flat,
+                torch.tensor(lens),
+                torch.tensor([len(t) for t in targets]),
+                reduction="none",
+                zero_infinity=True,
+            )
+            out.append(loss.sum() / max(1, len(flat)))
+        return out[0], out[1]
+
+    @torch.no_grad()
+    def transcribe(self, mels: list[Tensor]) -> list[str]:
+        """Words of the best path."""
+        rows, _ = nets.audio(self.tower, mels)
+        texts = []
+        for row in rows:
+            best = torch.unique_consecutive(self.by_word(row).argmax(-1)).tolist()
+            texts.append(" ".join([*self.words, "?"][i - 1] for i in best if i))
+        return texts
+
+
+class Eyes(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        config = shape.omni_config().thinker.vision
+        self.tower = VisionTower(config)
+        nets.initialise(self.tower, config.depth)
+        self.heads = nn.ModuleDict({kind: nn.Linear(config.out_hidden_size, size) for kind, size in SIZES.items()})
+
+    def loss(self, pixels: Tensor, labels: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
+        """Mean cross-entropy over cells, and the share of the cells with something in them that are right."""
+        _, _, h, w, _ = pixels.shape
+        with torch.autocast("cpu", torch.bfloat16):
+            rows = nets.vision(self.tower, senses.patches(pixels), (h // senses.SIDE, w // senses.SIDE))
+            logits = {kind: head(rows).float() for kind, head in self.heads.items()}
+        total, right = torch.zeros(()), {}
+        for kind, truth in labels.items():
+            total = total + F.cross_entropy(logits[kind].flatten(0, -2), truth.flatten(), label_smoothing=0.0) * 2
+            some = truth > 0
+            if some.any():
+                right[kind] = (logits[kind].argmax(-1) == truth)[some].float().mean().item()
+        return total, right
+
+
+def _labels(
+    things: list[tuple[world.Thing, str]], text: str, canvas: tuple[int, int], size: tuple[int, int]
+) -> dict[str, Tensor]:
+    """Class of each cell `[rows * columns]` of a picture of (height, width), 0 for nothing."""
+    rows, columns = size[0] // senses.CELL, size[1] // senses.CELL
+    out = {kind: torch.zeros(rows, columns, dtype=torch.int64) for kind in KINDS}
+    yc, xc = (torch.arange(rows) + 0.5)[:, None], (torch.arange(columns) + 0.5)[None]
+    for thing, way in things:
+        x, y = thing.x / 3 * columns, thing.y / 3 * rows
+        radius = 0.5 * thing.size * min(canvas) / 3
+        near = ((xc - x) / columns * canvas[0]) ** 2 + ((yc - y) / rows * canvas[1]) ** 2 < (0.9 * radius) ** 2
+        r, c = min(rows - 1, int(y)), min(columns - 1, int(x))
+        for kind, value in (("shape", world.SHAPES.index(thing.shape)), ("colour", world.COLOURS.index(thing.colour))):
+            out[kind][near] = value + 1
+            out[kind][r, c] = value + 1
+            out["centre_" + kind][r, c] = value + 1
+        if way:
+            out["way"][r, c] = world.DIRECTIONS.index(way) + 1
+    if text:
+        mask = draw._written(text)
+        scale = min(0.8 * canvas[0] / mask.width, 0.6 * canvas[1] / mask.height)
+        wide = mask.width * scale / canvas[0] * columns
+        font = ImageFont.load_default(draw.GLYPHS)
+        whole = font.getlength(text)
+        for i, glyph in enumerate(text):
+            middle = (font.getlength(text[:i]) + font.getlength(text[: i + 1])) / 2 / whole
+            c = int((columns - wide) / 2 + middle * wide)
+            out["glyph"][rows // 2, min(columns - 1, c)] = GLYPHS.index(glyph.lower()) + 1
+    return {kind: value.flatten() for kind, value in out.items()}
+
+
+def _stack(labels: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {kind: torch.stack([l[kind] for l in labels]) for kind in KINDS}
+
+
+def scene_batch(rng: Random, count: int) -> tuple[Tensor, dict[str, Tensor]]:
+    canvas = world.canvas(rng)
+    size = senses.picture_size(*canvas)
+    pictures, labels = [], []
+    for _ in range(count):
+        scene = senses.on_canvas(world.scene(rng), canvas)
+        pictures.append(torch.from_numpy(senses.see(scene, size, rng)))
+        labels.append(_labels([(t, "") for t in scene.things], scene.text, canvas, size))
+    pixels = torch.stack(pictures)[:, None].expand(-1, 2, -1, -1, -1)
+    return pixels, _stack(labels)
+
+
+def clip_batch(rng: Random, count: int) -> tuple[Tensor, dict[str, Tensor]]:
+    first = world.clip(rng)
+    canvas = (first.width, first.height)
+    size = senses.frame_size(*canvas)
+    grids: list[Tensor] = []
+    labels = []
+    while len(grids) < count:
+        clip = replace(world.clip(rng), width=canvas[0], height=canvas[1])
+        frames = torch.from_numpy(senses.watch(clip, size, rng)).unflatten(0, (-1, 2))
+        for second in rng.sample(range(clip.seconds), min(3, clip.seconds)):
+            things = []
+            for actor, at in zip(clip.actors, draw._at(clip, second + 0.5), strict=True):
+                if at is not None:
+                    moving = (
+                        actor.direction and actor.begin <= second and draw._at(clip, second)[clip.actors.index(actor)] != at
+                    )
+                    things.append((at, actor.direction if moving else ""))
+            grids.append(frames[second])
+            labels.append(_labels(things, "", canvas, size))
+    return torch.stack(grids[:count]), _stack(labels[:count])
+
+
+def train_eyes(minutes: float) -> None:
+    eyes = Eyes()
+    trainer, means, start = Trainer(eyes, BUILD / "eyes.pt", minutes, 2e-3), Means(), time.time()
+    while not trainer.done:
+        rng = Random(trainer.step)
+        pixels, labels = clip_batch(rng, 96) if trainer.step % 4 == 3 else scene_batch(rng, 32)
+        loss, right = eyes.loss(pixels, labels)
+        trainer.learn(loss)
+        means.add(loss=loss.item(), **right)
+        if trainer.step % 50 == 0:
+            print(
+                f"eyes {trainer.step} {trainer.elapsed:.1f} min {means.take()} {(time.time() - start) / 50:.2f} s/step",
+                flush=True,
+            )
+            start = time.time()
+        trainer.save(every=3)
+    trainer.save()
+
+
+def ear_batch(rng: Random, spoken: list[voices.Utterance], count: int) -> tuple[list[Tensor], list[str]]:
+    """Utterances of about one length, soiled; and now and then a sound that is not speech."""
+    start = rng.randrange(len(spoken) - 8 * count)
+    chosen = rng.sample(spoken[start : start + 8 * count], count)
+    mels, texts = [], []
+    for utterance in chosen:
+        if rng.random() < 0.06:
+            mels.append(senses.mel(sounds.soil(sounds.sound_of(world.sound(rng), rng), rng)))
+            texts.append("")
+            continue
+        wave = senses.faster(voices.wave_of(utterance), rng)
+        mel = senses.mel(sounds.soil(wave, rng))
+        for axis, widest in ((0, 10), (1, 20)):  # SpecAugment, arXiv 1904.08779
+            if rng.random() < 0.5:
+                at, width = rng.randrange(mel.shape[axis]), rng.randrange(1, widest)
+                mel.narrow(axis, at, min(width, mel.shape[axis] - at)).fill_(mel.mean().item())
+        mels.append(mel)
+        texts.append(utterance["text"])
+    return mels, texts
+
+
+def train_ears(minutes: float) -> None:
+    ears = Ears()
+    spoken = sorted(voices.load(), key=lambda u: len(u["wave"]))
+    held, spoken = spoken[::50], [u for i, u in enumerate(spoken) if i % 50]
+    tests = [senses.mel(sounds.soil(voices.wave_of(u), Random(i))) for i, u in enumerate(held)]
+    trainer, means, start = Trainer(ears, BUILD / "ears.pt", minutes, 2e-3), Means(), time.time()
+    while not trainer.done:
+        mels, texts = ear_batch(Random(trainer.step), spoken, 28)
+        letters, named = ears.loss(mels, texts)
+        trainer.learn(letters + named)
+        means.add(letters=letters.item(), words=named.item())
+        if trainer.step % 50 == 0:
+            print(
+                f"ears {trainer.step} {trainer.elapsed:.1f} min {means.take()} {(time.time() - start) / 50:.2f} s/step",
+                flush=True,
+            )
+            start = time.time()
+        if trainer.step % 400 == 0:
+            network = trainer.average
+            assert isinstance(network, Ears)
+            heard = network.transcribe(tests)
+            said = [" ".join(ears.words[i - 1] if i <= len(ears.words) else "?" for i in ears.name(u["text"])) for u in held]
+            exact = sum(a == b for a, b in zip(heard, said, strict=True)) / len(held)
+            print(f"  whole sentences right {exact:.3f}: {heard[100]!r} for {said[100]!r}", flush=True)
+        trainer.save(every=3)
+    trainer.save()
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    {"eyes": train_eyes, "ears": train_ears}[sys.argv[1]](float(sys.argv[2]))
