@@ -46,7 +46,7 @@ notes = Console(stderr=True, highlight=False)
 
 Model = Annotated[
     str | None,
-    typer.Option("--model", "-m", envvar="OMNI_MODEL", help="A checkpoint's folder, or its hub id.  [default: the bundled one]"),
+    typer.Option("--model", "-m", envvar="OMNI_MODEL", help="A checkpoint's folder, or its hub id; else the bundled one."),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]

@@ -9,6 +9,7 @@
     │   ├── OptionError          an option is out of its range
     │   └── ContextError         prompt and answer do not fit the model's context
     ├── CheckpointError          a checkpoint is missing, incomplete or of another shape
+    ├── EvaluationError          an evaluation set cannot be read, or what judges it is missing
     └── DeviceError              the device asked for is absent or too small
         └── CapacityError        no room left now; the same request may fit later
 
@@ -51,6 +52,10 @@ class ContextError(InputError):
 
 class CheckpointError(OmniError):
     """A checkpoint is missing, incomplete or of another shape."""
+
+
+class EvaluationError(OmniError):
+    """An evaluation set cannot be read, or what judges it is missing."""
 
 
 class DeviceError(OmniError):

@@ -1,15 +1,56 @@
-"""Draws, films and records the media that the demos use: `python -m demos.media.make`. Needs espeak-ng for the voice."""
+"""Draws, films and records the media that the demos use: `python -m demos.media.make`. Needs flite and espeak-ng for the voices."""
 
 from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from random import Random
 
 import av
 import numpy as np
+import soundfile
+import soxr
 from PIL import Image, ImageDraw
 
+from demos.small_model.draw import picture, write_clip
+from demos.small_model.sounds import beep_track
+from demos.small_model.speak import say
+from demos.small_model.world import Actor, Clip, Scene, Thing, Turn
+
 HERE = Path(__file__).parent
+
+SCENE = Scene(
+    640,
+    480,
+    "paper",
+    (
+        Thing("red", "circle", 0, 0.55, 0.6, 0.75),
+        Thing("green", "heart", 2, 2.45, 0.55, 0.7),
+        Thing("red", "circle", 4, 1.6, 1.4, 0.6),
+        Thing("blue", "star", 7, 1.4, 2.45, 0.85),
+    ),
+)
+CLIP = Clip(
+    320,
+    240,
+    "mint",
+    5,
+    (
+        Actor(Thing("orange", "star", 3, 0.5, 1.5, 0.75), direction="right", begin=1, speed=0.45),
+        Actor(Thing("purple", "square", 8, 2.45, 2.5, 0.6)),
+    ),
+    beep=3,
+)
+SPOKEN = {
+    "how_many": Turn("How many red circles are there?", "There are two red circles."),
+    "where": Turn("Where is the green heart?", "It is at the top right."),
+    "follow_up": Turn("And the blue one?", "It is at the bottom."),
+    "what_moves": Turn("What moves?", "The orange star moves."),
+    "when": Turn("When do you hear the beep?", "At second three."),
+}
+"""Questions about the scene, the second and third in a row, and about the clip; the small model has heard other voices."""
+VOICE, PACE, LOUDNESS = "flite:rms", 1.1, 0.1
+
 QUESTION = "What animal is in the picture?"
 FPS, RATE = 10, 16000
 
@@ -69,7 +110,20 @@ def question(path: Path) -> None:
     subprocess.run(["espeak-ng", "-v", "en-us", "-s", "150", "-w", str(path), QUESTION], check=True)
 
 
+def ask(question: str, path: Path) -> None:
+    """A question in a synthetic voice, without the silence around it."""
+    wave, rate = say(question, VOICE, PACE)
+    wave = soxr.resample(wave, rate, RATE)
+    loud = np.flatnonzero(np.abs(wave) > 0.01 * np.abs(wave).max())
+    wave = wave[max(0, loud[0] - RATE // 20) : loud[-1] + RATE // 10]
+    soundfile.write(path, LOUDNESS * wave / np.sqrt(np.mean(wave**2)), RATE)
+
+
 if __name__ == "__main__":
+    Image.fromarray(picture(SCENE)).save(HERE / "scene.png", optimize=True)
+    write_clip(CLIP, HERE / "clip.mp4", fps=10, sound=beep_track(CLIP, Random(3)))
+    for name, turn in SPOKEN.items():
+        ask(turn.question, HERE / f"{name}.ogg")
     cat(HERE / "cat.jpg")
     ball(HERE / "ball.mp4")
     question(HERE / "question.wav")

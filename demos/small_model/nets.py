@@ -54,10 +54,12 @@ def vision(tower: VisionTower, patches: Tensor, grid: tuple[int, int]) -> Tensor
     """Rows `[B, cells, C]` of B pictures or temporal grids of one size, patches `[B, h * w, patch_dim]` in cell order."""
     h, w = grid
     plan = tower.plan([(1, h, w)])
-    place = (plan.place[:, None] * MERGE + torch.arange(MERGE)).flatten()  # window order -> cell order
+    place = (
+        plan.place[:, None] * MERGE + torch.arange(MERGE, device=patches.device)
+    ).flatten()  # window order -> cell order
     cos, sin = plan.cos[place], plan.sin[place]
     lens = plan.windows.lens
-    window = torch.repeat_interleave(torch.arange(len(lens)), torch.as_tensor(lens))[place]
+    window = torch.arange(len(lens)).repeat_interleave(torch.tensor(lens)).to(patches.device)[place]
     apart = torch.where(window[:, None] == window, 0.0, -1e4)
     x = F.linear(patches, tower.patch_embed.proj.weight.flatten(1))
     blocks: Any = tower.blocks
@@ -66,7 +68,7 @@ def vision(tower: VisionTower, patches: Tensor, grid: tuple[int, int]) -> Tensor
         q, k, v = block.attn.qkv(y).unflatten(-1, (3, block.attn.num_heads, -1)).permute(2, 0, 3, 1, 4)  # [B, H, P, D]
         q, k = turn(q, cos, sin).to(v.dtype), turn(k, cos, sin).to(v.dtype)
         full = i in tower.config.fullatt_block_indexes
-        y = attention(q, k, v, torch.zeros(()).to(v.dtype) if full else apart.to(v.dtype))
+        y = attention(q, k, v, v.new_zeros(()) if full else apart.to(v.dtype))
         x = x + block.attn.proj(y.transpose(1, 2).flatten(2))
         gate, up = block.mlp.gate_up_proj(norm(x, block.norm2.weight)).chunk(2, -1)
         x = x + block.mlp.down_proj(F.silu(gate) * up)
@@ -79,14 +81,14 @@ def audio(tower: AudioTower, mels: Sequence[Tensor]) -> tuple[list[Tensor], list
     """Rows `[n, C]` of sounds `[bins, frames]` of any length, and the frames `[2 n, d_model]` before they are paired."""
     size = tower.config.chunk_frames
     blocks = [block for mel in mels for block in mel.split(size, 1)]
-    lens = torch.tensor([block.shape[1] for block in blocks])
+    lens = torch.tensor([block.shape[1] for block in blocks], device=blocks[0].device)
     x = nn.utils.rnn.pad_sequence([block.T for block in blocks], batch_first=True)
-    real = torch.arange(x.shape[1]) < lens[:, None]
+    real = torch.arange(x.shape[1], device=lens.device) < lens[:, None]
     x = F.gelu(tower.conv1(x.transpose(1, 2))) * real[:, None]
     x = F.gelu(tower.conv2(x)).transpose(1, 2)
     x = x + tower.positions[: x.shape[1]]
     halves = (lens + 1) // 2
-    bias = torch.where(torch.arange(x.shape[1]) < halves[:, None], 0.0, -1e4)[:, None, None]
+    bias = torch.where(torch.arange(x.shape[1], device=lens.device) < halves[:, None], 0.0, -1e4)[:, None, None]
     layers: Any = tower.layers
     for layer in layers:
         y = F.layer_norm(x.float(), (x.shape[-1],), layer.self_attn_layer_norm.weight, layer.self_attn_layer_norm.bias)
@@ -118,7 +120,7 @@ def decode(decoder: Decoder, x: Tensor, positions: Tensor) -> Tensor:
     """Hidden rows `[B, T, C]` after the final norm; sequences `[B, T, C]` are filled up at their ends."""
     cos, sin = rotary(decoder, positions)
     eps = decoder.config.rms_norm_eps
-    later = torch.full((x.shape[1], x.shape[1]), -1e4).triu(1)
+    later = torch.full((x.shape[1], x.shape[1]), -1e4, device=x.device).triu(1)
     layers: Any = decoder.layers
     for layer in layers:
         attn = layer.self_attn

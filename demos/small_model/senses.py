@@ -34,7 +34,7 @@ def frame_size(width: int, height: int) -> tuple[int, int]:
 def patches(frames: Tensor) -> Tensor:
     """uint8 `[B, 2, h, w, 3]` to patches `[B, h w / 196, 1176]` in cell order."""
     b, t, h, w, _ = frames.shape
-    mean, std = torch.tensor(MEAN) * 255, torch.tensor(STD) * 255
+    mean, std = (torch.tensor(x, device=frames.device) * 255 for x in (MEAN, STD))
     x = ((frames.float() - mean) / std).view(b, t, h // CELL, 2, SIDE, w // CELL, 2, SIDE, 3)
     return x.permute(0, 2, 5, 3, 6, 8, 1, 4, 7).reshape(b, -1, 3 * t * SIDE * SIDE)
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from demos.small_model import BUILD, lessons, nets, senses, shape, voices
 from demos.small_model.table import text_table
-from demos.small_model.trainer import Trainer
+from demos.small_model.trainer import DEVICE, Trainer
 from omni.thinker import Thinker
 
 LOUDNESS = 0.1
@@ -43,11 +43,13 @@ class Student(nn.Module):
         pictures: list[list[Tensor]] = []
         if batch.pictures is not None:
             _, _, h, w, _ = batch.pictures.shape
-            rows = nets.vision(self.thinker.visual, senses.patches(batch.pictures), (h // senses.SIDE, w // senses.SIDE))
-            left = list(rows.split([2 * g // 2 for gs in batch.grids for g in gs]))
+            rows = nets.vision(
+                self.thinker.visual, senses.patches(batch.pictures.to(DEVICE)), (h // senses.SIDE, w // senses.SIDE)
+            )
+            left = list(rows.split([g for gs in batch.grids for g in gs]))
             for grids in batch.grids:
                 pictures.append([left.pop(0).flatten(0, 1) for _ in grids])
-        heard = list(nets.audio(self.thinker.audio_tower, batch.mels)[0]) if batch.mels else []
+        heard = list(nets.audio(self.thinker.audio_tower, [mel.to(DEVICE) for mel in batch.mels])[0]) if batch.mels else []
         out, first = [], [0]
         for count in batch.sounds:
             first.append(first[-1] + count)
@@ -59,17 +61,18 @@ class Student(nn.Module):
     def forward(self, batch: lessons.Batch) -> tuple[Tensor, Tensor]:
         """Logits `[N, V]` at the places where the assistant speaks, and the truth `[N]`."""
         thinker = self.thinker
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(DEVICE, torch.bfloat16):
             features = self.features(batch)
-            rows = thinker.embed_tokens(batch.ids)
+            ids = batch.ids.to(DEVICE)
+            rows = thinker.embed_tokens(ids)
             media = thinker.config.media
-            is_media = (batch.ids == media.audio) | (batch.ids == media.image) | (batch.ids == media.video)
+            is_media = (ids == media.audio) | (ids == media.image) | (ids == media.video)
             if features:
                 rows = rows.masked_scatter(is_media[..., None], torch.cat(features).to(rows.dtype))
-            hidden = nets.decode(thinker.decoder, rows, batch.positions)
+            hidden = nets.decode(thinker.decoder, rows, batch.positions.to(DEVICE))
             wanted = batch.targets >= 0
             logits = F.linear(hidden[wanted] / LOUDNESS, thinker.lm_head.weight)
-        return logits.float(), batch.targets[wanted]
+        return logits.float(), batch.targets[wanted].to(DEVICE)
 
 
 def make(teacher: lessons.Teacher, step: int) -> tuple[str, lessons.Batch]:
@@ -90,7 +93,7 @@ def make(teacher: lessons.Teacher, step: int) -> tuple[str, lessons.Batch]:
 def right(logits: Tensor, truth: Tensor, batch: lessons.Batch) -> list[tuple[str, bool]]:
     """Whether each answer is right to the last token; greedy decoding would then give it."""
     hits = torch.zeros_like(batch.targets, dtype=torch.bool)
-    hits[batch.targets >= 0] = logits.argmax(-1) == truth
+    hits[batch.targets >= 0] = (logits.argmax(-1) == truth).cpu()
     return [(kind, bool(hits[row, first : first + count].all())) for row, first, count, kind in batch.answers]
 
 
@@ -101,7 +104,7 @@ def main(minutes: float) -> None:
     path = BUILD / "thinker.pt"
     if not path.exists():
         for tower, name in ((student.thinker.audio_tower, "ears"), (student.thinker.visual, "eyes")):
-            learnt = torch.load(BUILD / f"{name}.pt", weights_only=False)["average"]
+            learnt = torch.load(BUILD / f"{name}.pt", map_location="cpu", weights_only=False)["average"]
             tower.load_state_dict({k.removeprefix("tower."): v for k, v in learnt.items() if k.startswith("tower.")})
     teacher = lessons.Teacher(voices.load())
     trainer, start = Trainer(student, path, minutes, 1.5e-3, warm_up=300), time.time()

@@ -19,7 +19,7 @@ from PIL import ImageFont
 from torch import Tensor, nn
 
 from demos.small_model import BUILD, draw, nets, senses, shape, sounds, voices, words, world
-from demos.small_model.trainer import Means, Trainer
+from demos.small_model.trainer import DEVICE, Means, Trainer
 from omni.encoders.audio import AudioTower
 from omni.encoders.vision import VisionTower
 
@@ -56,8 +56,8 @@ class Ears(nn.Module):
 
     def loss(self, mels: list[Tensor], texts: list[str]) -> tuple[Tensor, Tensor]:
         """CTC by letters and by words, each per target."""
-        with torch.autocast("cpu", torch.bfloat16):
-            rows, frames = nets.audio(self.tower, mels)
+        with torch.autocast(DEVICE, torch.bfloat16):
+            rows, frames = nets.audio(self.tower, [mel.to(DEVICE) for mel in mels])
             letters, named = self.by_letter(torch.cat(frames)), self.by_word(torch.cat(rows))
         out = []
         for logits, parts, targets in (
@@ -65,7 +65,7 @@ class Ears(nn.Module):
             (named, rows, [self.name(t) for t in texts]),
         ):
             lens = [len(p) for p in parts]
-            padded = nn.utils.rnn.pad_sequence(list(logits.float().log_softmax(-1).split(lens)))
+            padded = nn.utils.rnn.pad_sequence(list(logits.cpu().float().log_softmax(-1).split(lens)))
             flat = torch.tensor([i for t in targets for i in t])
             loss = F.ctc_loss(
                 padded,
@@ -81,7 +81,7 @@ class Ears(nn.Module):
     @torch.no_grad()
     def transcribe(self, mels: list[Tensor]) -> list[str]:
         """Words of the best path."""
-        rows, _ = nets.audio(self.tower, mels)
+        rows, _ = nets.audio(self.tower, [mel.to(DEVICE) for mel in mels])
         texts = []
         for row in rows:
             best = torch.unique_consecutive(self.by_word(row).argmax(-1)).tolist()
@@ -100,9 +100,9 @@ class Eyes(nn.Module):
     def loss(self, pixels: Tensor, labels: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
         """Mean cross-entropy over cells, and the share of the cells with something in them that are right."""
         _, _, h, w, _ = pixels.shape
-        with torch.autocast("cpu", torch.bfloat16):
-            rows = nets.vision(self.tower, senses.patches(pixels), (h // senses.SIDE, w // senses.SIDE))
-            logits = {kind: head(rows).float() for kind, head in self.heads.items()}
+        with torch.autocast(DEVICE, torch.bfloat16):
+            rows = nets.vision(self.tower, senses.patches(pixels.to(DEVICE)), (h // senses.SIDE, w // senses.SIDE))
+            logits = {kind: head(rows).float().cpu() for kind, head in self.heads.items()}
         total, right = torch.zeros(()), {}
         for kind, truth in labels.items():
             total = total + F.cross_entropy(logits[kind].flatten(0, -2), truth.flatten(), label_smoothing=0.0) * 2

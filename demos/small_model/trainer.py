@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
 
 class Trainer:
     """AdamW whose rate falls to nothing over `minutes` of work, however often the work is interrupted.
@@ -25,6 +27,7 @@ class Trainer:
     def __init__(
         self, network: nn.Module, path: Path, minutes: float, rate: float, *, warm_up: int = 200, decay: float = 0.02
     ) -> None:
+        network.to(DEVICE)
         self.network, self.path, self.minutes, self.rate, self.warm_up = network, path, minutes, rate, warm_up
         self.average = copy.deepcopy(network).requires_grad_(False)
         learnt = [p for p in network.parameters() if p.requires_grad]
@@ -35,7 +38,7 @@ class Trainer:
         self.optimiser = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98))
         self.step, self._before, self._start, self._saved = 0, 0.0, time.time(), time.time()
         if path.exists():
-            state = torch.load(path, weights_only=False)
+            state = torch.load(path, map_location=DEVICE, weights_only=False)
             network.load_state_dict(state["network"])
             self.average.load_state_dict(state["average"])
             self.optimiser.load_state_dict(state["optimiser"])

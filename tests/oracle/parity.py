@@ -136,7 +136,7 @@ def float32_errors(geometry: str) -> dict[str, Errors]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", action="store_true", help="print every case too")
-    parser.add_argument("--geometry", nargs="*", default=["7b-like", "3b-like", "odd", "mixed"])
+    parser.add_argument("--geometry", nargs="*", default=["7b-like", "3b-like", "odd", "mixed", "bundled"])
     args = parser.parse_args()
     torch.set_num_threads(1)
     console = Console(width=120)

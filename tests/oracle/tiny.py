@@ -14,6 +14,7 @@ from transformers import Qwen2_5OmniForConditionalGeneration
 from transformers.utils import logging
 
 from demos.tiny import GEOMETRIES, NUM_CODES, OFFSET, SPECIAL_TOKENS, STRAY_KEY, VOCAB, Geometry, make, token
+from omni.checkpoint import BUNDLED
 
 __all__ = [
     "GEOMETRIES",
@@ -34,7 +35,9 @@ logging.disable_progress_bar()
 
 @cache
 def tiny(geometry: str, seed: int = 0, ends: bool = False) -> Path:
-    """A checkpoint folder, the same for the whole process and gone after it."""
+    """A checkpoint folder, the same for the whole process and gone after it; "bundled" is the trained one of the package."""
+    if geometry == "bundled":
+        return BUNDLED
     folder = Path(tempfile.mkdtemp(prefix=f"omni-{geometry}-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return make(geometry, folder, seed, ends)

@@ -1,0 +1,87 @@
+"""Makes the small model that ships with the package, from nothing: data, training, assembly, evaluation.
+
+    python -m demos.small_model [--share 1.0] [--only STEP ...]
+
+Every step is a program of its own, leaves what it made in build/small_model/ and may be stopped and started again. `log.txt`
+there has a line for each step that ended.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from demos.small_model import BUILD
+from demos.small_model.assemble import BUNDLED
+
+
+@dataclass(frozen=True)
+class Step:
+    """`minutes` of training on one CPU core, 0 for a step that ends by itself; `arguments` may hold {minutes}."""
+
+    name: str
+    module: str
+    arguments: str = ""
+    minutes: float = 0.0
+    what: str = ""
+
+
+STEPS = (
+    Step("corpus", "corpus", "2", what="the sentences that the two voices learn from"),
+    Step("codec", "codec", what="codes for their sounds"),
+    Step("voices", "voices", what="many voices that speak to the model"),
+    Step("vocoder", "train_vocoder", "--minutes {minutes}", 30, "mel to wave"),
+    Step("dit", "train_dit", "--minutes {minutes}", 35, "codes to mel"),
+    Step("ears", "train_towers", "ears {minutes}", 40, "what was said"),
+    Step("eyes", "train_towers", "eyes {minutes}", 15, "what there is to see"),
+    Step("thinker", "train_thinker", "{minutes}", 150, "answers"),
+    Step("talker", "train_talker", "--minutes {minutes}", 75, "answers to codes"),
+    Step("assemble", "assemble", what="one checkpoint"),
+    Step("set", "make_eval", "{build}/eval", what="what the model is tested on"),
+)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--share", type=float, default=1.0, help="of the minutes of each training")
+    parser.add_argument("--only", nargs="*", choices=[s.name for s in STEPS], help="these steps, though they are done")
+    options = parser.parse_args()
+    BUILD.mkdir(parents=True, exist_ok=True)
+    for step in STEPS:
+        done = BUILD / f"{step.name}.done"
+        if (options.only is None and done.exists()) or (options.only is not None and step.name not in options.only):
+            continue
+        minutes = step.minutes * options.share
+        arguments = step.arguments.format(minutes=minutes, build=BUILD).split()
+        start = time.time()
+        title = f"{step.name}: {step.what}" + (f", {minutes:g} min" if minutes else "")
+        with Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()) as bar:
+            bar.add_task(title)
+            with (BUILD / f"{step.name}.log").open("a") as log:
+                command = [sys.executable, "-m", f"demos.small_model.{step.module}", *arguments]
+                code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False).returncode
+        if code:
+            print(f"{step.name} failed; its last words are in {BUILD / step.name}.log", file=sys.stderr)
+            return code
+        done.touch()
+        with (BUILD / "log.txt").open("a") as log:
+            log.write(f"{step.name} took {(time.time() - start) / 60:.1f} min\n")
+    command = [
+        sys.executable,
+        "-c",
+        "from omni.cli import main; main()",
+        "eval",
+        str(BUILD / "eval"),
+        "--model",
+        str(BUNDLED),
+    ]
+    return subprocess.run(command, check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())
