@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 .PHONY: help demo test check parity bench setup clean
 
 help:
-	@echo "make demo    let a tiny random model see, hear and speak"
+	@echo "make demo    ask the small model aloud about a picture and a clip"
 	@echo "make test    run the tests"
 	@echo "make check   format, lint and types"
 	@echo "make parity  compare with transformers, number by number"

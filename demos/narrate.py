@@ -1,6 +1,8 @@
 """Speech streamed from text, while the text is still being written.
 
-python -m demos.narrate [MODEL]
+    python -m demos.narrate [MODEL]
+
+MODEL is a folder or a hub id such as Qwen/Qwen2.5-Omni-3B; without it the small model that ships with the package speaks.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import soundfile
 
 from omni import AudioChunk, Done, Omni
 
-STORY = "An orange cat sat on a green meadow. It looked at the sun, and the sun looked back."
+STORY = "The little dog and the big cat play in the snow. Now it is time to sleep."
 
 
 def writer() -> Iterator[str]:
@@ -22,7 +24,7 @@ def writer() -> Iterator[str]:
         yield STORY[start : start + 7]
 
 
-def main(model: str = "Qwen/Qwen2.5-Omni-3B", *, out: Path = Path("story.wav"), max_audio_seconds: float = 60) -> None:
+def main(model: str | None = None, *, out: Path = Path("story.wav"), max_audio_seconds: float = 60) -> None:
     omni = Omni.load(model)
     print(STORY)
     with soundfile.SoundFile(out, "w", omni.sample_rate, channels=1) as file:

@@ -1,6 +1,8 @@
-"""Questions about a picture and a clip.
+"""Written questions about a picture and a clip.
 
-python -m demos.see [MODEL]
+    python -m demos.see [MODEL]
+
+MODEL is a folder or a hub id such as Qwen/Qwen2.5-Omni-3B; without it the small model that ships with the package answers.
 """
 
 from __future__ import annotations
@@ -13,12 +15,12 @@ from omni import Omni, TextDelta
 MEDIA = Path(__file__).parent / "media"
 
 
-def main(model: str = "Qwen/Qwen2.5-Omni-3B", *, max_tokens: int = 128) -> None:
+def main(model: str | None = None, *, max_tokens: int = 128) -> None:
     omni = Omni.load(model)
 
     # a picture: the whole answer at once
-    picture = {"type": "image", "image": MEDIA / "cat.jpg"}
-    question = "What is in this picture?"
+    picture = {"type": "image", "image": MEDIA / "scene.png"}
+    question = "What is at the top right?"
     reply = omni.generate(
         [{"role": "user", "content": [picture, {"type": "text", "text": question}]}], max_tokens=max_tokens
     )
@@ -26,8 +28,8 @@ def main(model: str = "Qwen/Qwen2.5-Omni-3B", *, max_tokens: int = 128) -> None:
     print(f"  {reply.usage.image_tokens} picture tokens, {reply.timings.total:.2f} s")
 
     # a clip with its sound: the answer word by word
-    clip = {"type": "video", "video": MEDIA / "ball.mp4", "fps": 2.0}
-    question = "What moves, which way, and what do you hear?"
+    clip = {"type": "video", "video": MEDIA / "clip.mp4", "fps": 2.0}
+    question = "Which way does it move?"
     print(question, end="\n  ")
     messages = [{"role": "user", "content": [clip, {"type": "text", "text": question}]}]
     for event in omni.stream(messages, max_tokens=max_tokens):

@@ -153,6 +153,39 @@ def doctor(
             raise typer.Exit(1)
 
 
+@app.command("eval")
+def evaluate(
+    folder: Annotated[
+        Path | None, typer.Argument(help="An evaluation set.  [default: the small one of the package]")
+    ] = None,
+    model: Model = None,
+    rows: Annotated[str, typer.Option(help="Only these: hears,sees")] = "",
+    out: Annotated[Path | None, typer.Option("--json", help="Write figures and wrong answers into this file.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.  [default: torch's own]")] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="List wrong answers.")] = False,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+) -> None:
+    """Ask a whole set of questions; fails where a mark is missed."""
+    import torch
+
+    from omni.evaluate import read_set
+    from omni.scores import check_place, score, show, write
+
+    if threads:
+        torch.set_num_threads(threads)
+    with _errors_told():
+        if out:
+            check_place(out)
+        given = read_set(folder, [name.strip() for name in rows.split(",") if name.strip()])
+        scores = score(_load(model, device, dtype, speech=given.speaks), given, notes)
+        show(scores, Console(highlight=False), verbose=verbose)
+        if out:
+            write(scores, given, out)
+    if not all(each.passed for each in scores):
+        raise typer.Exit(1)
+
+
 @app.callback(invoke_without_command=True)
 def root(show_version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
     if show_version:

@@ -1,4 +1,4 @@
-"""A small speech recogniser that judges whether speech is intelligible; it knows which words there are, not which were said."""
+"""A small speech recogniser that judges whether speech is intelligible; it knows the words there are, not those said."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from omni.encoders.media import read_audio
 from omni.errors import EvaluationError
 
 try:
-    import pocketsphinx  # type: ignore[import-untyped]
+    import pocketsphinx
 except ImportError:
     pocketsphinx = None
 
@@ -54,7 +54,8 @@ def language_model(sentences: Sequence[str]) -> str:
     unigrams = [f"-99 {START} {back:.4f}", f"{math.log10(flat):.4f} {END}"]
     unigrams += [f"{math.log10(flat):.4f} {word} {back:.4f}" for word in words]
     bigrams = [
-        f"{math.log10(BIGRAMS * n / first[one] + (1 - BIGRAMS) * flat):.4f} {one} {two}" for (one, two), n in sorted(pairs.items())
+        f"{math.log10(BIGRAMS * n / first[one] + (1 - BIGRAMS) * flat):.4f} {one} {two}"
+        for (one, two), n in sorted(pairs.items())
     ]
     head = f"\\data\\\nngram 1={len(unigrams)}\nngram 2={len(bigrams)}\n"
     return "\n".join([head, "\\1-grams:", *unigrams, "", "\\2-grams:", *bigrams, "", "\\end\\", ""])
@@ -73,13 +74,17 @@ class Recogniser:
                 "rows that judge speech need pocketsphinx; pip install omni-runtime[eval], or name other rows with --rows"
             )
         model = Path(pocketsphinx.get_model_path(), "en-us")
+        known = {word for text in sentences for word in words_of(text)}
+        spoken = (model / "cmudict-en-us.dict").read_text(encoding="utf-8").splitlines(keepends=True)
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "sentences.arpa"
-            path.write_text(language_model(sentences))
+            likely, words = Path(folder) / "sentences.arpa", Path(folder) / "words.dict"
+            likely.write_text(language_model(sentences))
+            # a second pronunciation is called "word(2)"
+            words.write_text("".join(line for line in spoken if line.split()[0].partition("(")[0] in known))
             config = pocketsphinx.Config(
                 hmm=str(model / "en-us"),
-                dict=str(model / "cmudict-en-us.dict"),
-                lm=str(path),
+                dict=str(words),
+                lm=str(likely),
                 lw=LANGUAGE_WEIGHT,
                 loglevel="FATAL",
             )
@@ -89,9 +94,9 @@ class Recogniser:
         """The words in a file, or in samples `[S]` with their rate."""
         if isinstance(sound, tuple) and not len(sound[0]):
             return []
-        wave = np.pad(read_audio(sound, RATE), SILENCE)
+        quiet = np.pad(read_audio(sound, RATE), SILENCE)
         # digital silence upsets the recogniser's gain control
-        wave = wave + np.random.default_rng(0).standard_normal(len(wave)) * HISS
+        wave = quiet + np.random.default_rng(0).standard_normal(len(quiet)) * HISS
         pcm = (wave * (PEAK / np.abs(wave).max()) * 32767).astype(np.int16)
         self._decoder.start_utt()
         self._decoder.process_raw(pcm.tobytes(), full_utt=True)

@@ -20,7 +20,7 @@ MAY: dict[str, set[str]] = {
     "talker": {"kernels"},
     "omni": {"kernels", "encoders", "talker"},
     "streaming": {"omni"},
-    "demos": {"kernels", "omni", "streaming"},
+    "demos": {"kernels", "encoders", "talker", "omni", "streaming"},
 }
 # Core files that import a room above them, and why.
 UPWARD = {

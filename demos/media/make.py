@@ -1,4 +1,4 @@
-"""Draws, films and records the media that the demos use: `python -m demos.media.make`. Needs flite and espeak-ng for the voices."""
+"""Draws, films and records the media that the demos use: `python -m demos.media.make`. Needs flite and espeak-ng."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from demos.small_model import BUILD, shape, words
 from demos.small_model.train_thinker import LOUDNESS
-from omni.model import LAYOUT, build
+from omni.model import LAYOUT
 from omni.talker.voices import Voice, write_voices
 from omni.template import DEFAULT as CHAT_TEMPLATE
 
@@ -64,9 +64,7 @@ def tensors() -> dict[str, Tensor]:
 
 
 def main(folder: Path) -> None:
-    if folder.exists():
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors(), folder / "model.safetensors", metadata={"format": "pt"})
     shape.write(folder)
     _write(folder / "generation_config.json", {"_from_model_config": True})
@@ -111,7 +109,7 @@ def main(folder: Path) -> None:
     torch.save(pickled, folder / "spk_dict.pt")
     if CARD.exists():
         shutil.copy(CARD, folder / "README.md")
-    total = sum(path.stat().st_size for path in folder.iterdir())
+    total = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     print(f"{folder}: {total / 1e6:.1f} MB")
     if total > LIMIT:
         raise SystemExit(f"that is more than {LIMIT / 1e6:.0f} MB")
@@ -145,27 +143,6 @@ def _write_tokenizer(folder: Path) -> None:
 
 def _write(path: Path, tree: object) -> None:
     path.write_text(json.dumps(tree, indent=1) + "\n")
-
-
-def unlearnt() -> None:
-    """Random parts in the place of those not trained yet, to try the rest of the chain."""
-    torch.manual_seed(0)
-    from demos.small_model.train_thinker import Student
-
-    if not (BUILD / "thinker.pt").exists():
-        torch.save({"average": Student().state_dict()}, BUILD / "thinker.pt")
-    model = build(shape.omni_config()).to_empty(device="cpu")
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, 0, 0.02)
-    state = published(model.state_dict())
-    for prefix, file in (
-        ("talker.", "talker"),
-        ("token2wav.code2wav_dit_model.", "dit"),
-        ("token2wav.code2wav_bigvgan_model.", "vocoder"),
-    ):
-        path = BUILD / f"{file}.safetensors"
-        if not path.exists():
-            save_file({k.removeprefix(prefix): v.contiguous() for k, v in state.items() if k.startswith(prefix)}, path)
 
 
 if __name__ == "__main__":

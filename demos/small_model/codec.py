@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from demos.small_model.corpus import BUILD, HELD, VOICES, Utterance, load, log, save, shard_paths
-from demos.small_model.speak import Unit
+from demos.small_model.espeak import Unit
 
 PATH = BUILD / "codec.pt"
 CLUSTERS, COUNTER = 480, 17

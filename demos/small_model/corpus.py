@@ -23,7 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from demos.small_model.speak import Unit, Wave, say_aligned
+from demos.small_model.espeak import Unit, Wave
+from demos.small_model.speak import say_aligned
 from demos.small_model.world import spoken_sentence
 
 BUILD = Path("build/small_model")

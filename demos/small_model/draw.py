@@ -214,14 +214,16 @@ def _moved(start: float, way: float) -> float:
     return min(2.7, max(0.3, start + way))
 
 
-def write_clip(clip: Clip, path: Path, fps: int = 8, sound: Wave | None = None, rate: int = 16000) -> None:
-    """An .mp4 of the clip, with the mono `sound` [samples] as its sound track."""
+def write_clip(
+    clip: Clip, path: Path, fps: int = 8, sound: Wave | None = None, rate: int = 16000, bit_rate: int = 64000
+) -> None:
+    """An .mp4 of the clip, with the mono `sound` [samples] as its sound track of `bit_rate`."""
     # yuv420p wants even sides
     size = clip.width // 2 * 2, clip.height // 2 * 2
     with av.open(str(path), "w") as container:
         video = container.add_stream("h264", rate=fps)
         (video.width, video.height), video.pix_fmt = size, "yuv420p"
-        audio = None if sound is None else container.add_stream("aac", rate=rate, layout="mono")
+        audio = None if sound is None else container.add_stream("aac", rate=rate, layout="mono", bit_rate=bit_rate)
         for pixels in frames(clip, fps, size):
             container.mux(video.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(video.encode())

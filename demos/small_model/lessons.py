@@ -166,7 +166,7 @@ class Teacher:
     def voice(self, utterance: voices.Utterance, rng: Random) -> Tensor:
         wave = voices.wave_of(utterance)
         if self.split == "train":
-            wave = senses.faster(wave, rng)
+            wave = senses.faster(wave, rng.uniform(0.93, 1.08))
         return senses.mel(sounds.soil(wave, rng))
 
     def ask(self, lesson: Lesson, turn: world.Turn, kind: str, aloud: bool, rng: Random) -> bool:

@@ -97,7 +97,7 @@ def config() -> Qwen2_5OmniConfig:
         "tts_codec_mask_token_id": CODES["mask"],
     }  # fmt: skip
     dit = {
-        "hidden_size": 160,
+        "hidden_size": 128,
         "num_hidden_layers": 6,
         "num_attention_heads": 4,
         "head_dim": 32,

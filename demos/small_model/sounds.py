@@ -43,6 +43,11 @@ def beep_track(clip: Clip, rng: Random) -> Wave:
 
 def soil(wave: Wave, rng: Random) -> Wave:
     """Speech as an ordinary microphone hears it: float32 [samples], up to 1.2 s longer, never clipped."""
+    return soiled(wave, rng)[0]
+
+
+def soiled(wave: Wave, rng: Random) -> tuple[Wave, float]:
+    """`soil`, and the seconds of silence that now come before."""
     before, after = (int(rng.uniform(0, 0.6) * RATE) for _ in range(2))
     dirty = np.pad(wave.astype(np.float64), (before, after))
     loud = float(np.sqrt(np.mean(np.square(wave.astype(np.float64))))) if len(wave) else 0.0
@@ -56,7 +61,8 @@ def soil(wave: Wave, rng: Random) -> Wave:
     if rng.random() < 0.2:
         dirty = _band(dirty, rng.uniform(50, 250), rng.uniform(3300, 4000))
     dirty *= 10 ** (rng.uniform(-12, 6) / 20)
-    return (dirty / max(1.0, float(np.max(np.abs(dirty), initial=0)) / 0.98)).astype(np.float32)
+    quiet = dirty / max(1.0, float(np.max(np.abs(dirty), initial=0)) / 0.98)
+    return quiet.astype(np.float32), before / RATE
 
 
 def _tone(up: bool, rng: Random) -> Floats:

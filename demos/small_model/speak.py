@@ -13,15 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-from numpy.typing import NDArray
 
+from demos.small_model.espeak import Unit, Wave, espeak
 from omni.errors import OmniError
 
-Wave = NDArray[np.float32]
-Unit = tuple[str, float, float]
-"""A word or a punctuation mark, and the seconds at which it starts and ends."""
-
-PACKAGES = {"flite": "flite", "espeak-ng": "espeak-ng"}
 UNIT = re.compile(r"[A-Za-z]+|[^\sA-Za-z]")
 PAUSE = "pau"
 
@@ -41,14 +36,16 @@ def say(text: str, voice: str, rate: float = 1.0, pitch: float = 1.0) -> tuple[W
     Returns:
         Mono samples `[S]` in -1..1, and samples per second.
     """
+    return say_timed(text, voice, rate, pitch)[:2]
+
+
+def say_timed(text: str, voice: str, rate: float = 1.0, pitch: float = 1.0) -> tuple[Wave, int, list[Unit]]:
+    """`say`, and when each word is spoken; a pause may count as a part of the word before it."""
     engine, name = voice.split(":", 1)
     if engine == "flite":
-        return _flite(text, name, rate, pitch)[:2]
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "wave.wav"
-        speed, height = round(175 * rate), min(99, round(50 * pitch))
-        _run("espeak-ng", "-v", name, "-s", str(speed), "-p", str(height), "-w", str(path), "--", text)
-        return _read(path)
+        wave, sample_rate, spoken = _flite(text, name, rate, pitch)
+        return wave, sample_rate, [unit for unit in _align(text, voice, spoken) if unit[0].isalpha()]
+    return espeak().say(text, name, round(175 * rate), min(99, round(50 * pitch)))
 
 
 def phones(text: str, voice: str) -> list[tuple[str, float]]:
@@ -88,7 +85,7 @@ def _run(*command: str) -> str:
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout
     except FileNotFoundError:
         program = command[0]
-        raise OmniError(f"{program} is not installed; apt-get install {PACKAGES[program]}") from None
+        raise OmniError(f"{program} is not installed; apt-get install {program}") from None
     except subprocess.CalledProcessError as e:
         raise OmniError(f"{' '.join(command)} failed: {e.stderr.strip()}") from e
 

@@ -47,7 +47,7 @@ def config(num_codes: int = NUM_CODES) -> DiTConfig:
         out_dim=32,
     )
     return DiTConfig(
-        hidden_size=160,
+        hidden_size=128,
         num_layers=6,
         num_heads=4,
         head_dim=32,

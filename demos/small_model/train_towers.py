@@ -2,15 +2,16 @@
 
     python -m demos.small_model.train_towers ears|eyes MINUTES
 
-The heads that say so are only for training. Sounds are read with CTC, by letters from the frames and by words from the
-rows; every cell of a picture says which shape, colour or letter lies in it, and whose centre it holds.
+The heads that say so are only for training. Sounds are read by letters, with CTC, from the frames; and every row says which
+word is being spoken, and which ends. Every cell of a picture says which shape, colour or letter lies in it, and whose centre
+it holds.
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from random import Random
 
 import torch
@@ -19,10 +20,12 @@ from PIL import ImageFont
 from torch import Tensor, nn
 
 from demos.small_model import BUILD, draw, nets, senses, shape, sounds, voices, words, world
+from demos.small_model.espeak import Unit
 from demos.small_model.trainer import DEVICE, Means, Trainer
 from omni.encoders.audio import AudioTower
 from omni.encoders.vision import VisionTower
 
+ROW = 0.04
 LETTERS = "abcdefghijklmnopqrstuvwxyz "
 GLYPHS = "abcdefghijklmnopqrstuvwxyz0123456789"
 KINDS = ("shape", "colour", "centre_shape", "centre_colour", "glyph", "way")
@@ -45,48 +48,57 @@ class Ears(nn.Module):
         self.index = {w: i + 1 for i, w in enumerate(self.words)}
         nets.initialise(self.tower, config.encoder_layers)
         self.by_letter = nn.Linear(config.d_model, len(LETTERS) + 1)
-        self.by_word = nn.Linear(config.output_dim, len(self.words) + 2)  # blank, words, any other word
+        self.by_word = nn.Linear(config.output_dim, len(self.words) + 2)  # nothing, words, any other word
+        self.ending = nn.Linear(config.output_dim, 2)
 
     def spell(self, text: str) -> list[int]:
         return [LETTERS.index(c) + 1 for c in text.lower() if c in LETTERS]
 
-    def name(self, text: str) -> list[int]:
-        plain = "".join(c for c in text.lower() if c in LETTERS)
-        return [self.index.get(w, len(self.words) + 1) for w in plain.split()]
+    def index_of(self, word: str) -> int:
+        return self.index.get(word.lower(), len(self.words) + 1)
 
-    def loss(self, mels: list[Tensor], texts: list[str]) -> tuple[Tensor, Tensor]:
-        """CTC by letters and by words, each per target."""
+    def labels(self, units: list[Unit], rows: int) -> tuple[Tensor, Tensor]:
+        """For each row of 40 ms the word that is spoken at its middle, 0 for none, and whether the word ends in it."""
+        word, ends = torch.zeros(rows, dtype=torch.int64), torch.zeros(rows, dtype=torch.int64)
+        for unit, start, end in units:
+            first, last = round(start / ROW), max(round(start / ROW) + 1, round(end / ROW))
+            word[first:last] = self.index_of(unit)
+            ends[min(rows, last) - 1] = 1
+        return word, ends
+
+    def loss(self, heard: list[Heard]) -> tuple[Tensor, Tensor, float]:
+        """CTC by letters, per letter; cross-entropy of words and ends, per row; the share of rows whose word is right."""
         with torch.autocast(DEVICE, torch.bfloat16):
-            rows, frames = nets.audio(self.tower, [mel.to(DEVICE) for mel in mels])
-            letters, named = self.by_letter(torch.cat(frames)), self.by_word(torch.cat(rows))
-        out = []
-        for logits, parts, targets in (
-            (letters, frames, [self.spell(t) for t in texts]),
-            (named, rows, [self.name(t) for t in texts]),
-        ):
-            lens = [len(p) for p in parts]
-            padded = nn.utils.rnn.pad_sequence(list(logits.cpu().float().log_softmax(-1).split(lens)))
-            flat = torch.tensor([i for t in targets for i in t])
-            loss = F.ctc_loss(
-                padded,
-                flat,
-                torch.tensor(lens),
-                torch.tensor([len(t) for t in targets]),
-                reduction="none",
-                zero_infinity=True,
-            )
-            out.append(loss.sum() / max(1, len(flat)))
-        return out[0], out[1]
+            rows, frames = nets.audio(self.tower, [h.mel.to(DEVICE) for h in heard])
+            joined = torch.cat(rows)
+            letters, named, ending = self.by_letter(torch.cat(frames)), self.by_word(joined), self.ending(joined)
+        lens = [len(f) for f in frames]
+        padded = nn.utils.rnn.pad_sequence(list(letters.cpu().float().log_softmax(-1).split(lens)))
+        spelt = [self.spell(" ".join(unit for unit, _, _ in h.units)) for h in heard]
+        counts = torch.tensor([len(s) for s in spelt])
+        flat = torch.tensor([i for s in spelt for i in s])
+        ctc = F.ctc_loss(padded, flat, torch.tensor(lens), counts, reduction="none", zero_infinity=True)
+        truths = [self.labels(h.units, len(r)) for h, r in zip(heard, rows, strict=True)]
+        word, ends = (torch.cat([t[k] for t in truths]).to(DEVICE) for k in (0, 1))
+        loss = F.cross_entropy(named.float(), word) + F.cross_entropy(ending.float(), ends)
+        spoken = word > 0
+        right = (named.argmax(-1) == word)[spoken].float().mean().item()
+        return ctc.sum() / max(1, len(flat)), loss, right
 
     @torch.no_grad()
-    def transcribe(self, mels: list[Tensor]) -> list[str]:
-        """Words of the best path."""
-        rows, _ = nets.audio(self.tower, [mel.to(DEVICE) for mel in mels])
-        texts = []
-        for row in rows:
-            best = torch.unique_consecutive(self.by_word(row).argmax(-1)).tolist()
-            texts.append(" ".join([*self.words, "?"][i - 1] for i in best if i))
-        return texts
+    def transcribe(self, mel: Tensor) -> str:
+        """The words at whose ends a row stands."""
+        (row,), _ = nets.audio(self.tower, [mel.to(DEVICE)])
+        named, ends = self.by_word(row).argmax(-1).tolist(), self.ending(row).argmax(-1).tolist()
+        return " ".join([*self.words, "?"][w - 1] for w, e in zip(named, ends, strict=True) if w and e)
+
+
+@dataclass(frozen=True)
+class Heard:
+    """A sound `[80, frames]` and the words in it."""
+
+    mel: Tensor
+    units: list[Unit]
 
 
 class Eyes(nn.Module):
@@ -200,51 +212,54 @@ def train_eyes(minutes: float) -> None:
     trainer.save()
 
 
-def ear_batch(rng: Random, spoken: list[voices.Utterance], count: int) -> tuple[list[Tensor], list[str]]:
+def soiled(utterance: voices.Utterance, rng: Random, *, again: bool) -> Heard:
+    """An utterance as a microphone hears it; a little faster or slower if it is heard `again`."""
+    ratio = rng.uniform(0.93, 1.08) if again else 1.0
+    wave = senses.faster(voices.wave_of(utterance), ratio)
+    dirty, before = sounds.soiled(wave, rng)
+    units = [(u, start / ratio + before, end / ratio + before) for u, start, end in utterance["units"]]
+    return Heard(senses.mel(dirty), units)
+
+
+def ear_batch(rng: Random, spoken: list[voices.Utterance], count: int) -> list[Heard]:
     """Utterances of about one length, soiled; and now and then a sound that is not speech."""
     start = rng.randrange(len(spoken) - 8 * count)
-    chosen = rng.sample(spoken[start : start + 8 * count], count)
-    mels, texts = [], []
-    for utterance in chosen:
+    out = []
+    for utterance in rng.sample(spoken[start : start + 8 * count], count):
         if rng.random() < 0.06:
-            mels.append(senses.mel(sounds.soil(sounds.sound_of(world.sound(rng), rng), rng)))
-            texts.append("")
+            out.append(Heard(senses.mel(sounds.soil(sounds.sound_of(world.sound(rng), rng), rng)), []))
             continue
-        wave = senses.faster(voices.wave_of(utterance), rng)
-        mel = senses.mel(sounds.soil(wave, rng))
-        for axis, widest in ((0, 10), (1, 20)):  # SpecAugment, arXiv 1904.08779
-            if rng.random() < 0.5:
+        heard = soiled(utterance, rng, again=True)
+        mel = heard.mel
+        for axis, widest in ((0, 10), (1, 16)):  # SpecAugment, arXiv 1904.08779
+            if rng.random() < 0.4:
                 at, width = rng.randrange(mel.shape[axis]), rng.randrange(1, widest)
                 mel.narrow(axis, at, min(width, mel.shape[axis] - at)).fill_(mel.mean().item())
-        mels.append(mel)
-        texts.append(utterance["text"])
-    return mels, texts
+        out.append(heard)
+    return out
 
 
 def train_ears(minutes: float) -> None:
     ears = Ears()
     spoken = sorted(voices.load(), key=lambda u: len(u["wave"]))
-    held, spoken = spoken[::50], [u for i, u in enumerate(spoken) if i % 50]
-    tests = [senses.mel(sounds.soil(voices.wave_of(u), Random(i))) for i, u in enumerate(held)]
+    held, spoken = spoken[::100], [u for i, u in enumerate(spoken) if i % 100]
+    tests = [soiled(u, Random(i), again=False) for i, u in enumerate(held)]
     trainer, means, start = Trainer(ears, BUILD / "ears.pt", minutes, 2e-3), Means(), time.time()
     while not trainer.done:
-        mels, texts = ear_batch(Random(trainer.step), spoken, 28)
-        letters, named = ears.loss(mels, texts)
-        trainer.learn(letters + named)
-        means.add(letters=letters.item(), words=named.item())
+        letters, named, right = ears.loss(ear_batch(Random(trainer.step), spoken, 28))
+        trainer.learn(0.5 * letters + named)
+        means.add(letters=letters.item(), words=named.item(), right=right)
         if trainer.step % 50 == 0:
-            print(
-                f"ears {trainer.step} {trainer.elapsed:.1f} min {means.take()} {(time.time() - start) / 50:.2f} s/step",
-                flush=True,
-            )
+            speed = (time.time() - start) / 50
+            print(f"ears {trainer.step} {trainer.elapsed:.1f} min {means.take()} {speed:.2f} s/step", flush=True)
             start = time.time()
         if trainer.step % 400 == 0:
             network = trainer.average
             assert isinstance(network, Ears)
-            heard = network.transcribe(tests)
-            said = [" ".join(ears.words[i - 1] if i <= len(ears.words) else "?" for i in ears.name(u["text"])) for u in held]
+            heard = [network.transcribe(t.mel) for t in tests]
+            said = [" ".join([*ears.words, "?"][ears.index_of(u) - 1] for u, _, _ in t.units) for t in tests]
             exact = sum(a == b for a, b in zip(heard, said, strict=True)) / len(held)
-            print(f"  whole sentences right {exact:.3f}: {heard[100]!r} for {said[100]!r}", flush=True)
+            print(f"  whole sentences right {exact:.3f}: {heard[50]!r} for {said[50]!r}", flush=True)
         trainer.save(every=3)
     trainer.save()
 

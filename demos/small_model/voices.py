@@ -20,26 +20,29 @@ import numpy as np
 import soxr
 import torch
 from numpy.typing import NDArray
+from pocketsphinx import get_model_path
 
 from demos.small_model import BUILD, world
-from demos.small_model.speak import say
+from demos.small_model.espeak import Unit
+from demos.small_model.speak import say_timed
 
 RATE = 16000
 FLITE = ("slt", "rms", "kal16", "awb")
 _KINDS = "m1 m2 m3 m4 m7 f1 f2 f3 f4 f5"
-ESPEAK = tuple(f"{accent}+{kind}" for accent in ("en-us", "en-gb", "en-us") for kind in _KINDS.split())
+ESPEAK = tuple(f"{accent}+{kind}" for accent in ("en-us", "en", "en-us") for kind in _KINDS.split())
 RATES = {"train": (0.85, 0.95, 1.05, 1.15, 1.3), "test": (0.9, 1.0, 1.1, 1.22)}
 PITCHES = {"train": (0.8, 0.95, 1.05, 1.2), "test": (0.88, 1.0, 1.12)}
-SHARD, SHARDS = 1000, 14
+SHARD, SHARDS = 1000, 16
 
 
 class Utterance(TypedDict):
-    """`kind`: "words" for any sentence, "question", or "outside"; `wave`: int16 `[S]` at 16 kHz."""
+    """`kind`: "words" for any sentence, "question", or "outside"; `wave`: int16 `[S]` at 16 kHz; `units`: its words."""
 
     text: str
     kind: str
     voice: str
     wave: NDArray[np.int16]
+    units: list[Unit]
 
 
 def speaker(rng: Random, split: str) -> tuple[str, float, float]:
@@ -48,21 +51,21 @@ def speaker(rng: Random, split: str) -> tuple[str, float, float]:
     return voice, rng.choice(RATES[split]), rng.choice(PITCHES[split])
 
 
-def utter(text: str, rng: Random, split: str) -> tuple[NDArray[np.float32], str]:
-    """A text in some voice: samples `[S]` at 16 kHz without the silence around them, and who spoke."""
+def utter(text: str, rng: Random, split: str) -> tuple[NDArray[np.float32], str, list[Unit]]:
+    """A text in some voice: samples `[S]` at 16 kHz without the silence around them, who spoke, and when each word."""
     voice, rate, pitch = speaker(rng, split)
-    wave, own_rate = say(text, voice, rate, pitch)
+    wave, own_rate, units = say_timed(text, voice, rate, pitch)
     wave = soxr.resample(wave, own_rate, RATE).astype(np.float32)
     loud = np.flatnonzero(np.abs(wave) > 0.01 * np.abs(wave).max())
-    wave = wave[max(0, loud[0] - 800) : loud[-1] + 1600]
-    return 0.1 * wave / np.sqrt(np.mean(wave**2)), f"{voice} {rate} {pitch}"
+    first = max(0, loud[0] - 800)
+    wave = wave[first : loud[-1] + 1600]
+    units = [(word, start - first / RATE, end - first / RATE) for word, start, end in units]
+    return 0.1 * wave / np.sqrt(np.mean(wave**2)), f"{voice} {rate} {pitch}", units
 
 
 @lru_cache
 def strangers(split: str) -> tuple[str, ...]:
     """English words that are not of the world, from the dictionary of the recogniser; one in ten kept for tests."""
-    from pocketsphinx import get_model_path  # type: ignore[import-untyped]
-
     lines = Path(get_model_path(), "en-us", "cmudict-en-us.dict").read_text().splitlines()
     known = {word.lower() for word in world.VOCABULARY}
     words = [line.split()[0] for line in lines if line.split()[0].isalpha() and 4 <= len(line.split()[0]) <= 9]
@@ -108,10 +111,10 @@ def _shard(index: int) -> str:
     rng, start = Random(1000 + index), time.time()
     utterances = []
     for text, kind in _texts(index):
-        wave, voice = utter(text, rng, "train")
+        wave, voice, units = utter(text, rng, "train")
         if len(wave) < 6 * RATE:
             pcm = np.clip(wave * 32767, -32767, 32767).astype(np.int16)
-            utterances.append(Utterance(text=text, kind=kind, voice=voice, wave=pcm))
+            utterances.append(Utterance(text=text, kind=kind, voice=voice, wave=pcm, units=units))
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
     torch.save(utterances, part)
