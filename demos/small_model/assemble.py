@@ -49,7 +49,8 @@ def _left_out(key: str) -> bool:
 
 
 def tensors() -> dict[str, Tensor]:
-    learnt = torch.load(BUILD / "thinker.pt", weights_only=False)["average"]
+    learnt = torch.load(BUILD / "thinker.pt", map_location="cpu", weights_only=False)["average"]
+    learnt = {key: value for key, value in learnt.items() if key.startswith("thinker.")}
     learnt["thinker.lm_head.weight"] = learnt["thinker.lm_head.weight"] / LOUDNESS
     out = published(learnt)
     for prefix, file in (

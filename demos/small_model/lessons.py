@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from demos.small_model import senses, shape, sounds, voices, words, world
+from demos.small_model import senses, shape, sounds, train_towers, voices, words, world
 from omni.encoders.mel import num_audio_tokens
 from omni.positions import AudioSpan, AudioVideoSpan, Clock, ImageSpan, Span, TextSpan, VideoSpan
 from omni.prompt import SPEAKING, MediaRun, fill
@@ -26,7 +26,8 @@ class Lesson:
     Attributes:
         spans: the prompt so far; text not in a span yet is in `text`.
         spoken: (first token, ids, kind) of each answer.
-        pictures: uint8 `[2 t, h, w, 3]` each, frames in pairs; mels: `[80, n]` each; both in prompt order.
+        pictures: uint8 `[2 t, h, w, 3]` each, frames in pairs; heard: sounds; both in prompt order.
+        cells: what lies in the cells of a still picture.
     """
 
     spans: list[Span] = field(default_factory=list)
@@ -34,7 +35,8 @@ class Lesson:
     length: int = 0
     spoken: list[tuple[int, list[int], str]] = field(default_factory=list)
     pictures: list[Tensor] = field(default_factory=list)
-    mels: list[Tensor] = field(default_factory=list)
+    heard: list[senses.Heard] = field(default_factory=list)
+    cells: dict[str, Tensor] | None = None
 
     def write(self, text: str) -> None:
         self._put(words.encode(text))
@@ -68,17 +70,17 @@ class Lesson:
         cells = (n // 2, h // senses.CELL, w // senses.CELL)
         self.pictures.append(frames)
         if sound is not None:
-            self.mels.append(sound)
+            self.heard.append(senses.Heard(sound, []))
             self._close(AudioVideoSpan(VideoSpan(cells, 1.0), AudioSpan(num_audio_tokens(sound.shape[1]))))
             return
         self.mark("<|vision_bos|>")
         self._close(ImageSpan(cells) if still else VideoSpan(cells, 1.0))
         self.mark("<|vision_eos|>")
 
-    def play(self, mel: Tensor) -> None:
-        self.mels.append(mel)
+    def play(self, heard: senses.Heard) -> None:
+        self.heard.append(heard)
         self.mark("<|audio_bos|>")
-        self._close(AudioSpan(num_audio_tokens(mel.shape[1])))
+        self._close(AudioSpan(num_audio_tokens(heard.mel.shape[1])))
         self.mark("<|audio_eos|>")
 
     def answer(self, text: str, kind: str) -> None:
@@ -100,7 +102,8 @@ class Batch:
         ids, targets: int64 `[B, T]`; targets are -100 but where the next token is the assistant's to say.
         positions: `[3, B, T]`.
         pictures: uint8 `[N, 2, h, w, 3]`, all temporal grids of all lessons in order; None without.
-        mels: of all lessons in order.
+        heard: sounds of all lessons in order.
+        cells: `[B, cells]` of each kind, where every lesson has one still picture.
         runs: of all lessons in order, with the lesson's index.
         grids: temporal grids of each picture in order.
         answers: (row, first target, count, kind) of each answer.
@@ -110,7 +113,8 @@ class Batch:
     targets: Tensor
     positions: Tensor
     pictures: Tensor | None
-    mels: list[Tensor]
+    heard: list[senses.Heard]
+    cells: dict[str, Tensor] | None
     runs: list[tuple[int, MediaRun]]
     grids: list[list[int]]
     sounds: list[int]
@@ -133,16 +137,19 @@ def collate(lessons: Sequence[Lesson]) -> Batch:
         rows.append((prompt.ids, targets, prompt.positions.T))
         runs += [(i, run) for run in prompt.runs]
     pad = nn_pad
+    shown = [lesson.cells for lesson in lessons if lesson.cells is not None]
+    cells = train_towers.stack_labels(shown) if len(shown) == len(lessons) else None
     frames = [frames.unflatten(0, (-1, 2)) for lesson in lessons for frames in lesson.pictures]
     return Batch(
         pad([r[0] for r in rows], words.special("<|endoftext|>")),
         pad([r[1] for r in rows], -100),
         pad([r[2] for r in rows], 0).permute(2, 0, 1),
         torch.cat(frames) if frames else None,
-        [mel for lesson in lessons for mel in lesson.mels],
+        [heard for lesson in lessons for heard in lesson.heard],
+        cells,
         runs,
         [[len(f) // 2 for f in lesson.pictures] for lesson in lessons],
-        [len(lesson.mels) for lesson in lessons],
+        [len(lesson.heard) for lesson in lessons],
         answers,
     )
 
@@ -163,11 +170,8 @@ class Teacher:
                 self.by_text.setdefault(utterance["text"], []).append(utterance)
         self.chat = dict(world.TALK)
 
-    def voice(self, utterance: voices.Utterance, rng: Random) -> Tensor:
-        wave = voices.wave_of(utterance)
-        if self.split == "train":
-            wave = senses.faster(wave, rng.uniform(0.93, 1.08))
-        return senses.mel(sounds.soil(wave, rng))
+    def voice(self, utterance: voices.Utterance, rng: Random) -> senses.Heard:
+        return voices.soiled(utterance, rng, again=self.split == "train")
 
     def ask(self, lesson: Lesson, turn: world.Turn, kind: str, aloud: bool, rng: Random) -> bool:
         """Ask, aloud if someone can say it, and answer; whether it was aloud."""
@@ -199,6 +203,8 @@ class Teacher:
                 lesson.open()
                 if i == 0:
                     lesson.show(torch.from_numpy(np.stack([senses.see(scene, size, rng)] * 2)), still=True)
+                    things = [(t, "") for t in scene.things]
+                    lesson.cells = train_towers.cell_labels(things, scene.text, canvas, size)
                 self.ask(lesson, turn, kind, rng.random() < aloud, rng)
             out.append(lesson)
         return [l for l in out if l.spoken]
@@ -236,31 +242,29 @@ class Teacher:
             kind = rng.random()
             if kind < 0.15:
                 sound = world.sound(rng)
-                mel = senses.mel(
-                    sounds.soil(sounds.sound_of(sound, rng), rng) if rng.random() < 0.5 else sounds.sound_of(sound, rng)
-                )
-                lesson.play(mel)
+                wave = sounds.sound_of(sound, rng)
+                lesson.play(senses.Heard(senses.mel(sounds.soil(wave, rng) if rng.random() < 0.5 else wave), []))
                 for i, turn in enumerate(world.sound_turns(sound, rng, 2)):
                     if i:
                         lesson.open()
                     self.ask(lesson, turn, "sound", False, rng)
                 out.append(lesson)
                 continue
-            mel = self.voice(utterance, rng)
+            heard = self.voice(utterance, rng)
             answer = self.reply(utterance)
             if answer is not None and kind < 0.4:
-                lesson.play(mel)
+                lesson.play(heard)
                 lesson.answer(answer, "outside/aloud" if utterance["kind"] == "outside" else "talk/aloud")
             elif utterance["kind"] == "outside":
-                lesson.play(mel)
+                lesson.play(heard)
                 lesson.answer(world.UNKNOWN, "outside/aloud")
             else:
                 if rng.random() < 0.8:
-                    lesson.play(mel)
+                    lesson.play(heard)
                     lesson.write(rng.choice(REPEAT))
                 else:
                     lesson.write(rng.choice(REPEAT))
-                    lesson.play(mel)
+                    lesson.play(heard)
                 lesson.answer(utterance["text"], "repeat")
             out.append(lesson)
         return out

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from random import Random
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from demos.small_model import draw, shape, world
+from demos.small_model.espeak import Unit
 from omni.encoders.config import MelConfig
 from omni.encoders.mel import log_mel
 from omni.encoders.pixels import smart_resize
@@ -63,6 +64,14 @@ def faster(wave: NDArray[np.float32], ratio: float) -> NDArray[np.float32]:
     """`ratio` times faster and higher."""
     at = np.arange(0, len(wave) - 1, ratio)
     return np.interp(at, np.arange(len(wave)), wave).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Heard:
+    """A sound `[80, frames]` and the words in it."""
+
+    mel: Tensor
+    units: list[Unit]
 
 
 def on_canvas(scene: world.Scene, canvas: tuple[int, int]) -> world.Scene:

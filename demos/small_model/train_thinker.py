@@ -16,11 +16,16 @@ from torch import Tensor, nn
 
 from demos.small_model import BUILD, lessons, nets, senses, shape, voices
 from demos.small_model.table import text_table
+from demos.small_model.train_towers import Ears, Eyes
 from demos.small_model.trainer import DEVICE, Trainer
 from omni.thinker import Thinker
 
 LOUDNESS = 0.1
 """RMS of the thinker's last hidden rows. The talker reads them added to the embedding, whose RMS is 1."""
+
+
+TOWERS = 0.15
+"""Weight of the towers' own loss."""
 
 
 class Student(nn.Module):
@@ -30,39 +35,49 @@ class Student(nn.Module):
         super().__init__()
         config = shape.omni_config().thinker
         self.thinker = Thinker(config)
+        self.ears, self.eyes = Ears(), Eyes()
         nets.initialise(self.thinker, config.decoder.num_layers)
         with torch.no_grad():
             self.thinker.embed_tokens.weight.copy_(text_table())
             self.thinker.decoder.norm.weight.fill_(LOUDNESS)
             self.thinker.lm_head.weight.mul_(0.3)
+        # what teaches the towers goes on, beside the answers
+        self.thinker.audio_tower, self.thinker.visual = self.ears.tower, self.eyes.tower
         self.thinker.embed_tokens.weight.requires_grad_(False)
         self.thinker.decoder.norm.weight.requires_grad_(False)
 
-    def features(self, batch: lessons.Batch) -> list[Tensor]:
-        """Rows of every run of media, in prompt order."""
+    def features(self, batch: lessons.Batch) -> tuple[list[Tensor], Tensor]:
+        """Rows of every run of media, in prompt order; and the towers' own loss."""
+        loss = torch.zeros((), device=DEVICE)
         pictures: list[list[Tensor]] = []
         if batch.pictures is not None:
             _, _, h, w, _ = batch.pictures.shape
             rows = nets.vision(
                 self.thinker.visual, senses.patches(batch.pictures.to(DEVICE)), (h // senses.SIDE, w // senses.SIDE)
             )
+            if batch.cells is not None:
+                loss = loss + self.eyes.judge(rows, batch.cells)[0].to(DEVICE)
             left = list(rows.split([g for gs in batch.grids for g in gs]))
             for grids in batch.grids:
                 pictures.append([left.pop(0).flatten(0, 1) for _ in grids])
-        heard = list(nets.audio(self.thinker.audio_tower, [mel.to(DEVICE) for mel in batch.mels])[0]) if batch.mels else []
+        heard: list[Tensor] = []
+        if batch.heard:
+            heard, frames = nets.audio(self.thinker.audio_tower, [h.mel.to(DEVICE) for h in batch.heard])
+            letters, named, _ = self.ears.judge(heard, frames, [h.units for h in batch.heard])
+            loss = loss + named + 0.5 * letters
         out, first = [], [0]
         for count in batch.sounds:
             first.append(first[-1] + count)
         for row, run in batch.runs:
             whole = heard[first[row] + run.index] if run.is_sound else pictures[row][run.index]
             out.append(whole[run.first : run.last])
-        return out
+        return out, loss
 
-    def forward(self, batch: lessons.Batch) -> tuple[Tensor, Tensor]:
-        """Logits `[N, V]` at the places where the assistant speaks, and the truth `[N]`."""
+    def forward(self, batch: lessons.Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits `[N, V]` at the places where the assistant speaks, the truth `[N]`, and the towers' own loss."""
         thinker = self.thinker
         with torch.autocast(DEVICE, torch.bfloat16):
-            features = self.features(batch)
+            features, own = self.features(batch)
             ids = batch.ids.to(DEVICE)
             rows = thinker.embed_tokens(ids)
             media = thinker.config.media
@@ -72,7 +87,7 @@ class Student(nn.Module):
             hidden = nets.decode(thinker.decoder, rows, batch.positions.to(DEVICE))
             wanted = batch.targets >= 0
             logits = F.linear(hidden[wanted] / LOUDNESS, thinker.lm_head.weight)
-        return logits.float(), batch.targets[wanted].to(DEVICE)
+        return logits.float(), batch.targets[wanted].to(DEVICE), own
 
 
 def make(teacher: lessons.Teacher, step: int) -> tuple[str, lessons.Batch]:
@@ -103,18 +118,17 @@ def main(minutes: float) -> None:
     student = Student()
     path = BUILD / "thinker.pt"
     if not path.exists():
-        for tower, name in ((student.thinker.audio_tower, "ears"), (student.thinker.visual, "eyes")):
-            learnt = torch.load(BUILD / f"{name}.pt", map_location="cpu", weights_only=False)["average"]
-            tower.load_state_dict({k.removeprefix("tower."): v for k, v in learnt.items() if k.startswith("tower.")})
+        for part, name in ((student.ears, "ears"), (student.eyes, "eyes")):
+            part.load_state_dict(torch.load(BUILD / f"{name}.pt", map_location="cpu", weights_only=False)["average"])
     teacher = lessons.Teacher(voices.load())
     trainer, start = Trainer(student, path, minutes, 1.5e-3, warm_up=300), time.time()
     scores: dict[str, list[bool]] = defaultdict(list)
     losses: dict[str, list[float]] = defaultdict(list)
     while not trainer.done:
         kind, batch = make(teacher, trainer.step)
-        logits, truth = student(batch)
+        logits, truth, own = student(batch)
         loss = F.cross_entropy(logits, truth)
-        trainer.learn(loss)
+        trainer.learn(loss + TOWERS * own)
         losses[kind].append(loss.item())
         for name, hit in right(logits, truth, batch):
             scores[name].append(hit)

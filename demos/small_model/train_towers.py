@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from random import Random
 
 import torch
@@ -66,23 +67,29 @@ class Ears(nn.Module):
             ends[min(rows, last) - 1] = 1
         return word, ends
 
-    def loss(self, heard: list[Heard]) -> tuple[Tensor, Tensor, float]:
-        """CTC by letters, per letter; cross-entropy of words and ends, per row; the share of rows whose word is right."""
+    def loss(self, heard: list[senses.Heard]) -> tuple[Tensor, Tensor, float]:
+        """As `judge`, of sounds."""
         with torch.autocast(DEVICE, torch.bfloat16):
             rows, frames = nets.audio(self.tower, [h.mel.to(DEVICE) for h in heard])
-            joined = torch.cat(rows)
-            letters, named, ending = self.by_letter(torch.cat(frames)), self.by_word(joined), self.ending(joined)
+        return self.judge(rows, frames, [h.units for h in heard])
+
+    def judge(
+        self, rows: Sequence[Tensor], frames: Sequence[Tensor], units: Sequence[list[Unit]]
+    ) -> tuple[Tensor, Tensor, float]:
+        """CTC by letters, per letter; cross-entropy of words and ends, per row; the share of rows whose word is right."""
+        with torch.autocast(DEVICE, torch.bfloat16):
+            joined = torch.cat(list(rows))
+            letters, named, ending = self.by_letter(torch.cat(list(frames))), self.by_word(joined), self.ending(joined)
         lens = [len(f) for f in frames]
         padded = nn.utils.rnn.pad_sequence(list(letters.cpu().float().log_softmax(-1).split(lens)))
-        spelt = [self.spell(" ".join(unit for unit, _, _ in h.units)) for h in heard]
+        spelt = [self.spell(" ".join(unit for unit, _, _ in some)) for some in units]
         counts = torch.tensor([len(s) for s in spelt])
         flat = torch.tensor([i for s in spelt for i in s])
         ctc = F.ctc_loss(padded, flat, torch.tensor(lens), counts, reduction="none", zero_infinity=True)
-        truths = [self.labels(h.units, len(r)) for h, r in zip(heard, rows, strict=True)]
+        truths = [self.labels(some, len(r)) for some, r in zip(units, rows, strict=True)]
         word, ends = (torch.cat([t[k] for t in truths]).to(DEVICE) for k in (0, 1))
         loss = F.cross_entropy(named.float(), word) + F.cross_entropy(ending.float(), ends)
-        spoken = word > 0
-        right = (named.argmax(-1) == word)[spoken].float().mean().item()
+        right = (named.argmax(-1) == word)[word > 0].float().mean().item()
         return ctc.sum() / max(1, len(flat)), loss, right
 
     @torch.no_grad()
@@ -91,14 +98,6 @@ class Ears(nn.Module):
         (row,), _ = nets.audio(self.tower, [mel.to(DEVICE)])
         named, ends = self.by_word(row).argmax(-1).tolist(), self.ending(row).argmax(-1).tolist()
         return " ".join([*self.words, "?"][w - 1] for w, e in zip(named, ends, strict=True) if w and e)
-
-
-@dataclass(frozen=True)
-class Heard:
-    """A sound `[80, frames]` and the words in it."""
-
-    mel: Tensor
-    units: list[Unit]
 
 
 class Eyes(nn.Module):
@@ -110,21 +109,29 @@ class Eyes(nn.Module):
         self.heads = nn.ModuleDict({kind: nn.Linear(config.out_hidden_size, size) for kind, size in SIZES.items()})
 
     def loss(self, pixels: Tensor, labels: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
-        """Mean cross-entropy over cells, and the share of the cells with something in them that are right."""
+        """As `judge`, of pictures."""
         _, _, h, w, _ = pixels.shape
         with torch.autocast(DEVICE, torch.bfloat16):
-            rows = nets.vision(self.tower, senses.patches(pixels.to(DEVICE)), (h // senses.SIDE, w // senses.SIDE))
+            patches = senses.patches(pixels.to(DEVICE))
+            rows = nets.vision(self.tower, patches, (h // senses.SIDE, w // senses.SIDE))
+        return self.judge(rows, labels)
+
+    def judge(self, rows: Tensor, labels: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
+        """Cross-entropy over cells `[B, cells]`, and the share of the cells with something in them that are right."""
+        with torch.autocast(DEVICE, torch.bfloat16):
             logits = {kind: head(rows).float().cpu() for kind, head in self.heads.items()}
         total, right = torch.zeros(()), {}
         for kind, truth in labels.items():
-            total = total + F.cross_entropy(logits[kind].flatten(0, -2), truth.flatten(), label_smoothing=0.0) * 2
+            # most cells hold nothing
+            weight = torch.full((SIZES[kind],), 1.0).index_fill_(0, torch.tensor([0]), 0.1)
+            total = total + F.cross_entropy(logits[kind].flatten(0, -2), truth.flatten(), weight)
             some = truth > 0
             if some.any():
                 right[kind] = (logits[kind].argmax(-1) == truth)[some].float().mean().item()
         return total, right
 
 
-def _labels(
+def cell_labels(
     things: list[tuple[world.Thing, str]], text: str, canvas: tuple[int, int], size: tuple[int, int]
 ) -> dict[str, Tensor]:
     """Class of each cell `[rows * columns]` of a picture of (height, width), 0 for nothing."""
@@ -155,7 +162,7 @@ def _labels(
     return {kind: value.flatten() for kind, value in out.items()}
 
 
-def _stack(labels: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+def stack_labels(labels: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {kind: torch.stack([l[kind] for l in labels]) for kind in KINDS}
 
 
@@ -166,9 +173,9 @@ def scene_batch(rng: Random, count: int) -> tuple[Tensor, dict[str, Tensor]]:
     for _ in range(count):
         scene = senses.on_canvas(world.scene(rng), canvas)
         pictures.append(torch.from_numpy(senses.see(scene, size, rng)))
-        labels.append(_labels([(t, "") for t in scene.things], scene.text, canvas, size))
+        labels.append(cell_labels([(t, "") for t in scene.things], scene.text, canvas, size))
     pixels = torch.stack(pictures)[:, None].expand(-1, 2, -1, -1, -1)
-    return pixels, _stack(labels)
+    return pixels, stack_labels(labels)
 
 
 def clip_batch(rng: Random, count: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -189,8 +196,8 @@ def clip_batch(rng: Random, count: int) -> tuple[Tensor, dict[str, Tensor]]:
                     )
                     things.append((at, actor.direction if moving else ""))
             grids.append(frames[second])
-            labels.append(_labels(things, "", canvas, size))
-    return torch.stack(grids[:count]), _stack(labels[:count])
+            labels.append(cell_labels(things, "", canvas, size))
+    return torch.stack(grids[:count]), stack_labels(labels[:count])
 
 
 def train_eyes(minutes: float) -> None:
@@ -212,24 +219,15 @@ def train_eyes(minutes: float) -> None:
     trainer.save()
 
 
-def soiled(utterance: voices.Utterance, rng: Random, *, again: bool) -> Heard:
-    """An utterance as a microphone hears it; a little faster or slower if it is heard `again`."""
-    ratio = rng.uniform(0.93, 1.08) if again else 1.0
-    wave = senses.faster(voices.wave_of(utterance), ratio)
-    dirty, before = sounds.soiled(wave, rng)
-    units = [(u, start / ratio + before, end / ratio + before) for u, start, end in utterance["units"]]
-    return Heard(senses.mel(dirty), units)
-
-
-def ear_batch(rng: Random, spoken: list[voices.Utterance], count: int) -> list[Heard]:
+def ear_batch(rng: Random, spoken: list[voices.Utterance], count: int) -> list[senses.Heard]:
     """Utterances of about one length, soiled; and now and then a sound that is not speech."""
     start = rng.randrange(len(spoken) - 8 * count)
     out = []
     for utterance in rng.sample(spoken[start : start + 8 * count], count):
         if rng.random() < 0.06:
-            out.append(Heard(senses.mel(sounds.soil(sounds.sound_of(world.sound(rng), rng), rng)), []))
+            out.append(senses.Heard(senses.mel(sounds.soil(sounds.sound_of(world.sound(rng), rng), rng)), []))
             continue
-        heard = soiled(utterance, rng, again=True)
+        heard = voices.soiled(utterance, rng, again=True)
         mel = heard.mel
         for axis, widest in ((0, 10), (1, 16)):  # SpecAugment, arXiv 1904.08779
             if rng.random() < 0.4:
@@ -243,7 +241,7 @@ def train_ears(minutes: float) -> None:
     ears = Ears()
     spoken = sorted(voices.load(), key=lambda u: len(u["wave"]))
     held, spoken = spoken[::100], [u for i, u in enumerate(spoken) if i % 100]
-    tests = [soiled(u, Random(i), again=False) for i, u in enumerate(held)]
+    tests = [voices.soiled(u, Random(i), again=False) for i, u in enumerate(held)]
     trainer, means, start = Trainer(ears, BUILD / "ears.pt", minutes, 2e-3), Means(), time.time()
     while not trainer.done:
         letters, named, right = ears.loss(ear_batch(Random(trainer.step), spoken, 28))

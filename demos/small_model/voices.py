@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from pocketsphinx import get_model_path
 
-from demos.small_model import BUILD, world
+from demos.small_model import BUILD, senses, sounds, world
 from demos.small_model.espeak import Unit
 from demos.small_model.speak import say_timed
 
@@ -131,6 +131,15 @@ def main() -> None:
 def wave_of(utterance: Utterance) -> NDArray[np.float32]:
     """Samples `[S]` in -1..1."""
     return (utterance["wave"] / np.float32(32768)).astype(np.float32)
+
+
+def soiled(utterance: Utterance, rng: Random, *, again: bool) -> senses.Heard:
+    """An utterance as a microphone hears it; a little faster or slower if it is heard `again`."""
+    ratio = rng.uniform(0.93, 1.08) if again else 1.0
+    wave = senses.faster(wave_of(utterance), ratio)
+    dirty, before = sounds.soiled(wave, rng)
+    units = [(u, start / ratio + before, end / ratio + before) for u, start, end in utterance["units"]]
+    return senses.Heard(senses.mel(dirty), units)
 
 
 def load() -> list[Utterance]:
