@@ -5,13 +5,14 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: help demo test check parity bench setup clean
+.PHONY: help demo test check parity eval bench setup clean
 
 help:
 	@echo "make demo    ask the small model aloud about a picture and a clip"
 	@echo "make test    run the tests"
 	@echo "make check   format, lint and types"
 	@echo "make parity  compare with transformers, number by number"
+	@echo "make eval    what the small model can do, against its marks"
 	@echo "make bench   time the kernels against what this machine can do"
 
 demo: $(READY)
@@ -27,6 +28,9 @@ check: $(READY)
 
 parity: $(READY)
 	$(RUN) -m tests.oracle.parity
+
+eval: $(READY)
+	$(VENV)/bin/omni eval
 
 bench: $(READY)
 	$(RUN) -m demos.bench

@@ -2,5 +2,5 @@
 
 from pathlib import Path
 
-BUILD = Path(__file__).parents[2] / "build" / "small_model"
+BUILD = Path(__file__).parents[2] / "runs" / "small_model"
 """Where data, logs and training states lie."""

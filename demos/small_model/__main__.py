@@ -2,7 +2,7 @@
 
     python -m demos.small_model [--share 1.0] [--only STEP ...]
 
-Every step is a program of its own, leaves what it made in build/small_model/ and may be stopped and started again. `log.txt`
+Every step is a program of its own, leaves what it made in runs/small_model/ and may be stopped and started again. `log.txt`
 there has a line for each step that ended.
 """
 

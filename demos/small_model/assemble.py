@@ -110,6 +110,8 @@ def main(folder: Path) -> None:
     torch.save(pickled, folder / "spk_dict.pt")
     if CARD.exists():
         shutil.copy(CARD, folder / "README.md")
+    for path in folder.glob("*.safetensors"):
+        path.chmod(0o644)  # safetensors writes for its owner only
     total = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     print(f"{folder}: {total / 1e6:.1f} MB")
     if total > LIMIT:

@@ -14,7 +14,8 @@ from typing import TypedDict
 import torch
 from torch import Tensor
 
-from demos.small_model.corpus import BUILD, HELD, VOICES, Utterance, load, log, save, shard_paths
+from demos.small_model import BUILD
+from demos.small_model.corpus import HELD, VOICES, Utterance, load, log, save, shard_paths
 from demos.small_model.espeak import Unit
 
 PATH = BUILD / "codec.pt"

@@ -23,11 +23,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from demos.small_model import BUILD
 from demos.small_model.espeak import Unit, Wave
 from demos.small_model.speak import say_aligned
 from demos.small_model.world import spoken_sentence
 
-BUILD = Path("build/small_model")
 FOLDER = BUILD / "corpus"
 HELD = FOLDER / "held.pt"
 VOICES = {"Chelsie": "flite:slt", "Ethan": "flite:rms"}

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils import cpp_extension
 
+from demos.small_model import BUILD
 from omni.kernels import up_snake_down
 
-FOLDER = Path("build/small_model/fused")
+FOLDER = BUILD / "fused"
 FLAGS = ["-Ofast", "-march=native", "-mprefer-vector-width=512", "-fno-math-errno"]
 FEW = 16
 """Channels up to which convolutions go row by row."""

@@ -204,7 +204,7 @@ class Teacher:
                 if i == 0:
                     lesson.show(torch.from_numpy(np.stack([senses.see(scene, size, rng)] * 2)), still=True)
                     things = [(t, "") for t in scene.things]
-                    lesson.cells = train_towers.cell_labels(things, scene.text, canvas, size)
+                    lesson.cells = train_towers.cell_labels(things, scene.text, scene.ink, canvas, size)
                 self.ask(lesson, turn, kind, rng.random() < aloud, rng)
             out.append(lesson)
         return [l for l in out if l.spoken]

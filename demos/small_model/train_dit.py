@@ -16,8 +16,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from demos.small_model import BUILD
 from demos.small_model.codec import CLUSTERS, COUNTER, STACK, cluster_of
-from demos.small_model.corpus import BUILD, HELD, NUM_BINS, VOICES, Utterance, load, log, save, shard_paths
+from demos.small_model.corpus import HELD, NUM_BINS, VOICES, Utterance, load, log, save, shard_paths
 from demos.small_model.train_vocoder import average, rate, write
 from omni.kernels import ada_layer_norm, rotary_table
 from omni.talker.config import DiTConfig, EcapaConfig

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from demos.small_model import BUILD, lessons, nets, senses, shape, voices
 from demos.small_model.table import text_table
 from demos.small_model.train_towers import Ears, Eyes
-from demos.small_model.trainer import DEVICE, Trainer
+from demos.small_model.trainer import DEVICE, RANK, WORLD, Trainer
 from omni.thinker import Thinker
 
 LOUDNESS = 0.1
@@ -92,7 +92,7 @@ class Student(nn.Module):
 
 def make(teacher: lessons.Teacher, step: int) -> tuple[str, lessons.Batch]:
     """The lessons of a step: pictures, clips, speech and text take turns."""
-    rng = Random(step)
+    rng = Random(step * WORLD + RANK)
     kind = "svshtsvhsh"[step % 10]
     if kind == "s":
         made = teacher.scenes(rng, 16, 8, 0.0) if step % 4 < 2 else teacher.scenes(rng, 16, 8, 0.85)
@@ -113,7 +113,7 @@ def right(logits: Tensor, truth: Tensor, batch: lessons.Batch) -> list[tuple[str
 
 
 def main(minutes: float) -> None:
-    torch.set_num_threads(int(sys.argv[2]) if len(sys.argv) > 2 else 1)
+    torch.set_num_threads(1)
     torch.manual_seed(0)
     student = Student()
     path = BUILD / "thinker.pt"
@@ -132,7 +132,7 @@ def main(minutes: float) -> None:
         losses[kind].append(loss.item())
         for name, hit in right(logits, truth, batch):
             scores[name].append(hit)
-        if trainer.step % 50 == 0:
+        if trainer.step % 50 == 0 and RANK == 0:
             told = " ".join(f"{k} {sum(v) / len(v):.3f}" for k, v in sorted(losses.items()))
             known = " ".join(f"{k} {sum(v) / len(v):.2f}" for k, v in sorted(scores.items()))
             speed = (time.time() - start) / 50

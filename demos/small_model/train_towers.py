@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from demos.small_model import BUILD, draw, nets, senses, shape, sounds, voices, words, world
 from demos.small_model.espeak import Unit
+from demos.small_model.table import text_table
 from demos.small_model.trainer import DEVICE, Means, Trainer
 from omni.encoders.audio import AudioTower
 from omni.encoders.vision import VisionTower
@@ -29,15 +30,40 @@ from omni.encoders.vision import VisionTower
 ROW = 0.04
 LETTERS = "abcdefghijklmnopqrstuvwxyz "
 GLYPHS = "abcdefghijklmnopqrstuvwxyz0123456789"
-KINDS = ("shape", "colour", "centre_shape", "centre_colour", "glyph", "way")
-SIZES = {
-    "shape": len(world.SHAPES) + 1,
-    "colour": len(world.COLOURS) + 1,
-    "centre_shape": len(world.SHAPES) + 1,
-    "centre_colour": len(world.COLOURS) + 1,
-    "glyph": len(GLYPHS) + 1,
-    "way": len(world.DIRECTIONS) + 1,
+NAMES = {
+    "shape": world.SHAPES,
+    "colour": world.COLOURS,
+    "glyph": tuple(GLYPHS),
+    "way": world.DIRECTIONS,
+    "centre": ("centre",),
 }
+"""What the cells of a picture are asked; 0 is nothing."""
+LOUD = 0.05
+"""A row that holds a word's embedding once has a logit of LOUD times its size, 192."""
+
+
+class Named(nn.Module):
+    """Logits of rows for nothing and for each of some words: how much of a word's embedding lies in a row.
+
+    So the towers learn to speak in words that the thinker knows, and it need not learn a second language.
+    """
+
+    table: Tensor
+
+    def __init__(self, names: Sequence[str], others: int = 0) -> None:
+        """`others`: classes besides that are no words."""
+        super().__init__()
+        ids = [words.encode(name if len(name) == 1 else f" {name}")[0] for name in names]
+        self.register_buffer("table", text_table()[ids], persistent=False)
+        self.nothing = nn.Parameter(torch.full((1,), 3.0))
+        self.others = nn.Linear(self.table.shape[1], others) if others else None
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """`[..., 1 + words + others]`."""
+        parts = [self.nothing.expand(*rows.shape[:-1], 1), LOUD * F.linear(rows.float(), self.table)]
+        if self.others is not None:
+            parts.append(self.others(rows.float()))
+        return torch.cat(parts, -1)
 
 
 class Ears(nn.Module):
@@ -49,7 +75,7 @@ class Ears(nn.Module):
         self.index = {w: i + 1 for i, w in enumerate(self.words)}
         nets.initialise(self.tower, config.encoder_layers)
         self.by_letter = nn.Linear(config.d_model, len(LETTERS) + 1)
-        self.by_word = nn.Linear(config.output_dim, len(self.words) + 2)  # nothing, words, any other word
+        self.by_word = Named(words.all_words(), 1)
         self.ending = nn.Linear(config.output_dim, 2)
 
     def spell(self, text: str) -> list[int]:
@@ -106,7 +132,8 @@ class Eyes(nn.Module):
         config = shape.omni_config().thinker.vision
         self.tower = VisionTower(config)
         nets.initialise(self.tower, config.depth)
-        self.heads = nn.ModuleDict({kind: nn.Linear(config.out_hidden_size, size) for kind, size in SIZES.items()})
+        self.heads = nn.ModuleDict({kind: Named(names) for kind, names in NAMES.items() if kind != "centre"})
+        self.heads["centre"] = Named((), 1)
 
     def loss(self, pixels: Tensor, labels: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
         """As `judge`, of pictures."""
@@ -123,7 +150,7 @@ class Eyes(nn.Module):
         total, right = torch.zeros(()), {}
         for kind, truth in labels.items():
             # most cells hold nothing
-            weight = torch.full((SIZES[kind],), 1.0).index_fill_(0, torch.tensor([0]), 0.1)
+            weight = torch.ones(1 + len(NAMES[kind])).index_fill_(0, torch.tensor([0]), 0.1)
             total = total + F.cross_entropy(logits[kind].flatten(0, -2), truth.flatten(), weight)
             some = truth > 0
             if some.any():
@@ -132,11 +159,11 @@ class Eyes(nn.Module):
 
 
 def cell_labels(
-    things: list[tuple[world.Thing, str]], text: str, canvas: tuple[int, int], size: tuple[int, int]
+    things: list[tuple[world.Thing, str]], text: str, ink: str, canvas: tuple[int, int], size: tuple[int, int]
 ) -> dict[str, Tensor]:
     """Class of each cell `[rows * columns]` of a picture of (height, width), 0 for nothing."""
     rows, columns = size[0] // senses.CELL, size[1] // senses.CELL
-    out = {kind: torch.zeros(rows, columns, dtype=torch.int64) for kind in KINDS}
+    out = {kind: torch.zeros(rows, columns, dtype=torch.int64) for kind in NAMES}
     yc, xc = (torch.arange(rows) + 0.5)[:, None], (torch.arange(columns) + 0.5)[None]
     for thing, way in things:
         x, y = thing.x / 3 * columns, thing.y / 3 * rows
@@ -146,7 +173,7 @@ def cell_labels(
         for kind, value in (("shape", world.SHAPES.index(thing.shape)), ("colour", world.COLOURS.index(thing.colour))):
             out[kind][near] = value + 1
             out[kind][r, c] = value + 1
-            out["centre_" + kind][r, c] = value + 1
+        out["centre"][r, c] = 1
         if way:
             out["way"][r, c] = world.DIRECTIONS.index(way) + 1
     if text:
@@ -159,11 +186,12 @@ def cell_labels(
             middle = (font.getlength(text[:i]) + font.getlength(text[: i + 1])) / 2 / whole
             c = int((columns - wide) / 2 + middle * wide)
             out["glyph"][rows // 2, min(columns - 1, c)] = GLYPHS.index(glyph.lower()) + 1
+            out["colour"][rows // 2, min(columns - 1, c)] = world.COLOURS.index(ink) + 1
     return {kind: value.flatten() for kind, value in out.items()}
 
 
 def stack_labels(labels: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    return {kind: torch.stack([l[kind] for l in labels]) for kind in KINDS}
+    return {kind: torch.stack([l[kind] for l in labels]) for kind in NAMES}
 
 
 def scene_batch(rng: Random, count: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -173,7 +201,7 @@ def scene_batch(rng: Random, count: int) -> tuple[Tensor, dict[str, Tensor]]:
     for _ in range(count):
         scene = senses.on_canvas(world.scene(rng), canvas)
         pictures.append(torch.from_numpy(senses.see(scene, size, rng)))
-        labels.append(cell_labels([(t, "") for t in scene.things], scene.text, canvas, size))
+        labels.append(cell_labels([(t, "") for t in scene.things], scene.text, scene.ink, canvas, size))
     pixels = torch.stack(pictures)[:, None].expand(-1, 2, -1, -1, -1)
     return pixels, stack_labels(labels)
 
@@ -196,7 +224,7 @@ def clip_batch(rng: Random, count: int) -> tuple[Tensor, dict[str, Tensor]]:
                     )
                     things.append((at, actor.direction if moving else ""))
             grids.append(frames[second])
-            labels.append(cell_labels(things, "", canvas, size))
+            labels.append(cell_labels(things, "", "", canvas, size))
     return torch.stack(grids[:count]), stack_labels(labels[:count])
 
 

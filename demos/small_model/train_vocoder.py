@@ -19,8 +19,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from demos.small_model import corpus
-from demos.small_model.corpus import BUILD, HOP, NUM_BINS, Utterance, load, log, mel_bank, mel_frames, save
+from demos.small_model import BUILD, corpus
+from demos.small_model.corpus import HOP, NUM_BINS, Utterance, load, log, mel_bank, mel_frames, save
 from demos.small_model.fused import conv, snake
 from omni.talker.bigvgan import Activation, AMPBlock, BigVGAN, loudness
 from omni.talker.config import BigVGANConfig
