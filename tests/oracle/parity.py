@@ -101,10 +101,15 @@ def compare(a: Chain, b: Chain, mels: list[Tensor], waves: list[Tensor]) -> Erro
     }
     if a.vision:
         # ours encodes stills and clips in one call, in prompt order; transformers in two
-        errors["vision tower"] = _worst(a.vision, b.vision)
+        errors["vision tower"] = _worst(a.vision, b.vision) / _size(b.vision)
     if a.audio:
-        errors["audio tower"] = _worst(a.audio, b.audio)
+        errors["audio tower"] = _worst(a.audio, b.audio) / _size(b.audio)
     return errors
+
+
+def _size(rows: Sequence[Tensor]) -> float:
+    """RMS of a tower's rows, at least 1: trained towers have larger rows than random ones, and so larger errors."""
+    return max(1.0, float(torch.cat([r.flatten() for r in rows]).square().mean().sqrt()))
 
 
 def _worst(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
