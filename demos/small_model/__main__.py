@@ -9,11 +9,13 @@ there has a line for each step that ended.
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
 
+import torch
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from demos.small_model import BUILD
@@ -22,13 +24,14 @@ from demos.small_model.assemble import BUNDLED
 
 @dataclass(frozen=True)
 class Step:
-    """`minutes` of training on one CPU core, 0 for a step that ends by itself; `arguments` may hold {minutes}."""
+    """`minutes` of training, 0 for a step that ends by itself; `arguments` may hold {minutes}; `wide` takes all CPU cores."""
 
     name: str
     module: str
     arguments: str = ""
     minutes: float = 0.0
     what: str = ""
+    wide: bool = False
 
 
 STEPS = (
@@ -39,7 +42,7 @@ STEPS = (
     Step("dit", "train_dit", "--minutes {minutes}", 35, "codes to mel"),
     Step("ears", "train_towers", "ears {minutes}", 40, "what was said"),
     Step("eyes", "train_towers", "eyes {minutes}", 15, "what there is to see"),
-    Step("thinker", "train_thinker", "{minutes}", 150, "answers"),
+    Step("thinker", "train_thinker", "{minutes}", 150, "answers", wide=True),
     Step("talker", "train_talker", "--minutes {minutes}", 75, "answers to codes"),
     Step("assemble", "assemble", what="one checkpoint"),
     Step("set", "make_eval", "{build}/eval", what="what the model is tested on"),
@@ -63,7 +66,10 @@ def main() -> int:
         with Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()) as bar:
             bar.add_task(title)
             with (BUILD / f"{step.name}.log").open("a") as log:
-                command = [sys.executable, "-m", f"demos.small_model.{step.module}", *arguments]
+                launcher = [sys.executable]
+                if step.wide and not torch.cuda.is_available():
+                    launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(os.cpu_count())]
+                command = [*launcher, "-m", f"demos.small_model.{step.module}", *arguments]
                 code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False).returncode
         if code:
             print(f"{step.name} failed; its last words are in {BUILD / step.name}.log", file=sys.stderr)
