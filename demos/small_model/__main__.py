@@ -24,7 +24,7 @@ from demos.small_model.assemble import BUNDLED
 
 @dataclass(frozen=True)
 class Step:
-    """`minutes` of training, 0 for a step that ends by itself; `arguments` may hold {minutes}; `wide` takes all CPU cores."""
+    """`minutes` of training, 0 for a step that ends by itself; `arguments` may hold {minutes}; `wide` takes all cores."""
 
     name: str
     module: str
