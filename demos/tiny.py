@@ -429,6 +429,11 @@ def _write_tokenizer(folder: Path) -> None:
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(name, normalized=False, special=True) for name in SPECIAL_TOKENS])
     tokenizer.save(str(folder / "tokenizer.json"))
+    write_tokenizer_config(folder, 32768)
+
+
+def write_tokenizer_config(folder: Path, max_length: int) -> None:
+    """tokenizer_config.json beside a tokenizer.json that holds the published special tokens."""
     named = {
         "image_token": "<|IMAGE|>",
         "audio_token": "<|AUDIO|>",
@@ -446,7 +451,7 @@ def _write_tokenizer(folder: Path) -> None:
         "eos_token": "<|im_end|>",
         "pad_token": "<|endoftext|>",
         "unk_token": None,
-        "model_max_length": 32768,
+        "model_max_length": max_length,
         "extra_special_tokens": named,
         "chat_template": CHAT_TEMPLATE,
     }

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from demos.small_model import BUILD, shape, words
 from demos.small_model.train_thinker import LOUDNESS
+from demos.tiny import write_tokenizer_config
 from omni.model import LAYOUT
 from omni.talker.voices import Voice, write_voices
-from omni.template import DEFAULT as CHAT_TEMPLATE
 
 BUNDLED = Path(__file__).parents[2] / "omni" / "bundled"
 CARD = Path(__file__).parent / "card.md"
@@ -99,7 +99,8 @@ def main(folder: Path) -> None:
     size = {"shortest_edge": shape.FRAME_MIN_PIXELS, "longest_edge": shape.FRAME_MAX_PIXELS}
     moving = pictures | {"video_processor_type": "Qwen2VLVideoProcessor", "size": size}
     _write(folder / "video_preprocessor_config.json", moving | {"processor_class": "Qwen2_5OmniProcessor"})
-    _write_tokenizer(folder)
+    words.tokenizer().save(str(folder / "tokenizer.json"))
+    write_tokenizer_config(folder, 8192)
     voices = torch.load(BUILD / "voices.pt", weights_only=False)
     write_voices(folder, {name: Voice(name, words.special(name), v["cond"], v["ref_mel"]) for name, v in voices.items()})
     # transformers reads voices from a pickle only
@@ -116,32 +117,6 @@ def main(folder: Path) -> None:
     print(f"{folder}: {total / 1e6:.1f} MB")
     if total > LIMIT:
         raise SystemExit(f"that is more than {LIMIT / 1e6:.0f} MB")
-
-
-def _write_tokenizer(folder: Path) -> None:
-    words.tokenizer().save(str(folder / "tokenizer.json"))
-    named = {
-        "image_token": "<|IMAGE|>",
-        "audio_token": "<|AUDIO|>",
-        "video_token": "<|VIDEO|>",
-        "vision_bos_token": "<|vision_bos|>",
-        "vision_eos_token": "<|vision_eos|>",
-        "audio_bos_token": "<|audio_bos|>",
-        "audio_eos_token": "<|audio_eos|>",
-    }
-    config = {
-        "tokenizer_class": "Qwen2TokenizerFast",
-        "processor_class": "Qwen2_5OmniProcessor",
-        "add_prefix_space": False,
-        "bos_token": None,
-        "eos_token": "<|im_end|>",
-        "pad_token": "<|endoftext|>",
-        "unk_token": None,
-        "model_max_length": 8192,
-        "extra_special_tokens": named,
-        "chat_template": CHAT_TEMPLATE,
-    }
-    _write(folder / "tokenizer_config.json", config)
 
 
 def _write(path: Path, tree: object) -> None:

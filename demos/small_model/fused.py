@@ -63,7 +63,7 @@ def snake(x: Tensor, alpha: Tensor, beta: Tensor, taps: Tensor) -> Tensor:
     """`omni.kernels.up_snake_down`, with a fast backward."""
     if x.device.type != "cpu" or _compiled() is None:
         return up_snake_down(x, alpha, beta, taps)
-    y: Tensor = _Snake.apply(x, alpha, beta, taps)  # type: ignore[no-untyped-call]
+    y: Tensor = _Snake.apply(x, alpha, beta, taps)  # type: ignore[no-untyped-call]  # torch gives Function.apply no types
     return y
 
 
@@ -71,5 +71,5 @@ def conv(module: nn.Conv1d, x: Tensor) -> Tensor:
     """A convolution with stride 1 that keeps the length."""
     if x.device.type != "cpu" or max(module.in_channels, module.out_channels) > FEW or _compiled() is None:
         return module(x)
-    y: Tensor = _Conv.apply(x, module.weight, module.bias, module.dilation[0])  # type: ignore[no-untyped-call]
+    y: Tensor = _Conv.apply(x, module.weight, module.bias, module.dilation[0])  # type: ignore[no-untyped-call]  # torch gives Function.apply no types
     return y
