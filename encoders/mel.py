@@ -61,8 +61,10 @@ def _check_frames(num_frames: int, config: MelConfig) -> None:
 
 def _log_power(samples: Tensor, config: MelConfig) -> Tensor:
     """log10 of the mel power of every whole window in `[S]`: `[mel bins, T]`."""
-    window, bank = _window(config.n_fft), _filter_bank(config)
-    spectrum = torch.stft(samples, config.n_fft, config.hop_length, window=window, center=False, return_complex=True)
+    bank = filter_bank(config.feature_size, config.n_fft, config.sampling_rate, config.sampling_rate / 2)
+    spectrum = torch.stft(
+        samples, config.n_fft, config.hop_length, window=_window(config.n_fft), center=False, return_complex=True
+    )
     return (bank @ spectrum.abs().square()).clamp(min=_FLOOR).log10()
 
 
@@ -76,14 +78,13 @@ def _window(n_fft: int) -> Tensor:
 
 
 @lru_cache
-def _filter_bank(config: MelConfig) -> Tensor:
-    """Slaney's triangles of unit area, evenly spaced on his mel scale up to half the rate: `[mel bins, n_fft / 2 + 1]`."""
-    top = config.sampling_rate / 2
+def filter_bank(num_bins: int, n_fft: int, rate: int, top: float) -> Tensor:
+    """Slaney's triangles of unit area, evenly spaced on his mel scale from 0 to `top` Hz: `[num_bins, n_fft / 2 + 1]`."""
     # linear up to 1 kHz (15 mel), then 27 mel to every factor of 6.4
     top_mel = 3 * top / 200 if top < 1000 else 15 + 27 * math.log(top / 1000) / math.log(6.4)
-    mel = np.linspace(0, top_mel, config.feature_size + 2)
+    mel = np.linspace(0, top_mel, num_bins + 2)
     edge = np.where(mel < 15, mel * 200 / 3, 1000 * np.exp((mel - 15) * math.log(6.4) / 27))
-    bins = np.linspace(0, top, config.n_fft // 2 + 1)
+    bins = np.linspace(0, rate / 2, n_fft // 2 + 1)
     low, centre, high = edge[:-2, None], edge[1:-1, None], edge[2:, None]
     triangles = np.minimum((bins - low) / (centre - low), (high - bins) / (high - centre)).clip(0)
     return torch.from_numpy((triangles * 2 / (high - low)).astype(np.float32))

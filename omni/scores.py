@@ -77,6 +77,11 @@ def _tree(each: Score) -> dict[str, Any]:
         "title": each.row.title,
         "passed": each.passed,
         "figures": each.figures,
+        "told": {
+            name: {"figure": _told(each.row.metric, value), "mark": _bound(each.row.metric, mark), "met": mark.met(value)}
+            for name, value in each.figures.items()
+            for mark in [each.row.marks[name]]
+        },
         "cases": len(each.outcomes),
         "seconds": round(each.seconds, 2),
         "wrong": [{"asked": o.asked, "expected": o.expected, "got": o.answered} for o in each.outcomes if not o.right],

@@ -121,7 +121,7 @@ def ask(question: str, path: Path) -> None:
 
 if __name__ == "__main__":
     Image.fromarray(picture(SCENE)).save(HERE / "scene.png", optimize=True)
-    write_clip(CLIP, HERE / "clip.mp4", fps=10, sound=beep_track(CLIP, Random(3)))
+    write_clip(CLIP, HERE / "clip.mp4", fps=10, sound=beep_track(CLIP, Random(3))[0])
     for name, turn in SPOKEN.items():
         ask(turn.question, HERE / f"{name}.ogg")
     cat(HERE / "cat.jpg")

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from demos.small_model import BUILD
-from demos.small_model.corpus import HELD, VOICES, Utterance, load, log, save, shard_paths
+from demos.small_model.corpus import HELD, VOICES, Utterance, load, shard_paths
 from demos.small_model.espeak import Unit
+from demos.small_model.files import log, save
 
 PATH = BUILD / "codec.pt"
 CLUSTERS, COUNTER = 480, 17

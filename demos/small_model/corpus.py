@@ -11,7 +11,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Collection
-from functools import cache
 from multiprocessing import Pool
 from pathlib import Path
 from random import Random
@@ -25,8 +24,10 @@ from torch import Tensor
 
 from demos.small_model import BUILD
 from demos.small_model.espeak import Unit, Wave
+from demos.small_model.files import log, save
 from demos.small_model.speak import say_aligned
 from demos.small_model.world import spoken_sentence
+from omni.encoders.mel import filter_bank
 
 FOLDER = BUILD / "corpus"
 HELD = FOLDER / "held.pt"
@@ -60,23 +61,6 @@ class Utterance(TypedDict, total=False):
     unit: Tensor
 
 
-@cache
-def mel_bank(num_bins: int, fft_size: int, top: float) -> Tensor:
-    """Triangles on Slaney's mel scale from 0 Hz to `top`, each of area 1: float32 `[num_bins, fft_size / 2 + 1]`."""
-    linear, step = 15.0, np.log(6.4) / 27  # up to 1000 Hz 15 mel at 200/3 Hz each, then logarithmic
-
-    def hertz(mel: np.ndarray) -> np.ndarray:
-        return np.where(mel < linear, mel * 200 / 3, 1000 * np.exp(step * (mel - linear)))
-
-    highest = top * 3 / 200 if top < 1000 else linear + np.log(top / 1000) / step
-    edges = hertz(np.linspace(0, highest, num_bins + 2))
-    bins = np.arange(fft_size // 2 + 1) * SAMPLE_RATE / fft_size
-    rise = (bins - edges[:-2, None]) / np.diff(edges)[:-1, None]
-    fall = (edges[2:, None] - bins) / np.diff(edges)[1:, None]
-    bank = np.maximum(0, np.minimum(rise, fall)) * 2 / (edges[2:] - edges[:-2])[:, None]
-    return torch.from_numpy(bank.astype(np.float32))
-
-
 def mel_frames(wave: Tensor) -> Tensor:
     """Natural-log mel amplitudes, as BigVGAN reads them: `[T, 80]` from `[240 T]`."""
     size = 1024
@@ -84,7 +68,7 @@ def mel_frames(wave: Tensor) -> Tensor:
     padded = F.pad(wave[None, None], (edge, edge), mode="reflect")[0, 0]
     bins = torch.stft(padded, size, HOP, size, torch.hann_window(size), center=False, return_complex=True)
     amplitude = (bins.real.square() + bins.imag.square() + 1e-9).sqrt()
-    return (mel_bank(NUM_BINS, size, 8000.0) @ amplitude).clamp(min=1e-5).log().T.contiguous()
+    return (filter_bank(NUM_BINS, size, SAMPLE_RATE, 8000.0) @ amplitude).clamp(min=1e-5).log().T.contiguous()
 
 
 def trimmed(wave: Wave) -> tuple[Wave, float]:
@@ -125,20 +109,6 @@ def shard_paths(voice: str) -> list[Path]:
 def load(path: Path) -> list[Utterance]:
     made: list[Utterance] = torch.load(path, weights_only=True)
     return made
-
-
-def save(data: object, path: Path) -> None:
-    """`torch.save` of which a reader never sees half."""
-    part = path.with_suffix(".part")
-    torch.save(data, part)
-    part.replace(path)
-
-
-def log(line: str) -> None:
-    """To the terminal, and to the file that holds a line for each finished stage."""
-    print(line, flush=True)
-    with (BUILD / "log.txt").open("a") as file:
-        file.write(line + "\n")
 
 
 def make_held_out() -> None:

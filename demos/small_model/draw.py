@@ -128,7 +128,7 @@ def _paint(
     image = Image.new("RGB", drawn, look.ground)
     wide, high = drawn[0] / scene.width, drawn[1] / scene.height
     if scene.text:
-        mask = _written(scene.text)
+        mask = lettering(scene.text)
         scale = min(0.8 * scene.width / mask.width, 0.6 * scene.height / mask.height)
         mask = mask.resize((max(1, round(mask.width * scale * wide)), max(1, round(mask.height * scale * high))))
         image.paste(look.ink, ((drawn[0] - mask.width) // 2, (drawn[1] - mask.height) // 2), mask)
@@ -178,7 +178,7 @@ def _shape(
 
 
 @lru_cache(maxsize=256)
-def _written(text: str) -> Image.Image:
+def lettering(text: str) -> Image.Image:
     """A text in bold, cut to its edges, as a mask."""
     font, stroke = ImageFont.load_default(GLYPHS), GLYPHS // 64
     left, top, right, bottom = (round(v) for v in font.getbbox(text, stroke_width=stroke))
@@ -193,10 +193,10 @@ def frames(clip: Clip, fps: float = 2.0, size: tuple[int, int] | None = None, rn
     look = _look(clip.ground, "", things, rng)
     scene = Scene(clip.width, clip.height, clip.ground, things)
     times = [i / fps for i in range(math.ceil(clip.seconds * fps))]
-    return np.stack([_paint(scene, size, look, _at(clip, t), rng) for t in times])
+    return np.stack([_paint(scene, size, look, placed_at(clip, t), rng) for t in times])
 
 
-def _at(clip: Clip, t: float) -> list[Thing | None]:
+def placed_at(clip: Clip, t: float) -> list[Thing | None]:
     """Where each thing is at second `t`."""
     things: list[Thing | None] = []
     for actor in clip.actors:

@@ -27,7 +27,6 @@ class Lesson:
         spans: the prompt so far; text not in a span yet is in `text`.
         spoken: (first token, ids, kind) of each answer.
         pictures: uint8 `[2 t, h, w, 3]` each, frames in pairs; heard: sounds; both in prompt order.
-        cells: what lies in the cells of a still picture.
     """
 
     spans: list[Span] = field(default_factory=list)
@@ -36,7 +35,6 @@ class Lesson:
     spoken: list[tuple[int, list[int], str]] = field(default_factory=list)
     pictures: list[Tensor] = field(default_factory=list)
     heard: list[senses.Heard] = field(default_factory=list)
-    cells: dict[str, Tensor] | None = None
 
     def write(self, text: str) -> None:
         self._put(words.encode(text))
@@ -64,14 +62,14 @@ class Lesson:
         self.mark("<|im_start|>")
         self.write("user\n")
 
-    def show(self, frames: Tensor, *, still: bool, sound: Tensor | None = None) -> None:
-        """A picture or a clip, as two frames a grid; with the mel of its sound."""
+    def show(self, frames: Tensor, *, still: bool, sound: senses.Heard | None = None) -> None:
+        """A picture or a clip, as two frames a grid; with its sound."""
         n, h, w, _ = frames.shape
         cells = (n // 2, h // senses.CELL, w // senses.CELL)
         self.pictures.append(frames)
         if sound is not None:
-            self.heard.append(senses.Heard(sound, []))
-            self._close(AudioVideoSpan(VideoSpan(cells, 1.0), AudioSpan(num_audio_tokens(sound.shape[1]))))
+            self.heard.append(sound)
+            self._close(AudioVideoSpan(VideoSpan(cells, 1.0), AudioSpan(num_audio_tokens(sound.mel.shape[1]))))
             return
         self.mark("<|vision_bos|>")
         self._close(ImageSpan(cells) if still else VideoSpan(cells, 1.0))
@@ -103,7 +101,6 @@ class Batch:
         positions: `[3, B, T]`.
         pictures: uint8 `[N, 2, h, w, 3]`, all temporal grids of all lessons in order; None without.
         heard: sounds of all lessons in order.
-        cells: `[B, cells]` of each kind, where every lesson has one still picture.
         runs: of all lessons in order, with the lesson's index.
         grids: temporal grids of each picture in order.
         answers: (row, first target, count, kind) of each answer.
@@ -114,7 +111,6 @@ class Batch:
     positions: Tensor
     pictures: Tensor | None
     heard: list[senses.Heard]
-    cells: dict[str, Tensor] | None
     runs: list[tuple[int, MediaRun]]
     grids: list[list[int]]
     sounds: list[int]
@@ -136,26 +132,19 @@ def collate(lessons: Sequence[Lesson]) -> Batch:
             answers.append((i, first - 1, len(ids), kind))
         rows.append((prompt.ids, targets, prompt.positions.T))
         runs += [(i, run) for run in prompt.runs]
-    pad = nn_pad
-    shown = [lesson.cells for lesson in lessons if lesson.cells is not None]
-    cells = train_towers.stack_labels(shown) if len(shown) == len(lessons) else None
+    pad = torch.nn.utils.rnn.pad_sequence
     frames = [frames.unflatten(0, (-1, 2)) for lesson in lessons for frames in lesson.pictures]
     return Batch(
-        pad([r[0] for r in rows], words.special("<|endoftext|>")),
-        pad([r[1] for r in rows], -100),
-        pad([r[2] for r in rows], 0).permute(2, 0, 1),
+        pad([r[0] for r in rows], True, words.special("<|endoftext|>")),
+        pad([r[1] for r in rows], True, -100),
+        pad([r[2] for r in rows], True, 0).permute(2, 0, 1),
         torch.cat(frames) if frames else None,
         [heard for lesson in lessons for heard in lesson.heard],
-        cells,
         runs,
         [[len(f) // 2 for f in lesson.pictures] for lesson in lessons],
         [len(lesson.heard) for lesson in lessons],
         answers,
     )
-
-
-def nn_pad(rows: list[Tensor], value: int) -> Tensor:
-    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=value)
 
 
 class Teacher:
@@ -203,8 +192,6 @@ class Teacher:
                 lesson.open()
                 if i == 0:
                     lesson.show(torch.from_numpy(np.stack([senses.see(scene, size, rng)] * 2)), still=True)
-                    things = [(t, "") for t in scene.things]
-                    lesson.cells = train_towers.cell_labels(things, scene.text, scene.ink, canvas, size)
                 self.ask(lesson, turn, kind, rng.random() < aloud, rng)
             out.append(lesson)
         return [l for l in out if l.spoken]
@@ -218,7 +205,10 @@ class Teacher:
             lesson = Lesson()
             lesson.start(_system(rng))
             frames = torch.from_numpy(senses.watch(clip, size, rng))
-            sound = senses.mel(sounds.beep_track(clip, rng)) if clip.beep >= 0 or rng.random() < 0.15 else None
+            sound = None
+            if clip.beep >= 0 or rng.random() < 0.15:
+                wave, units = sounds.beep_track(clip, rng)
+                sound = senses.Heard(senses.mel(wave), units)
             asked = world.clip_turns(clip, rng, turns)
             if aloud:
                 asked = ([t for t in asked if t.question in self.by_text] or asked)[:2]
@@ -242,8 +232,7 @@ class Teacher:
             kind = rng.random()
             if kind < 0.15:
                 sound = world.sound(rng)
-                wave = sounds.sound_of(sound, rng)
-                lesson.play(senses.Heard(senses.mel(sounds.soil(wave, rng) if rng.random() < 0.5 else wave), []))
+                lesson.play(train_towers.sound_heard(sound, rng))
                 for i, turn in enumerate(world.sound_turns(sound, rng, 2)):
                     if i:
                         lesson.open()

@@ -66,7 +66,7 @@ class Studio:
 
     def clip(self, clip: world.Clip, rng: Random) -> Tree:
         path = self._path("mp4")
-        sound = sounds.beep_track(clip, rng) if clip.beep >= 0 or rng.random() < 0.25 else None
+        sound = sounds.beep_track(clip, rng)[0] if clip.beep >= 0 or rng.random() < 0.25 else None
         draw.write_clip(clip, path, rng.randint(2, 12), sound, bit_rate=10000 if self.small else 64000)
         return self._part("video", path)
 
@@ -177,7 +177,7 @@ def when(at: Studio, rng: Random, i: int) -> Tree:
 def listens(at: Studio, rng: Random, i: int) -> Tree:
     sound = world.sound(rng)
     asked = world.sound_turns(sound, rng, 1)[0]
-    wave = sounds.sound_of(sound, rng)
+    wave, _ = sounds.sound_of(sound, rng)
     heard = at.sound(sounds.soil(wave, rng) if i % 2 else wave, rng, sounds.RATE)
     return {"turns": [turn([heard, typed(asked.question)], asked.answer)]}
 

@@ -21,7 +21,9 @@ FRAME_MIN_PIXELS, FRAME_MAX_PIXELS = 9 * 28 * 28, 16 * 28 * 28
 CODES = {"start": 8293, "end": 8294, "pad": 8292, "mask": 8296}
 
 
-def _decoder(layers: int, hidden: int, heads: int, kv_heads: int, mlp: int) -> dict[str, Any]:
+def _decoder(
+    layers: int, hidden: int, heads: int, kv_heads: int, mlp: int, theta: float, sections: list[int]
+) -> dict[str, Any]:
     return {
         "hidden_size": hidden,
         "intermediate_size": mlp,
@@ -31,8 +33,7 @@ def _decoder(layers: int, hidden: int, heads: int, kv_heads: int, mlp: int) -> d
         "head_dim": 32,
         "max_position_embeddings": 8192,
         "rms_norm_eps": 1e-6,
-        # the order of the sections gives the width the slowest frequencies; a small base keeps them fast enough for it
-        "rope_parameters": {"rope_type": "default", "rope_theta": 500.0, "mrope_section": [2, 5, 9]},
+        "rope_parameters": {"rope_type": "default", "rope_theta": theta, "mrope_section": sections},
         "use_sliding_window": False,
         "tie_word_embeddings": False,
     }
@@ -82,9 +83,10 @@ def config() -> Qwen2_5OmniConfig:
         "user_token_id": ord("u"),
         "audio_config": audio,
         "vision_config": vision,
-        "text_config": _decoder(6, HIDDEN, 6, 2, 576) | {"vocab_size": vocab_size()},
+        # the order of the sections gives the width the slowest frequencies; a small base keeps them fast enough for it
+        "text_config": _decoder(6, HIDDEN, 6, 2, 576, 50.0, [2, 3, 11]) | {"vocab_size": vocab_size()},
     }
-    talker = media | _decoder(5, 192, 6, 2, 512) | {
+    talker = media | _decoder(5, 192, 6, 2, 512, 500.0, [2, 5, 9]) | {
         "vocab_size": 8448,
         "embedding_size": HIDDEN,
         "spatial_merge_size": 2,

@@ -7,6 +7,7 @@ from random import Random
 import numpy as np
 import numpy.typing as npt
 
+from demos.small_model.espeak import Unit
 from demos.small_model.world import Clip, Sound
 
 Wave = npt.NDArray[np.float32]
@@ -14,31 +15,36 @@ Floats = npt.NDArray[np.float64]
 RATE = 16000
 
 
-def sound_of(sound: Sound, rng: Random) -> Wave:
-    """float32 [samples] at 16 kHz, 1.2 to 3 seconds: the sound at a random place in faint noise."""
+def sound_of(sound: Sound, rng: Random) -> tuple[Wave, list[Unit]]:
+    """float32 [samples] at 16 kHz, 1.2 to 3 seconds: the sound at a random place in faint noise; and when it is what."""
+    units: list[Unit] = []
     if sound.kind == "nothing":
         heard = np.zeros(0)
     elif sound.kind == "knock":
-        heard = _knocks(sound.count, rng)
+        heard, starts = _knocks(sound.count, rng)
+        units = [("knock", at / RATE, at / RATE + 0.1) for at in starts]
     else:
         heard = _tone(sound.kind == "rise", rng)
+        units = [("up" if sound.kind == "rise" else "down", 0.0, len(heard) / RATE)]
     shortest = len(heard) + int(0.1 * RATE)
     length = rng.randint(max(int(1.2 * RATE), shortest), 3 * RATE)
     wave = _hiss(length, rng)
     at = rng.randint(0, length - len(heard))
     wave[at : at + len(heard)] += heard
-    return wave.astype(np.float32)
+    return wave.astype(np.float32), [(name, start + at / RATE, end + at / RATE) for name, start, end in units]
 
 
-def beep_track(clip: Clip, rng: Random) -> Wave:
-    """float32 [seconds * 16000]: faint noise, and a beep of 0.3 s soon after second `clip.beep`."""
+def beep_track(clip: Clip, rng: Random) -> tuple[Wave, list[Unit]]:
+    """float32 [seconds * 16000]: faint noise, and a beep of 0.3 s soon after second `clip.beep`; and when it is."""
     wave = _hiss(clip.seconds * RATE, rng)
+    units: list[Unit] = []
     if clip.beep >= 0:
         t = np.arange(int(0.3 * RATE)) / RATE
         beep = rng.uniform(0.2, 0.5) * np.sin(2 * np.pi * rng.uniform(600, 1500) * t) * _edges(len(t))
         at = int((clip.beep + rng.uniform(0.05, 0.35)) * RATE)
         wave[at : at + len(beep)] += beep
-    return wave.astype(np.float32)
+        units.append(("beep", at / RATE, (at + len(beep)) / RATE))
+    return wave.astype(np.float32), units
 
 
 def soil(wave: Wave, rng: Random) -> Wave:
@@ -92,8 +98,8 @@ def _tone(up: bool, rng: Random) -> Floats:
     return rng.uniform(0.1, 0.4) * wave * level * _edges(n)
 
 
-def _knocks(count: int, rng: Random) -> Floats:
-    """Short thumps, evenly spaced but for a little."""
+def _knocks(count: int, rng: Random) -> tuple[Floats, list[int]]:
+    """Short thumps, evenly spaced but for a little; and the sample at which each begins."""
     generator = np.random.default_rng(rng.getrandbits(64))
     apart = rng.uniform(0.18, min(0.5, 2.5 / count))
     n = int(0.15 * RATE)
@@ -101,12 +107,14 @@ def _knocks(count: int, rng: Random) -> Floats:
     pitch, fade, thump = rng.uniform(90, 260), rng.uniform(35, 70), rng.uniform(0.4, 0.8)
     loud = rng.uniform(0.25, 0.6)
     wave = np.zeros(n + int(apart * (count - 1) * RATE) + int(0.04 * RATE))
+    starts = []
     for i in range(count):
         at = int((i * apart + rng.uniform(0, 0.02)) * RATE)
         burst = generator.standard_normal(n) * np.exp(-2.5 * fade * t) * 0.5
         knock = thump * np.sin(2 * np.pi * pitch * t) * np.exp(-fade * t) + (1 - thump) * burst
         wave[at : at + n] += loud * rng.uniform(0.85, 1.1) * knock
-    return wave
+        starts.append(at)
+    return wave, starts
 
 
 def _edges(n: int, fade: int = 320) -> Floats:

@@ -53,6 +53,9 @@ class Batch:
     looks: Tensor
     index: Tensor
 
+    def to(self, device: str) -> Batch:
+        return Batch(**{name: tensor.to(device) for name, tensor in vars(self).items()})
+
 
 @dataclass(frozen=True)
 class Losses:
@@ -101,12 +104,13 @@ class TalkerNet(nn.Module):
         counters = F.pad(self.counter_in, (0, 0, 0, 1))
         codes = F.embedding(batch.cluster, self.cluster_in) + F.embedding(batch.counter, counters)
         x = self.thinker_to_talker_proj(torch.cat((batch.prompt, (batch.text + CODE_SCALE * codes).flatten(0, 1)))).float()
-        angle = torch.arange(p + t)[:, None] * self.decoder.inv_freq
+        device = x.device
+        angle = torch.arange(p + t, device=device)[:, None] * self.decoder.inv_freq
         angle = torch.cat((angle[:p], angle[p:].repeat(b, 1)))[:, None]  # [P + B T, 1, D / 2]
         cos, sin = angle.cos(), angle.sin()
-        later = torch.full((t, t), -1e4).triu(1)
-        later = torch.cat((torch.zeros(t, p), later), 1)  # [T, P + T]
-        before = torch.full((p, p), -1e4).triu(1)
+        later = torch.full((t, t), -1e4, device=device).triu(1)
+        later = torch.cat((torch.zeros(t, p, device=device), later), 1)  # [T, P + T]
+        before = torch.full((p, p), -1e4, device=device).triu(1)
         looks = index = x.new_zeros(())
         for i, layer in enumerate(self.decoder.layers):
             assert isinstance(layer, Layer)
@@ -139,7 +143,7 @@ class TalkerNet(nn.Module):
             x = x + layer.mlp.down_proj(F.silu(gate) * up)
             if i == INDEX_LAYER:
                 known = batch.index.flatten()
-                rows = norm(x[p:][known != IGNORED], torch.ones(x.shape[1]))
+                rows = norm(x[p:][known != IGNORED], torch.ones(x.shape[1], device=device))
                 index = F.cross_entropy(self.probe(rows).float(), known[known != IGNORED])
         return norm(x[p:], self.decoder.norm.weight).unflatten(0, (b, t)), looks, index
 
@@ -166,7 +170,7 @@ class TalkerNet(nn.Module):
         """Weights by the names of a published checkpoint, without `talker.`."""
         c, decoder = self.config, self.decoder.config
         ids = code_ids(torch.arange(CLUSTERS)[:, None], torch.arange(COUNTER)).flatten()
-        codes = torch.zeros(c.vocab_size, c.embedding_size)
+        codes = self.cluster_in.new_zeros(c.vocab_size, c.embedding_size)
         codes[ids] = (self.cluster_in[:CLUSTERS, None] + self.counter_in).flatten(0, 1)
         codes[c.codec_start_id], codes[c.codec_pad_id] = self.cluster_in[START], self.cluster_in[PAD]
         head = self.unused_out.repeat(c.vocab_size, 1)
@@ -178,4 +182,4 @@ class TalkerNet(nn.Module):
         names = {f"model.{n}": w for n, w in unstacked(self.decoder.state_dict(), STACKS, widths).items()}
         projection = {f"thinker_to_talker_proj.{n}": w for n, w in self.thinker_to_talker_proj.state_dict().items()}
         tables = {"model.embed_tokens.weight": CODE_SCALE * codes, "codec_head.weight": head}
-        return {n: w.detach().float().clone() for n, w in (names | projection | tables).items()}
+        return {n: w.detach().cpu().float().clone() for n, w in (names | projection | tables).items()}

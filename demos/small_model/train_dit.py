@@ -11,15 +11,16 @@ from __future__ import annotations
 import argparse
 import math
 import time
-from typing import Any, cast
+from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from demos.small_model import BUILD
 from demos.small_model.codec import CLUSTERS, COUNTER, STACK, cluster_of
-from demos.small_model.corpus import HELD, NUM_BINS, VOICES, Utterance, load, log, save, shard_paths
-from demos.small_model.train_vocoder import average, rate, write
+from demos.small_model.corpus import HELD, NUM_BINS, VOICES, Utterance, load, shard_paths
+from demos.small_model.files import export, log, save
+from demos.small_model.trainer import DEVICE, Means, Trainer
 from omni.kernels import ada_layer_norm, rotary_table
 from omni.talker.config import DiTConfig, EcapaConfig
 from omni.talker.dit import EPS, Block, DiT
@@ -29,7 +30,7 @@ EXPORT, STATE, VOICES_FILE = BUILD / "dit.safetensors", BUILD / "dit.state.pt", 
 NUM_CODES = 8193
 """The published `num_embeds`."""
 BATCH, FRAMES = 10, 144
-RATE, WARM_UP, LAST_RATE, MAX_NORM, AVERAGE = 2e-3, 200, 0.02, 1.0, 0.999
+RATE, AVERAGE = 2e-3, 0.999
 UNCONDITIONAL = 0.12
 """Part of the examples without voice and codes, for guidance."""
 REFERENCE_FRAMES, VOICE_DIM = 300, 192
@@ -198,10 +199,10 @@ def check(net: DiT, voices: dict[str, dict[str, Tensor]], held: list[Utterance])
     """L1 between real and sampled mels, in nepers."""
     schedule, errors = net.schedule(Solver(num_points=5)), []
     for u in held:
-        row = net.voice(voices[u["voice"]]["ref_mel"], voices[u["voice"]]["cond"])
-        noise = torch.randn(u["mel"].shape, generator=torch.Generator().manual_seed(0))
-        made = net.sample(u["clusters"].long() + 1, noise, row[None], [len(u["clusters"])], schedule)
-        errors.append((made - u["mel"].float()).abs().mean())
+        row = net.voice(*(voices[u["voice"]][part].to(DEVICE) for part in ("ref_mel", "cond")))
+        noise = torch.randn(u["mel"].shape, generator=torch.Generator().manual_seed(0)).to(DEVICE)
+        made = net.sample(u["clusters"].long().to(DEVICE) + 1, noise, row[None], [len(u["clusters"])], schedule)
+        errors.append((made.cpu() - u["mel"].float()).abs().mean())
     return float(torch.stack(errors).mean())
 
 
@@ -215,53 +216,43 @@ def train(minutes: float) -> None:
     refs, conds = (torch.stack([v[part] for v in voices.values()]) for part in ("ref_mel", "cond"))
     refs, conds = (torch.cat((x, torch.zeros_like(x[:1]))) for x in (refs, conds))  # the last one is no voice
 
-    net, mean = DiT(config(CLUSTERS)), DiT(config(CLUSTERS))
+    net = DiT(config(CLUSTERS))
     initialise(net, frames.mean(0), sd)
-    mean.load_state_dict(net.state_dict())
-    optimizer = torch.optim.AdamW(net.parameters(), lr=RATE, betas=(0.9, 0.98), weight_decay=0.01)
-    spent, step = 0.0, 0
-    if STATE.exists():
-        state: dict[str, Any] = torch.load(STATE, weights_only=True)
-        net.load_state_dict(state["net"])
-        mean.load_state_dict(state["mean"])
-        optimizer.load_state_dict(state["optimizer"])
-        spent, step = state["spent"], state["step"]
-    generator = torch.Generator().manual_seed(step)
+    trainer = Trainer(net, STATE, minutes, RATE, decay=0.01, keep=AVERAGE)
+    sd, refs, conds = (x.to(DEVICE) for x in (sd, refs, conds))
+    generator = torch.Generator().manual_seed(trainer.step)
     held = load(HELD)[::20]
     num_weights, hours = sum(p.numel() for p in net.parameters()), sum(len(mel) for mel in speech.mels) / 360000
-    print(f"{num_weights} weights, {hours:.2f} h of speech, at {spent:.1f} min, step {step}", flush=True)
+    print(f"{num_weights} weights, {hours:.2f} h of speech, at {trainer.elapsed:.1f} min, step {trainer.step}", flush=True)
 
-    began, saved, checked, total = time.time() - 60 * spent, spent, spent, 0.0
-    first, since = step, time.time()
-    while spent < minutes:
-        for group in optimizer.param_groups:
-            group["lr"] = RATE * rate(step, spent / minutes, WARM_UP, LAST_RATE)
+    def sampled() -> str:
+        assert isinstance(trainer.average, DiT)
+        return f"sampled mel L1 {check(trainer.average, voices, held):.3f}"
+
+    means, checked, since = Means(), trainer.elapsed, time.time()
+    while not trainer.done:
         mels, codes, who = speech.batch(generator)
         noise, times = torch.randn(mels.shape, generator=generator), torch.rand(BATCH, generator=generator)
         dropped = torch.rand(BATCH, generator=generator) < UNCONDITIONAL
-        added = net.input_embed.voice(refs, conds)[who.masked_fill(dropped, len(VOICES))]
-        x = torch.lerp(noise, mels, times[:, None, None])
-        made = velocity(net, x, codes.masked_fill(dropped[:, None], 0), added, times)
+        codes, who = codes.masked_fill(dropped[:, None], 0), who.masked_fill(dropped, len(VOICES))
+        mels, codes, who, noise, times = (x.to(DEVICE) for x in (mels, codes, who, noise, times))
+        added = net.input_embed.voice(refs, conds)[who]
+        made = velocity(net, torch.lerp(noise, mels, times[:, None, None]), codes, added, times)
         loss = ((made - (mels - noise)) / sd).square().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(net.parameters(), MAX_NORM)
-        optimizer.step()
-        average(mean, net, step, AVERAGE)
-        step, spent, total = step + 1, (time.time() - began) / 60, total + loss.item()
-        if step % 200 == 0:
-            speed = (step - first) / (time.time() - since)
-            print(f"step {step} {spent:.1f} min, loss {total / 200:.4f}, {speed:.2f} steps/s", flush=True)
-            total = 0.0
-        if spent >= saved + SAVE_MINUTES or spent >= minutes:
-            parts = {"net": net.state_dict(), "mean": mean.state_dict(), "optimizer": optimizer.state_dict()}
-            save({**parts, "spent": spent, "step": step}, STATE)
-            write(released(mean.state_dict()), EXPORT)
-            saved = spent
-        if spent >= checked + CHECK_MINUTES:
-            print(f"sampled mel L1 {check(mean, voices, held):.3f} at {spent:.1f} min", flush=True)
-            checked = spent
-    log(f"dit {spent:.1f} min: {step} steps, {num_weights} weights, sampled mel L1 {check(mean, voices, held):.3f}")
+        trainer.learn(loss)
+        means.add(loss=loss.item())
+        if trainer.step % 200 == 0:
+            speed = 200 / (time.time() - since)
+            print(f"dit {trainer.step} {trainer.elapsed:.1f} min, {means.take()}, {speed:.2f} steps/s", flush=True)
+            since = time.time()
+        if trainer.save(every=SAVE_MINUTES):
+            export(released(trainer.average.state_dict()), EXPORT)
+        if trainer.elapsed >= checked + CHECK_MINUTES:
+            print(f"{sampled()} at {trainer.elapsed:.1f} min", flush=True)
+            checked, since = trainer.elapsed, time.time()
+    trainer.save()
+    export(released(trainer.average.state_dict()), EXPORT)
+    log(f"dit {trainer.elapsed:.1f} min: {trainer.step} steps, {num_weights} weights, {sampled()}")
 
 
 if __name__ == "__main__":

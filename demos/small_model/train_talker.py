@@ -10,26 +10,24 @@ speak held-out sentences by itself; what it said is in `talker_check.pt`.
 from __future__ import annotations
 
 import argparse
-import copy
-import math
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from demos.small_model import BUILD
 from demos.small_model.codec import CLUSTERS, COUNTER, PATH, Codec, cluster_of, code_ids
-from demos.small_model.corpus import HELD, VOICES, Utterance, load, log, save, shard_paths
+from demos.small_model.corpus import HELD, VOICES, Utterance, load, shard_paths
+from demos.small_model.files import export, log, save
 from demos.small_model.shape import omni_config
 from demos.small_model.table import text_table
-from demos.small_model.talker_net import END, END_COUNTER, IGNORED, NO_COUNTER, PAD, START, Batch, Losses, TalkerNet
-from demos.small_model.words import SYSTEM, encode, special
+from demos.small_model.talker_net import END, END_COUNTER, IGNORED, NO_COUNTER, PAD, START, Batch, TalkerNet
+from demos.small_model.trainer import DEVICE, Means, Trainer
+from demos.small_model.words import SYSTEM, encode, special, tokenizer
 from demos.small_model.world import any_turn
 from omni.cache import CachedSequence
 from omni.decoder import STACKS, Decoder
@@ -42,9 +40,11 @@ from omni.talker.dual_track import Talker, TextEnd
 STATE, WEIGHTS, CHECK = BUILD / "talker.state.pt", BUILD / "talker.safetensors", BUILD / "talker_check.pt"
 ROWS, MOST = 1600, 40
 """Rows of a batch, prompt aside, and the most utterances in it."""
-RATE, WARM_UP, DECAY, CLIP = 1.5e-3, 150, 0.05, 1.0
+RATE, WARM_UP, DECAY, AVERAGE = 1.5e-3, 150, 0.05, 0.999
 FEW_UNITS, TIMES = 3, 3
 """Utterances this short come this many times as often as others."""
+JOINED = (1, 1, 1, 2, 2, 3)
+"""How many utterances are spoken in a row."""
 CUT, JITTER, JUMP = 0.08, 0.3, 3
 """Shares of utterances that lose their first words, and whose codes are some more or fewer (at most JUMP) at one place."""
 WRONG_CLUSTER, WRONG_COUNTER, NEAR = 0.15, 0.03, 8
@@ -55,7 +55,7 @@ LOOKS, INDEX, LEVEL = (0.3, 0.05), 0.1, 3e-3
 """Weights of the losses beside the codes' own; the first falls to its second value by half time."""
 LOG_STEPS, EXPORT_MINUTES = 100, 5.0
 SPOKEN, PATIENCE = 20, 1.6
-"""Held-out utterances that are spoken, and how many times the true length each may take."""
+"""Held-out utterances that are spoken alone, and how many times the true length each may take."""
 
 
 @dataclass(frozen=True)
@@ -97,11 +97,27 @@ class Corpus:
         self.samples.sort(key=lambda s: len(s.clusters))
 
     def draw(self, rng: Random) -> list[Sample]:
-        """Some of about equal length."""
-        at = rng.randrange(len(self.samples))
-        count = min(MOST, ROWS // (len(self.samples[at].clusters) + 2))
-        first = min(max(0, at - 2 * count), len(self.samples) - 4 * count)
-        return rng.sample(self.samples[first : first + 4 * count], count)
+        """Some of about equal length, each of one utterance or more."""
+        at, many = rng.randrange(len(self.samples)), rng.choice(JOINED)
+        count = max(1, min(MOST, ROWS // (many * len(self.samples[at].clusters) + 2)))
+        width = 4 * many * count
+        first = min(max(0, at - width // 2), len(self.samples) - width)
+        near = self.samples[first : first + width]
+        if many == 1:
+            return rng.sample(near, count)
+        by_voice = [own for voice in VOICES if len(own := [s for s in near if s.voice == special(voice)]) >= many]
+        return [joined(rng.sample(rng.choice(by_voice), many)) for _ in range(count)]
+
+
+def joined(samples: Sequence[Sample]) -> Sample:
+    """Utterances of one voice, one after the other."""
+    units, so_far = [], 0
+    for s in samples:
+        units.append(s.units + so_far)
+        so_far += len(s.text)
+    return Sample(
+        torch.cat([s.text for s in samples]), samples[0].voice, torch.cat([s.clusters for s in samples]), torch.cat(units)
+    )
 
 
 def cut(sample: Sample, rng: Random) -> Sample:
@@ -208,11 +224,12 @@ def reader() -> Reader:
     return Reader(text_table(), apart.topk(NEAR + 1, largest=False).indices[:, 1:])
 
 
-def held_out() -> list[Utterance]:
-    """Utterances that no shard holds, both voices by turns."""
-    known = [u for u in load(HELD) if "clusters" in u and read(u)]
-    by_voice = [[u for u in known if u["voice"] == voice] for voice in VOICES]
-    return [u for pair in zip(*by_voice, strict=False) for u in pair]
+def held_out() -> list[Sample]:
+    """Utterances that no shard holds, both voices by turns; then the same in threes."""
+    known = [s for u in load(HELD) if "clusters" in u and (s := read(u))]
+    by_voice = [[s for s in known if s.voice == special(voice)] for voice in VOICES]
+    alone = [s for pair in zip(*by_voice, strict=False) for s in pair][:SPOKEN]
+    return alone + [joined(own[i : i + 3]) for i in range(0, 9, 3) for own in by_voice]
 
 
 # ---------------------------------------------------------------- speaking by itself
@@ -298,25 +315,26 @@ def mel_of(clusters: Tensor, voice: str, codec: Codec) -> Tensor:
     return frames * codec["sd"][voice] + codec["mean"][voice]
 
 
-def check(weights: dict[str, Tensor], net: TalkerNet, read_rows: Reader, utterances: Sequence[Utterance]) -> None:
+def check(weights: dict[str, Tensor], net: TalkerNet, read_rows: Reader, samples: Sequence[Sample]) -> None:
     """Let omni's talker speak by itself and compare the units it visits with the true ones."""
     began = time.time()
     talker = runtime_talker(weights)
-    samples = [s for u in utterances if (s := read(u))]
+    voice_of = {special(voice): voice for voice in VOICES}
     codec: Codec = torch.load(PATH, weights_only=True)
     kept = []
     with torch.random.fork_rng():
         torch.manual_seed(0)
         for name, sampling in (("greedy", Sampling()), ("drawn", VOICE_SAMPLING)):
             wrong, units, lengths, stops, strangers = 0, 0, 0.0, 0, 0
-            for u, s, (ids, stopped) in zip(utterances, samples, speak(talker, read_rows, samples, sampling), strict=True):
+            for s, (ids, stopped) in zip(samples, speak(talker, read_rows, samples, sampling), strict=True):
                 codes = torch.tensor([i for i in ids if 1 <= i <= CLUSTERS * COUNTER])
                 way, truth = visited(((codes - 1) % COUNTER).tolist()), visited((s.units % COUNTER).tolist())
                 wrong, units = wrong + edits(way, truth), units + len(truth)
                 lengths, stops = lengths + len(ids) / len(s.units), stops + stopped
                 strangers += len(ids) - len(codes)
-                mel = mel_of(cluster_of(codes), u["voice"], codec) if len(codes) else torch.empty(0, 80)
-                kept.append({"how": name, "text": u["text"], "voice": u["voice"], "codes": codes, "mel": mel})
+                voice, text = voice_of[s.voice], tokenizer().decode(s.text.tolist())
+                mel = mel_of(cluster_of(codes), voice, codec) if len(codes) else torch.empty(0, 80)
+                kept.append({"how": name, "text": text, "voice": voice, "codes": codes, "mel": mel})
             log(
                 f"talker {name}: {stops}/{len(samples)} stop, units {wrong / units:.3f} wrong, "
                 f"length ratio {lengths / len(samples):.2f}, {strangers} ids that are no code"
@@ -333,7 +351,7 @@ def compare(talker: Talker, net: TalkerNet, read_rows: Reader, samples: Sequence
     assert isinstance(talker.decoder, Decoder)
     config = talker.config
     batch = read_rows.batch(samples, prompt_ids(Random(1)), faults=False)
-    hidden = net(batch)[0]
+    hidden = net(batch.to(DEVICE))[0]
     lane = Lane(talker.decoder, 4096)
     difference, strange, total = 0.0, 0, 0
     for i, s in enumerate(samples):
@@ -345,7 +363,7 @@ def compare(talker: Talker, net: TalkerNet, read_rows: Reader, samples: Sequence
         logits = talker.logits(
             lane.advance([CachedSequence()], [talker.thinker_to_talker_proj(rows)], [positions])[0][len(batch.prompt) :]
         )
-        clusters, counters = (F.linear(hidden[i, : n + 2], w) for w in (net.cluster_out, net.counter_out))
+        clusters, counters = (F.linear(hidden[i, : n + 2], w).cpu() for w in (net.cluster_out, net.counter_out))
         joint = (clusters[:, :CLUSTERS, None] + counters[:, None, :COUNTER]).flatten(1)
         difference = max(difference, float((joint - logits[:, 1 : 1 + CLUSTERS * COUNTER]).abs().max()))
         end = clusters[:, END] + counters[:, END_COUNTER]
@@ -359,92 +377,55 @@ def compare(talker: Talker, net: TalkerNet, read_rows: Reader, samples: Sequence
 # ---------------------------------------------------------------- training
 
 
-class Run:
-    """A training run that can be cut off and go on."""
-
-    def __init__(self) -> None:
-        config = omni_config()
-        assert config.talker and config.talker_decoder
-        torch.manual_seed(0)
-        self.net = TalkerNet(config.talker, config.talker_decoder)
-        matrices = [p for n, p in self.net.named_parameters() if p.ndim > 1 and not n.endswith(("_in", "_out"))]
-        others = [p for n, p in self.net.named_parameters() if p.ndim == 1 or n.endswith(("_in", "_out"))]
-        groups = [{"params": matrices, "weight_decay": DECAY}, {"params": others, "weight_decay": 0.0}]
-        self.optimiser = torch.optim.AdamW(groups, lr=RATE, betas=(0.9, 0.98), fused=True)
-        self.mean = copy.deepcopy(self.net).requires_grad_(False)
-        self.step, self.elapsed = 0, 0.0
-        if STATE.exists():
-            state = torch.load(STATE, weights_only=True)
-            self.net.load_state_dict(state["net"])
-            self.mean.load_state_dict(state["mean"])
-            self.optimiser.load_state_dict(state["optimiser"])
-            self.step, self.elapsed = state["step"], state["elapsed"]
-
-    def save(self) -> dict[str, Tensor]:
-        """Write the state and the averaged weights; the latter are returned."""
-        parts = {"net": self.net.state_dict(), "mean": self.mean.state_dict(), "optimiser": self.optimiser.state_dict()}
-        save(parts | {"step": self.step, "elapsed": self.elapsed}, STATE)
-        weights = self.mean.published()
-        part = WEIGHTS.with_suffix(".part")
-        save_file(weights, part)
-        part.replace(WEIGHTS)
-        return weights
-
-    def learn(self, batch: Batch, done: float) -> Losses:
-        """One step; `done` is the share of the run's time that is over."""
-        fading = 0.02 + 0.49 * (1 + math.cos(math.pi * min(1.0, done)))
-        for group in self.optimiser.param_groups:
-            group["lr"] = RATE * min(1.0, (self.step + 1) / WARM_UP) * fading
-        with torch.autocast("cpu", torch.bfloat16):
-            losses = self.net.losses(batch)
-        looks = max(LOOKS[1], LOOKS[0] + (LOOKS[1] - LOOKS[0]) * 2 * done)
-        loss = losses.cluster + losses.counter + looks * losses.looks + INDEX * losses.index + LEVEL * losses.level
-        self.optimiser.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.net.parameters(), CLIP)
-        self.optimiser.step()
-        self.step += 1
-        keep = min(0.999, (1 + self.step) / (10 + self.step))
-        torch._foreach_lerp_(list(self.mean.parameters()), list(self.net.parameters()), 1 - keep)
-        return losses
-
-
 def train(minutes: float) -> None:
-    run, corpus, read_rows = Run(), Corpus(), reader()
-    rng = Random(run.step)
-    torch.manual_seed(run.step)
+    config = omni_config()
+    assert config.talker and config.talker_decoder
+    torch.manual_seed(0)
+    net = TalkerNet(config.talker, config.talker_decoder)
+    trainer = Trainer(net, STATE, minutes, RATE, warm_up=WARM_UP, decay=DECAY, keep=AVERAGE)
+    corpus, read_rows = Corpus(), reader()
+    rng = Random(trainer.step)
+    torch.manual_seed(trainer.step)
     prompts = [prompt_ids(rng) for _ in range(300)]
-    spoken = held_out()[:SPOKEN]
+    spoken = held_out()
     with torch.random.fork_rng():
-        held = read_rows.batch([s for u in spoken if (s := read(u))], prompts[0], faults=False)
-    log(f"talker: {len(corpus.samples)} utterances, {sum(p.numel() for p in run.net.parameters()) / 1e6:.2f} M parameters")
-    began = time.time() - 60 * run.elapsed
-    exported, since, sums = run.elapsed, time.time(), Counter[str]()
-    while run.elapsed < minutes:
+        held = read_rows.batch(spoken[:SPOKEN], prompts[0], faults=False).to(DEVICE)
+    log(f"talker: {len(corpus.samples)} utterances, {sum(p.numel() for p in net.parameters()) / 1e6:.2f} M parameters")
+
+    def let_speak() -> None:
+        assert isinstance(trainer.average, TalkerNet)
+        weights = trainer.average.published()
+        export(weights, WEIGHTS)
+        check(weights, trainer.average, read_rows, spoken)
+
+    means, checked, since = Means(), trainer.elapsed, time.time()
+    while not trainer.done:
         samples = [cut(s, rng) if rng.random() < CUT else s for s in corpus.draw(rng)]
         samples = [jitter(s, rng) if rng.random() < JITTER else s for s in samples]
-        losses = run.learn(read_rows.batch(samples, rng.choice(prompts), faults=True), run.elapsed / minutes)
-        sums.update({name: float(value.detach()) for name, value in vars(losses).items()})
-        run.elapsed = (time.time() - began) / 60
-        if run.step % LOG_STEPS == 0:
-            means, speed = {n: v / LOG_STEPS for n, v in sums.items()}, LOG_STEPS / (time.time() - since)
-            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-                h = run.net.losses(held)
+        batch = read_rows.batch(samples, rng.choice(prompts), faults=True).to(DEVICE)
+        with torch.autocast(DEVICE, torch.bfloat16):
+            losses = net.losses(batch)
+        looks = max(LOOKS[1], LOOKS[0] + (LOOKS[1] - LOOKS[0]) * 2 * trainer.elapsed / minutes)
+        trainer.learn(losses.cluster + losses.counter + looks * losses.looks + INDEX * losses.index + LEVEL * losses.level)
+        means.add(**{name: float(value.detach()) for name, value in vars(losses).items()})
+        if trainer.step % LOG_STEPS == 0:
+            speed = LOG_STEPS / (time.time() - since)
+            with torch.no_grad(), torch.autocast(DEVICE, torch.bfloat16):
+                h = net.losses(held)
             print(
-                f"talker {run.step} {run.elapsed:.1f} min: "
-                f"cluster {means['cluster']:.3f} held {h.cluster:.3f} right {h.cluster_right:.3f}, "
-                f"counter {means['counter']:.4f} held {h.counter:.4f} right {h.counter_right:.4f}, "
-                f"looks {means['looks']:.3f} held {h.looks:.3f}, index {means['index']:.3f}, level {means['level']:.2f}, "
-                f"{speed:.2f} steps/s",
+                f"talker {trainer.step} {trainer.elapsed:.1f} min: {means.take()}; "
+                f"held cluster {h.cluster:.3f} right {h.cluster_right:.3f} counter {h.counter:.4f} "
+                f"right {h.counter_right:.4f}; {speed:.2f} steps/s",
                 flush=True,
             )
-            since, sums = time.time(), Counter()
-        if run.elapsed - exported > EXPORT_MINUTES:
-            check(run.save(), run.mean, read_rows, spoken)
+            since = time.time()
+        trainer.save(every=3)
+        if trainer.elapsed - checked > EXPORT_MINUTES:
+            let_speak()
             corpus.look()
-            run.elapsed = (time.time() - began) / 60
-            exported, since = run.elapsed, time.time()
-    check(run.save(), run.mean, read_rows, spoken)
+            checked, since = trainer.elapsed, time.time()
+    trainer.save()
+    let_speak()
 
 
 def main() -> None:

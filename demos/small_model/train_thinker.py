@@ -1,6 +1,8 @@
-"""Teaches the thinker, with its towers, to answer questions about the world, typed and spoken.
+"""Teaches the thinker to answer questions about the world, typed and spoken.
 
-python -m demos.small_model.train_thinker MINUTES
+    python -m demos.small_model.train_thinker MINUTES
+
+Its towers are those of `train_towers` and learn no more.
 """
 
 from __future__ import annotations
@@ -23,9 +25,7 @@ from omni.thinker import Thinker
 LOUDNESS = 0.1
 """RMS of the thinker's last hidden rows. The talker reads them added to the embedding, whose RMS is 1."""
 
-
-TOWERS = 0.15
-"""Weight of the towers' own loss."""
+TURNS = "svhtsvhsvth"
 
 
 class Student(nn.Module):
@@ -35,49 +35,50 @@ class Student(nn.Module):
         super().__init__()
         config = shape.omni_config().thinker
         self.thinker = Thinker(config)
-        self.ears, self.eyes = Ears(), Eyes()
         nets.initialise(self.thinker, config.decoder.num_layers)
         with torch.no_grad():
             self.thinker.embed_tokens.weight.copy_(text_table())
             self.thinker.decoder.norm.weight.fill_(LOUDNESS)
             self.thinker.lm_head.weight.mul_(0.3)
-        # what teaches the towers goes on, beside the answers
-        self.thinker.audio_tower, self.thinker.visual = self.ears.tower, self.eyes.tower
-        self.thinker.embed_tokens.weight.requires_grad_(False)
-        self.thinker.decoder.norm.weight.requires_grad_(False)
+        self.thinker.requires_grad_(False)
+        self.thinker.decoder.layers.requires_grad_(True)
+        self.thinker.lm_head.requires_grad_(True)
 
-    def features(self, batch: lessons.Batch) -> tuple[list[Tensor], Tensor]:
-        """Rows of every run of media, in prompt order; and the towers' own loss."""
-        loss = torch.zeros((), device=DEVICE)
+    def open_senses(self) -> None:
+        """Take the towers as they are now."""
+        for network, tower, name in ((Ears(), self.thinker.audio_tower, "ears"), (Eyes(), self.thinker.visual, "eyes")):
+            state = torch.load(BUILD / f"{name}.pt", map_location="cpu", weights_only=False)["average"]
+            network.load_state_dict(state)
+            tower.load_state_dict(network.tower.state_dict())
+
+    @torch.no_grad()
+    def features(self, batch: lessons.Batch) -> list[Tensor]:
+        """Rows of every run of media, in prompt order."""
         pictures: list[list[Tensor]] = []
         if batch.pictures is not None:
             _, _, h, w, _ = batch.pictures.shape
             rows = nets.vision(
                 self.thinker.visual, senses.patches(batch.pictures.to(DEVICE)), (h // senses.SIDE, w // senses.SIDE)
             )
-            if batch.cells is not None:
-                loss = loss + self.eyes.judge(rows, batch.cells)[0].to(DEVICE)
             left = list(rows.split([g for gs in batch.grids for g in gs]))
             for grids in batch.grids:
                 pictures.append([left.pop(0).flatten(0, 1) for _ in grids])
         heard: list[Tensor] = []
         if batch.heard:
-            heard, frames = nets.audio(self.thinker.audio_tower, [h.mel.to(DEVICE) for h in batch.heard])
-            letters, named, _ = self.ears.judge(heard, frames, [h.units for h in batch.heard])
-            loss = loss + named + 0.5 * letters
+            heard, _ = nets.audio(self.thinker.audio_tower, [h.mel.to(DEVICE) for h in batch.heard])
         out, first = [], [0]
         for count in batch.sounds:
             first.append(first[-1] + count)
         for row, run in batch.runs:
             whole = heard[first[row] + run.index] if run.is_sound else pictures[row][run.index]
             out.append(whole[run.first : run.last])
-        return out, loss
+        return out
 
-    def forward(self, batch: lessons.Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits `[N, V]` at the places where the assistant speaks, the truth `[N]`, and the towers' own loss."""
+    def forward(self, batch: lessons.Batch) -> tuple[Tensor, Tensor]:
+        """Logits `[N, V]` at the places where the assistant speaks, and the truth `[N]`."""
         thinker = self.thinker
         with torch.autocast(DEVICE, torch.bfloat16):
-            features, own = self.features(batch)
+            features = self.features(batch)
             ids = batch.ids.to(DEVICE)
             rows = thinker.embed_tokens(ids)
             media = thinker.config.media
@@ -87,21 +88,22 @@ class Student(nn.Module):
             hidden = nets.decode(thinker.decoder, rows, batch.positions.to(DEVICE))
             wanted = batch.targets >= 0
             logits = F.linear(hidden[wanted] / LOUDNESS, thinker.lm_head.weight)
-        return logits.float(), batch.targets[wanted].to(DEVICE), own
+        return logits.float(), batch.targets[wanted].to(DEVICE)
 
 
 def make(teacher: lessons.Teacher, step: int) -> tuple[str, lessons.Batch]:
-    """The lessons of a step: pictures, clips, speech and text take turns."""
-    rng = Random(step * WORLD + RANK)
-    kind = "svshtsvhsh"[step % 10]
+    """The lessons of a step: pictures, clips, sound and text take turns."""
+    turn = step * WORLD + RANK
+    rng = Random(turn)
+    kind = TURNS[turn % len(TURNS)]
     if kind == "s":
-        made = teacher.scenes(rng, 16, 8, 0.0) if step % 4 < 2 else teacher.scenes(rng, 16, 8, 0.85)
+        made = teacher.scenes(rng, 16, 8, 0.0 if rng.random() < 0.6 else 0.85)
     elif kind == "v":
-        made = teacher.clips(rng, 16, 5, 0.0 if step % 3 else 0.8)
+        made = teacher.clips(rng, 16, 5, 0.0 if rng.random() < 0.6 else 0.8)
     elif kind == "h":
-        made = teacher.hearing(rng, 28)
+        made = teacher.hearing(rng, 24)
     else:
-        made = teacher.talk(rng, 20, 6)
+        made = teacher.talk(rng, 24, 8)
     return kind, lessons.collate(made)
 
 
@@ -116,19 +118,18 @@ def main(minutes: float) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     student = Student()
-    path = BUILD / "thinker.pt"
-    if not path.exists():
-        for part, name in ((student.ears, "ears"), (student.eyes, "eyes")):
-            part.load_state_dict(torch.load(BUILD / f"{name}.pt", map_location="cpu", weights_only=False)["average"])
     teacher = lessons.Teacher(voices.load())
-    trainer, start = Trainer(student, path, minutes, 1.5e-3, warm_up=300), time.time()
+    trainer, start = Trainer(student, BUILD / "thinker.pt", minutes, 2e-3, warm_up=100), time.time()
+    for network in (student, trainer.average):
+        assert isinstance(network, Student)
+        network.open_senses()
     scores: dict[str, list[bool]] = defaultdict(list)
     losses: dict[str, list[float]] = defaultdict(list)
     while not trainer.done:
         kind, batch = make(teacher, trainer.step)
-        logits, truth, own = student(batch)
+        logits, truth = student(batch)
         loss = F.cross_entropy(logits, truth)
-        trainer.learn(loss + TOWERS * own)
+        trainer.learn(loss)
         losses[kind].append(loss.item())
         for name, hit in right(logits, truth, batch):
             scores[name].append(hit)

@@ -9,6 +9,7 @@ it holds.
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -34,6 +35,7 @@ NAMES = {
     "shape": world.SHAPES,
     "colour": world.COLOURS,
     "glyph": tuple(GLYPHS),
+    "word": world.READABLE,
     "way": world.DIRECTIONS,
     "centre": ("centre",),
 }
@@ -55,15 +57,16 @@ class Named(nn.Module):
         super().__init__()
         ids = [words.encode(name if len(name) == 1 else f" {name}")[0] for name in names]
         self.register_buffer("table", text_table()[ids], persistent=False)
-        self.nothing = nn.Parameter(torch.full((1,), 3.0))
-        self.others = nn.Linear(self.table.shape[1], others) if others else None
+        self.others = nn.Linear(self.table.shape[1], 1 + others)
+        with torch.no_grad():
+            self.others.weight.zero_()
+            self.others.bias.fill_(math.log(1 + len(names)))
 
     def forward(self, rows: Tensor) -> Tensor:
         """`[..., 1 + words + others]`."""
-        parts = [self.nothing.expand(*rows.shape[:-1], 1), LOUD * F.linear(rows.float(), self.table)]
-        if self.others is not None:
-            parts.append(self.others(rows.float()))
-        return torch.cat(parts, -1)
+        with torch.autocast(DEVICE, enabled=False):
+            nothing, others = self.others(rows.float()).tensor_split((1,), -1)
+            return torch.cat((nothing, LOUD * F.linear(rows.float(), self.table), others), -1)
 
 
 class Ears(nn.Module):
@@ -177,7 +180,7 @@ def cell_labels(
         if way:
             out["way"][r, c] = world.DIRECTIONS.index(way) + 1
     if text:
-        mask = draw._written(text)
+        mask = draw.lettering(text)
         scale = min(0.8 * canvas[0] / mask.width, 0.6 * canvas[1] / mask.height)
         wide = mask.width * scale / canvas[0] * columns
         font = ImageFont.load_default(draw.GLYPHS)
@@ -186,6 +189,8 @@ def cell_labels(
             middle = (font.getlength(text[:i]) + font.getlength(text[: i + 1])) / 2 / whole
             c = int((columns - wide) / 2 + middle * wide)
             out["glyph"][rows // 2, min(columns - 1, c)] = GLYPHS.index(glyph.lower()) + 1
+            if text in world.READABLE:
+                out["word"][rows // 2, min(columns - 1, c)] = world.READABLE.index(text) + 1
             out["colour"][rows // 2, min(columns - 1, c)] = world.COLOURS.index(ink) + 1
     return {kind: value.flatten() for kind, value in out.items()}
 
@@ -200,6 +205,8 @@ def scene_batch(rng: Random, count: int) -> tuple[Tensor, dict[str, Tensor]]:
     pictures, labels = [], []
     for _ in range(count):
         scene = senses.on_canvas(world.scene(rng), canvas)
+        if not scene.text and rng.random() < 0.4:  # letters are what takes longest
+            scene = senses.on_canvas(world.scene(rng), canvas)
         pictures.append(torch.from_numpy(senses.see(scene, size, rng)))
         labels.append(cell_labels([(t, "") for t in scene.things], scene.text, scene.ink, canvas, size))
     pixels = torch.stack(pictures)[:, None].expand(-1, 2, -1, -1, -1)
@@ -217,10 +224,12 @@ def clip_batch(rng: Random, count: int) -> tuple[Tensor, dict[str, Tensor]]:
         frames = torch.from_numpy(senses.watch(clip, size, rng)).unflatten(0, (-1, 2))
         for second in rng.sample(range(clip.seconds), min(3, clip.seconds)):
             things = []
-            for actor, at in zip(clip.actors, draw._at(clip, second + 0.5), strict=True):
+            for actor, at in zip(clip.actors, draw.placed_at(clip, second + 0.5), strict=True):
                 if at is not None:
                     moving = (
-                        actor.direction and actor.begin <= second and draw._at(clip, second)[clip.actors.index(actor)] != at
+                        actor.direction
+                        and actor.begin <= second
+                        and draw.placed_at(clip, second)[clip.actors.index(actor)] != at
                     )
                     things.append((at, actor.direction if moving else ""))
             grids.append(frames[second])
@@ -247,13 +256,22 @@ def train_eyes(minutes: float) -> None:
     trainer.save()
 
 
+def sound_heard(sound: world.Sound, rng: Random) -> senses.Heard:
+    """A sound that is not speech, in half of the cases as a poor microphone hears it."""
+    wave, units = sounds.sound_of(sound, rng)
+    if rng.random() < 0.5:
+        return senses.Heard(senses.mel(wave), units)
+    wave, later = sounds.soiled(wave, rng)
+    return senses.Heard(senses.mel(wave), [(name, start + later, end + later) for name, start, end in units])
+
+
 def ear_batch(rng: Random, spoken: list[voices.Utterance], count: int) -> list[senses.Heard]:
     """Utterances of about one length, soiled; and now and then a sound that is not speech."""
     start = rng.randrange(len(spoken) - 8 * count)
     out = []
     for utterance in rng.sample(spoken[start : start + 8 * count], count):
-        if rng.random() < 0.06:
-            out.append(senses.Heard(senses.mel(sounds.soil(sounds.sound_of(world.sound(rng), rng), rng)), []))
+        if rng.random() < 0.12:
+            out.append(sound_heard(world.sound(rng), rng))
             continue
         heard = voices.soiled(utterance, rng, again=True)
         mel = heard.mel

@@ -12,22 +12,23 @@ import argparse
 import math
 import time
 from collections.abc import Iterable
-from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from demos.small_model import BUILD, corpus
-from demos.small_model.corpus import HOP, NUM_BINS, Utterance, load, log, mel_bank, mel_frames, save
+from demos.small_model.corpus import HOP, NUM_BINS, SAMPLE_RATE, Utterance, load, mel_frames
+from demos.small_model.files import export, log
 from demos.small_model.fused import conv, snake
+from demos.small_model.trainer import DEVICE, Means, Trainer
+from omni.encoders.mel import filter_bank
 from omni.talker.bigvgan import Activation, AMPBlock, BigVGAN, loudness
 from omni.talker.config import BigVGANConfig
 
 EXPORT, STATE = BUILD / "vocoder.safetensors", BUILD / "vocoder.state.pt"
 BATCH, FRAMES = 5, 32
-RATE, WARM_UP, LAST_RATE, MAX_NORM, AVERAGE = 2e-3, 100, 0.03, 3.0, 0.998
+RATE, WARM_UP, MAX_NORM, AVERAGE = 2e-3, 100, 3.0, 0.998
 NOISE = 0.12
 """Nepers that the flow-matching model may err by; half of the batches are disturbed by up to as much."""
 SCALES = ((256, 64, 24), (512, 128, 40), (1024, 240, 80), (2048, 512, 160))
@@ -92,7 +93,7 @@ class SpectralLoss(nn.Module):
         super().__init__()
         for size, _, bins in SCALES:
             self.register_buffer(f"window{size}", torch.hann_window(size))
-            self.register_buffer(f"bank{size}", mel_bank(bins, size, 12000.0))
+            self.register_buffer(f"bank{size}", filter_bank(bins, size, SAMPLE_RATE, 12000.0))
 
     def amplitude(self, wave: Tensor, size: int, hop: int) -> Tensor:
         bins = torch.stft(wave, size, hop, size, self.get_buffer(f"window{size}"), return_complex=True)
@@ -132,81 +133,50 @@ def batch(utterances: list[Utterance], generator: torch.Generator) -> tuple[Tens
 @torch.no_grad()
 def check(net: BigVGAN, held: list[Utterance]) -> float:
     """L1 between mels of speech and mels of the sound that was made of them, in nepers."""
-    errors = [(mel_frames(speak(net, u["mel"][None].float())[0]) - u["mel"].float()).abs().mean() for u in held]
+    waves = [speak(net, u["mel"][None].float().to(DEVICE))[0].cpu() for u in held]
+    errors = [(mel_frames(wave) - u["mel"].float()).abs().mean() for wave, u in zip(waves, held, strict=True)]
     return float(torch.stack(errors).mean())
-
-
-@torch.no_grad()
-def average(mean: nn.Module, net: nn.Module, step: int, most: float) -> None:
-    """Move the mean of the weights towards the weights, the more the earlier."""
-    keep = min(most, (step + 1) / (step + 20))
-    torch._foreach_lerp_(list(mean.parameters()), list(net.parameters()), 1 - keep)
-
-
-def rate(step: int, part: float, warm_up: int, last: float) -> float:
-    """Factor of the learning rate: a warm-up, then a cosine over the part of the time that has passed, down to `last`."""
-    return min(1.0, (step + 1) / warm_up) * (last + (1 - last) * 0.5 * (1 + math.cos(math.pi * min(part, 1.0))))
-
-
-def write(weights: dict[str, Tensor], path: Path) -> None:
-    part = path.with_suffix(".part")
-    save_file({key: x.detach().float().contiguous() for key, x in weights.items()}, part)
-    part.replace(path)
 
 
 def train(minutes: float, channels: int) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    net, mean = BigVGAN(config(channels)), BigVGAN(config(channels))
+    net = BigVGAN(config(channels))
     initialise(net)
-    mean.load_state_dict(net.state_dict())
-    optimizer = torch.optim.AdamW(net.parameters(), lr=RATE, betas=(0.8, 0.99), weight_decay=0.0)
-    spent, step = 0.0, 0
-    if STATE.exists():
-        state: dict[str, Any] = torch.load(STATE, weights_only=True)
-        net.load_state_dict(state["net"])
-        mean.load_state_dict(state["mean"])
-        optimizer.load_state_dict(state["optimizer"])
-        spent, step = state["spent"], state["step"]
-    generator = torch.Generator().manual_seed(step)
+    trainer = Trainer(net, STATE, minutes, RATE, warm_up=WARM_UP, decay=0.0, betas=(0.8, 0.99), clip=MAX_NORM, keep=AVERAGE)
+    generator = torch.Generator().manual_seed(trainer.step)
     num_shards = corpus.WITH_WAVE // corpus.SHARD
     shards = [path for voice in corpus.VOICES for path in corpus.shard_paths(voice)[:num_shards] if path.exists()]
     utterances = [u for path in shards for u in load(path) if len(u["mel"]) > FRAMES]
     held = load(corpus.HELD)[::10]
-    loss_of, num_weights = SpectralLoss(), sum(p.numel() for p in net.parameters())
-    print(f"{num_weights} weights, {len(utterances)} utterances, at {spent:.1f} min, step {step}", flush=True)
+    loss_of, num_weights = SpectralLoss().to(DEVICE), sum(p.numel() for p in net.parameters())
+    have = f"{num_weights} weights, {len(utterances)} utterances"
+    print(f"{have}, at {trainer.elapsed:.1f} min, step {trainer.step}", flush=True)
 
-    began, saved, checked, sums = time.time() - 60 * spent, spent, spent, [0.0, 0.0]
-    first, since = step, time.time()
-    while spent < minutes:
-        for group in optimizer.param_groups:
-            group["lr"] = RATE * rate(step, spent / minutes, WARM_UP, LAST_RATE)
+    def heard() -> str:
+        assert isinstance(trainer.average, BigVGAN)
+        return f"held-out mel L1 {check(trainer.average, held):.3f}"
+
+    means, checked, since = Means(), trainer.elapsed, time.time()
+    while not trainer.done:
         waves, mels = batch(utterances, generator)
-        if step % 2:
+        if trainer.step % 2:
             mels = mels + torch.randn(mels.shape, generator=generator) * NOISE * torch.rand(BATCH, 1, 1, generator=generator)
-        loss, frames = loss_of(speak(net, mels), waves)
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(net.parameters(), MAX_NORM)
-        optimizer.step()
-        average(mean, net, step, AVERAGE)
-        step, spent = step + 1, (time.time() - began) / 60
-        sums = [sums[0] + loss.item(), sums[1] + frames]
-        if step % 200 == 0:
-            speed = (step - first) / (time.time() - since)
-            audio = speed * BATCH * FRAMES / 100
-            print(f"step {step} {spent:.1f} min, loss {sums[0] / 200:.3f}, mel L1 {sums[1] / 200:.3f}, "
-                  f"{speed:.2f} steps/s, {audio:.1f} audio-s/s", flush=True)  # fmt: skip
-            sums = [0.0, 0.0]
-        if spent >= saved + SAVE_MINUTES or spent >= minutes:
-            parts = {"net": net.state_dict(), "mean": mean.state_dict(), "optimizer": optimizer.state_dict()}
-            save({**parts, "spent": spent, "step": step}, STATE)
-            write(mean.state_dict(), EXPORT)
-            saved = spent
-        if spent >= checked + CHECK_MINUTES:
-            print(f"held-out mel L1 {check(mean, held):.3f} at {spent:.1f} min", flush=True)
-            checked = spent
-    log(f"vocoder {spent:.1f} min: {step} steps, {num_weights} weights, held-out mel L1 {check(mean, held):.3f}")
+        loss, frames = loss_of(speak(net, mels.to(DEVICE)), waves.to(DEVICE))
+        trainer.learn(loss)
+        means.add(loss=loss.item(), mel=frames)
+        if trainer.step % 200 == 0:
+            speed = 200 / (time.time() - since)
+            print(f"vocoder {trainer.step} {trainer.elapsed:.1f} min, {means.take()}, {speed:.2f} steps/s", flush=True)
+            since = time.time()
+        if trainer.save(every=SAVE_MINUTES):
+            export(trainer.average.state_dict(), EXPORT)
+        if trainer.elapsed >= checked + CHECK_MINUTES:
+            print(f"{heard()} at {trainer.elapsed:.1f} min", flush=True)
+            checked, since = trainer.elapsed, time.time()
+    trainer.save()
+    export(trainer.average.state_dict(), EXPORT)
+    log(f"vocoder {trainer.elapsed:.1f} min: {trainer.step} steps, {num_weights} weights, {heard()}")
 
 
 if __name__ == "__main__":

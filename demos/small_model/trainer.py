@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import math
 import os
+import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,18 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from demos.small_model.files import save
+
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 RANK, WORLD = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 """Which of how many processes this is, when torchrun started several; each makes its own batches."""
+INNER = re.compile(r"(layers|blocks)\.\d+\.")
 
 
 class Trainer:
-    """AdamW whose rate falls to nothing over `minutes` of work, however often the work is interrupted.
+    """Muon for the matrices of layers and AdamW for the rest, at a rate that falls to nothing over `minutes` of work.
+
+    The work may be interrupted at any time.
 
     Attributes:
         network: learns; `average` is the moving average of its weights.
@@ -28,26 +34,49 @@ class Trainer:
     """
 
     def __init__(
-        self, network: nn.Module, path: Path, minutes: float, rate: float, *, warm_up: int = 200, decay: float = 0.02
+        self,
+        network: nn.Module,
+        path: Path,
+        minutes: float,
+        rate: float,
+        *,
+        warm_up: int = 200,
+        decay: float = 0.02,
+        betas: tuple[float, float] = (0.9, 0.98),
+        clip: float = 1.0,
+        keep: float = 0.998,
     ) -> None:
+        """Args:
+        path: of the state, from which an earlier run goes on.
+        clip: largest norm of the gradient.
+        keep: part of the average that stays at each step.
+        """
         if WORLD > 1 and not dist.is_initialized():
             dist.init_process_group("gloo")
         network.to(DEVICE)
         self.network, self.path, self.minutes, self.rate, self.warm_up = network, path, minutes, rate, warm_up
+        self.clip, self.keep = clip, keep
         self.average = copy.deepcopy(network).requires_grad_(False)
-        learnt = [p for p in network.parameters() if p.requires_grad]
+        learnt = {name: p for name, p in network.named_parameters() if p.requires_grad}
+        inner = [p for name, p in learnt.items() if p.ndim == 2 and INNER.search(name)]
+        matrices = {id(p) for p in inner}
+        outer = [p for p in learnt.values() if id(p) not in matrices]
         groups = [
-            {"params": [p for p in learnt if p.ndim >= 2], "weight_decay": decay},
-            {"params": [p for p in learnt if p.ndim < 2], "weight_decay": 0.0},
+            {"params": [p for p in outer if p.ndim >= 2], "weight_decay": decay},
+            {"params": [p for p in outer if p.ndim < 2], "weight_decay": 0.0},
         ]
-        self.optimiser = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98))
+        self.optimisers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=rate, betas=betas)]
+        if inner:
+            muon = torch.optim.Muon(inner, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
+            self.optimisers.append(muon)
         self.step, self._before, self._start, self._saved = 0, 0.0, time.time(), time.time()
         self._clock = 0.0
         if path.exists():
             state = torch.load(path, map_location=DEVICE, weights_only=False)
             network.load_state_dict(state["network"])
             self.average.load_state_dict(state["average"])
-            self.optimiser.load_state_dict(state["optimiser"])
+            for optimiser, kept in zip(self.optimisers, state["optimisers"], strict=bool(state["optimisers"])):
+                optimiser.load_state_dict(kept)
             self.step, self._before = state["step"], state["elapsed"]
             self._clock = self._before
 
@@ -64,19 +93,20 @@ class Trainer:
         """One step down."""
         progress = min(1.0, self.elapsed / self.minutes)
         rate = self.rate * min(1.0, (self.step + 1) / self.warm_up) * (0.02 + 0.49 * (1 + math.cos(math.pi * progress)))
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
-        self.optimiser.zero_grad(set_to_none=True)
+        for optimiser in self.optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+        self.network.zero_grad(set_to_none=True)
         loss.backward()
         if WORLD > 1:
             self._share()
-        nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
-        self.optimiser.step()
+        nn.utils.clip_grad_norm_(self.network.parameters(), self.clip)
+        for optimiser in self.optimisers:
+            optimiser.step()
         self.step += 1
-        keep = min(0.998, (self.step + 1) / (self.step + 20))
+        keep = min(self.keep, (self.step + 1) / (self.step + 20))
         with torch.no_grad():
-            for mean, now in zip(self.average.parameters(), self.network.parameters(), strict=True):
-                mean.lerp_(now, 1 - keep)
+            torch._foreach_lerp_(list(self.average.parameters()), list(self.network.parameters()), 1 - keep)
 
     def _share(self) -> None:
         """Mean gradients of all processes, and the clock of the first."""
@@ -100,19 +130,12 @@ class Trainer:
         state: Mapping[str, Any] = {
             "network": self.network.state_dict(),
             "average": self.average.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
+            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
             "step": self.step,
             "elapsed": self.elapsed,
         }
-        write(state, self.path)
+        save(state, self.path)
         return True
-
-
-def write(value: object, path: Path) -> None:
-    """torch.save that a stop cannot leave half done."""
-    part = path.with_suffix(".part")
-    torch.save(value, part)
-    os.replace(part, path)
 
 
 class Means:
@@ -129,6 +152,3 @@ class Means:
         line = " ".join(f"{name} {sum(v) / len(v):.3f}" for name, v in self._sums.items())
         self._sums.clear()
         return line
-
-
-Evaluate = Callable[[], str]

@@ -7,7 +7,6 @@ The two voices that the model itself speaks with are in `corpus`.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -24,6 +23,7 @@ from pocketsphinx import get_model_path
 
 from demos.small_model import BUILD, senses, sounds, world
 from demos.small_model.espeak import Unit
+from demos.small_model.files import save
 from demos.small_model.speak import say_timed
 
 RATE = 16000
@@ -115,10 +115,7 @@ def _shard(index: int) -> str:
         if len(wave) < 6 * RATE:
             pcm = np.clip(wave * 32767, -32767, 32767).astype(np.int16)
             utterances.append(Utterance(text=text, kind=kind, voice=voice, wave=pcm, units=units))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    torch.save(utterances, part)
-    os.replace(part, path)
+    save(utterances, path)
     return f"{path.name} {len(utterances)} utterances in {time.time() - start:.0f} s"
 
 
@@ -138,7 +135,7 @@ def soiled(utterance: Utterance, rng: Random, *, again: bool) -> senses.Heard:
     ratio = rng.uniform(0.93, 1.08) if again else 1.0
     wave = senses.faster(wave_of(utterance), ratio)
     dirty, before = sounds.soiled(wave, rng)
-    units = [(u, start / ratio + before, end / ratio + before) for u, start, end in utterance["units"]]
+    units = [(u, start / ratio + before, end / ratio + before) for u, start, end in utterance["units"] if u]
     return senses.Heard(senses.mel(dirty), units)
 
 

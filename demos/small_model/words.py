@@ -50,6 +50,7 @@ def tokenizer() -> Tokenizer:
     return made
 
 
+@lru_cache
 def special(name: str) -> int:
     """Id of a special token, or of an unseen row."""
     if name in UNSEEN:

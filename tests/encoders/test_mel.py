@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from omni.encoders.config import MelConfig
-from omni.encoders.mel import LiveMel, _filter_bank, log_mel, num_audio_tokens
+from omni.encoders.mel import LiveMel, filter_bank, log_mel, num_audio_tokens
 from omni.errors import MediaError, MediaLimitError
 from tests.encoders.samples import speech_like
 
@@ -81,10 +81,13 @@ def test_log_mel_to_the_last_sample(missing: int) -> None:
     torch.testing.assert_close(mel[:, -5:], want[:, mel.shape[1] - 5 : mel.shape[1]], atol=NEAR, rtol=0)
 
 
-@pytest.mark.parametrize(("rate", "n_fft", "bins"), [(16000, 400, 128), (16000, 400, 80), (24000, 1024, 100)])
-def test_filter_bank_is_librosas(rate: int, n_fft: int, bins: int) -> None:
-    want = librosa.filters.mel(sr=rate, n_fft=n_fft, n_mels=bins)
-    got = _filter_bank(MelConfig(rate, n_fft, 160, bins, 300))
+@pytest.mark.parametrize(
+    ("rate", "n_fft", "bins", "top"),
+    [(16000, 400, 128, 8000), (16000, 400, 80, 8000), (24000, 1024, 100, 12000), (24000, 1024, 80, 8000)],
+)
+def test_filter_bank_is_librosas(rate: int, n_fft: int, bins: int, top: int) -> None:
+    want = librosa.filters.mel(sr=rate, n_fft=n_fft, n_mels=bins, fmax=top)
+    got = filter_bank(bins, n_fft, rate, top)
     # both round float64 to float32 once
     np.testing.assert_allclose(got.numpy(), want, atol=1e-9, rtol=2e-7)
 
