@@ -34,8 +34,8 @@ def words_of(text: str) -> list[str]:
     return re.findall(r"[a-z0-9']+", text.lower())
 
 
-def edits(said: Sequence[str], heard: Sequence[str]) -> int:
-    """The fewest words put in, left out or replaced that make one of the other."""
+def edits(said: Sequence[object], heard: Sequence[object]) -> int:
+    """The fewest words put in, left out or replaced that make one of the other (Levenshtein's distance)."""
     row = list(range(len(heard) + 1))
     for i, one in enumerate(said, 1):
         before, row[0] = row[0], i
