@@ -13,7 +13,7 @@ from PIL import Image
 
 from demos import listen, narrate, see, tour
 from demos.media.make import CLIP, SCENE, SPOKEN
-from demos.small_model import draw, world
+from demos.small_model import draw, questions
 from demos.what_happened import Exchange
 
 ROOT = Path(__file__).parent.parent
@@ -29,9 +29,9 @@ def test_media_are_of_the_small_world() -> None:
     with Image.open(MEDIA / "scene.png") as image:
         assert np.array_equal(np.asarray(image), draw.picture(SCENE))
     rngs = [Random(seed) for seed in range(50)]
-    dialogues = [world.scene_dialogue(SCENE, rng) for rng in rngs]
+    dialogues = [questions.scene_dialogue(SCENE, rng) for rng in rngs]
     assert [SPOKEN["where"], SPOKEN["follow_up"]] in dialogues
-    asked = [turn for rng in rngs for turn in world.scene_turns(SCENE, rng, 12) + world.clip_turns(CLIP, rng, 9)]
+    asked = [turn for rng in rngs for turn in questions.scene_turns(SCENE, rng, 12) + questions.clip_turns(CLIP, rng, 9)]
     assert {SPOKEN["how_many"], SPOKEN["what_moves"], SPOKEN["when"]} <= set(asked)
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from demos.small_model import assemble, codec, lessons, nets, senses, shape, words, world
+from demos.small_model import assemble, codec, lessons, nets, questions, senses, shape, words
 from demos.small_model.table import text_table
 from demos.small_model.trainer import Trainer
 from omni.model import LAYOUT, Qwen2_5Omni, build
@@ -58,7 +58,7 @@ def test_every_word_and_form_is_one_token() -> None:
 def test_an_answer_has_a_token_for_each_unit() -> None:
     rng = Random(0)
     for _ in range(500):
-        text = world.spoken_sentence(rng)
+        text = questions.spoken_sentence(rng)
         assert len(words.encode(text)) == len(codec_units(text)), text
     assert len(words.encode(SPEAKING)) < 40
 

@@ -13,9 +13,10 @@ import soxr
 from PIL import Image, ImageDraw
 
 from demos.small_model.draw import picture, write_clip
+from demos.small_model.questions import Turn
 from demos.small_model.sounds import beep_track
 from demos.small_model.speak import say
-from demos.small_model.world import Actor, Clip, Scene, Thing, Turn
+from demos.small_model.world import Actor, Clip, Scene, Thing
 
 HERE = Path(__file__).parent
 

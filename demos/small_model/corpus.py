@@ -25,8 +25,8 @@ from torch import Tensor
 from demos.small_model import BUILD
 from demos.small_model.espeak import Unit, Wave
 from demos.small_model.files import log, save
+from demos.small_model.questions import spoken_sentence
 from demos.small_model.speak import say_aligned
-from demos.small_model.world import spoken_sentence
 from omni.encoders.mel import filter_bank
 
 FOLDER = BUILD / "corpus"

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from demos.small_model import senses, shape, sounds, train_towers, voices, words, world
+from demos.small_model import questions, senses, shape, sounds, train_towers, voices, words, world
 from omni.encoders.mel import num_audio_tokens
 from omni.positions import AudioSpan, AudioVideoSpan, Clock, ImageSpan, Span, TextSpan, VideoSpan
 from omni.prompt import SPEAKING, MediaRun, fill
@@ -157,12 +157,12 @@ class Teacher:
         for utterance in self.spoken:
             if utterance["kind"] != "words":
                 self.by_text.setdefault(utterance["text"], []).append(utterance)
-        self.chat = dict(world.TALK)
+        self.chat = dict(questions.TALK)
 
     def voice(self, utterance: voices.Utterance, rng: Random) -> senses.Heard:
         return voices.soiled(utterance, rng, again=self.split == "train")
 
-    def ask(self, lesson: Lesson, turn: world.Turn, kind: str, aloud: bool, rng: Random) -> bool:
+    def ask(self, lesson: Lesson, turn: questions.Turn, kind: str, aloud: bool, rng: Random) -> bool:
         """Ask, aloud if someone can say it, and answer; whether it was aloud."""
         utterances = self.by_text.get(turn.question, []) if aloud else []
         if utterances:
@@ -181,9 +181,9 @@ class Teacher:
             scene = senses.on_canvas(world.scene(rng), canvas)
             lesson = Lesson()
             lesson.start(_system(rng))
-            asked = world.scene_turns(scene, rng, turns)
+            asked = questions.scene_turns(scene, rng, turns)
             if rng.random() < 0.5:
-                asked = world.scene_dialogue(scene, rng) + asked[2:]
+                asked = questions.scene_dialogue(scene, rng) + asked[2:]
             if aloud and rng.random() < 0.8:
                 asked = [t for t in asked if t.question in self.by_text] or asked
                 asked = asked[:2]
@@ -209,7 +209,7 @@ class Teacher:
             if clip.beep >= 0 or rng.random() < 0.15:
                 wave, units = sounds.beep_track(clip, rng)
                 sound = senses.Heard(senses.mel(wave), units)
-            asked = world.clip_turns(clip, rng, turns)
+            asked = questions.clip_turns(clip, rng, turns)
             if aloud:
                 asked = ([t for t in asked if t.question in self.by_text] or asked)[:2]
             for i, turn in enumerate(asked):
@@ -233,7 +233,7 @@ class Teacher:
             if kind < 0.15:
                 sound = world.sound(rng)
                 lesson.play(train_towers.sound_heard(sound, rng))
-                for i, turn in enumerate(world.sound_turns(sound, rng, 2)):
+                for i, turn in enumerate(questions.sound_turns(sound, rng, 2)):
                     if i:
                         lesson.open()
                     self.ask(lesson, turn, "sound", False, rng)
@@ -246,7 +246,7 @@ class Teacher:
                 lesson.answer(answer, "outside/aloud" if utterance["kind"] == "outside" else "talk/aloud")
             elif utterance["kind"] == "outside":
                 lesson.play(heard)
-                lesson.answer(world.UNKNOWN, "outside/aloud")
+                lesson.answer(questions.UNKNOWN, "outside/aloud")
             else:
                 if rng.random() < 0.8:
                     lesson.play(heard)
@@ -262,7 +262,7 @@ class Teacher:
         """The answer to something said with nothing to see; None if it has none."""
         text = utterance["text"]
         if utterance["kind"] == "outside":
-            return world.UNKNOWN
+            return questions.UNKNOWN
         return _alone(text)
 
     def talk(self, rng: Random, count: int, turns: int) -> list[Lesson]:
@@ -273,9 +273,9 @@ class Teacher:
             for _ in range(turns):
                 lesson.open()
                 if rng.random() < 0.15:
-                    turn, kind = world.outside_turn(rng, voices.strangers(self.split)), "outside"
+                    turn, kind = questions.outside_turn(rng, voices.strangers(self.split)), "outside"
                 else:
-                    turn, kind = world.talk_turn(rng), "talk"
+                    turn, kind = questions.talk_turn(rng), "talk"
                 lesson.write(_casual(turn.question, rng))
                 lesson.answer(turn.answer, kind)
             out.append(lesson)
@@ -285,10 +285,10 @@ class Teacher:
 @cache
 def _answers() -> dict[str, str]:
     """Every question of a talk without a picture, with its answer."""
-    known = dict(world.TALK)
+    known = dict(questions.TALK)
     rng = Random(7)
     for _ in range(20000):
-        turn = world.talk_turn(rng)
+        turn = questions.talk_turn(rng)
         if not turn.question.startswith("Say "):
             known.setdefault(turn.question, turn.answer)
     return known
@@ -296,7 +296,7 @@ def _answers() -> dict[str, str]:
 
 def _alone(text: str) -> str | None:
     if text.startswith("Say "):
-        return world.sentence(text[4:-1])
+        return questions.sentence(text[4:-1])
     return _answers().get(text)
 
 

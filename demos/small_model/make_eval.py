@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.progress import track
 
-from demos.small_model import draw, sounds, voices, world
+from demos.small_model import draw, questions, sounds, voices, world
 from demos.small_model.corpus import VOICES
 from demos.small_model.speak import say
 from omni.errors import OmniError
@@ -118,24 +118,24 @@ def typed(text: str) -> Tree:
 
 def drawn(make: Callable[[Random], str], rng: Random) -> str:
     """A sentence that was kept from training."""
-    while not world.held_out(text := make(rng)):
+    while not questions.held_out(text := make(rng)):
         pass
     return text
 
 
 def any_sentence(rng: Random) -> str:
-    asked = world.any_turn(rng)
+    asked = questions.any_turn(rng)
     return rng.choice((asked.question, asked.answer))
 
 
 def any_words(rng: Random) -> str:
-    return world.sentence(world.some_words(rng, rng.randint(2, 7)))
+    return questions.sentence(questions.some_words(rng, rng.randint(2, 7)))
 
 
-def asked_scene(rng: Random) -> tuple[world.Scene, world.Turn]:
+def asked_scene(rng: Random) -> tuple[world.Scene, questions.Turn]:
     while True:
         scene = world.scene(rng)
-        if turns := world.scene_turns(scene, rng, 1):
+        if turns := questions.scene_turns(scene, rng, 1):
             return scene, turns[0]
 
 
@@ -145,7 +145,7 @@ def asked_scene(rng: Random) -> tuple[world.Scene, world.Turn]:
 def hears(at: Studio, rng: Random, i: int) -> Tree:
     noisy = i % 2 == 1
     while True:
-        text = drawn(lambda r: world.any_turn(r).question, rng)
+        text = drawn(lambda r: questions.any_turn(r).question, rng)
         wave = voices.utter(text, rng, "test")[0]
         if len(wave) < LONGEST * sounds.RATE:
             break
@@ -162,7 +162,7 @@ def sees(at: Studio, rng: Random, i: int) -> Tree:
 def _watches(at: Studio, rng: Random, *, time: bool) -> Tree:
     while True:
         clip = world.clip(rng)
-        if turns := world.clip_turns(clip, rng, 1, time):
+        if turns := questions.clip_turns(clip, rng, 1, time):
             return {"turns": [turn([at.clip(clip, rng), typed(turns[0].question)], turns[0].answer)]}
 
 
@@ -176,25 +176,25 @@ def when(at: Studio, rng: Random, i: int) -> Tree:
 
 def listens(at: Studio, rng: Random, i: int) -> Tree:
     sound = world.sound(rng)
-    asked = world.sound_turns(sound, rng, 1)[0]
+    asked = questions.sound_turns(sound, rng, 1)[0]
     wave, _ = sounds.sound_of(sound, rng)
     heard = at.sound(sounds.soil(wave, rng) if i % 2 else wave, rng, sounds.RATE)
     return {"turns": [turn([heard, typed(asked.question)], asked.answer)]}
 
 
 def converses(at: Studio, rng: Random, i: int) -> Tree:
-    asked: list[world.Turn] = []
+    asked: list[questions.Turn] = []
     if i % 3 == 2:
         while len(asked) < 2:
             clip = world.clip(rng)
-            asked = world.clip_turns(clip, rng, 2)
+            asked = questions.clip_turns(clip, rng, 2)
         shown = at.clip(clip, rng)
     else:
         while len(asked) < 2:
             scene = world.scene(rng)
-            asked = world.scene_dialogue(scene, rng)
+            asked = questions.scene_dialogue(scene, rng)
         if i % 3:
-            asked += [t for t in world.scene_turns(scene, rng, 1) if t not in asked]
+            asked += [t for t in questions.scene_turns(scene, rng, 1) if t not in asked]
         shown = at.picture(scene, rng)
     speaker = rng.getrandbits(32)
     said = [turn([at.speech(t.question, rng, speaker)], t.answer, t.question) for t in asked]
@@ -205,7 +205,7 @@ def converses(at: Studio, rng: Random, i: int) -> Tree:
 def speaks(at: Studio, rng: Random, i: int) -> Tree:
     voice = tuple(VOICES)[i % 2]
     if i % 4 < 2:
-        asked = world.talk_turn(rng)
+        asked = questions.talk_turn(rng)
         content = [typed(asked.question)]
     else:
         scene, asked = asked_scene(rng)
@@ -220,7 +220,7 @@ def says(at: Studio, rng: Random, i: int) -> Tree:
 
 
 def stops(at: Studio, rng: Random, i: int) -> Tree:
-    asked = world.outside_turn(rng, voices.strangers("test"))
+    asked = questions.outside_turn(rng, voices.strangers("test"))
     content = [typed(asked.question)] if i % 2 else [at.speech(asked.question, rng)]
     return {"turns": [turn(content, asked.answer, "" if i % 2 else asked.question)], "voice": tuple(VOICES)[i // 2 % 2]}
 
@@ -281,7 +281,7 @@ PLANS = (
 def typical(count: int) -> list[str]:
     """Every word of the world, and sentences as they come up in it, whether or not a case has them."""
     rng = Random("typical")
-    return [*world.VOCABULARY, *((any_sentence if rng.random() < 0.7 else any_words)(rng) for _ in range(count))]
+    return [*questions.VOCABULARY, *((any_sentence if rng.random() < 0.7 else any_words)(rng) for _ in range(count))]
 
 
 def make(folder: Path, share: float, small: bool) -> None:

@@ -12,11 +12,11 @@ from torch import Tensor
 from demos.small_model.codec import CLUSTERS, COUNTER, PATH, Codec
 from demos.small_model.corpus import HELD, VOICES, Utterance, load, shard_paths
 from demos.small_model.files import log
+from demos.small_model.questions import any_turn
 from demos.small_model.table import text_table
 from demos.small_model.talker_net import END, END_COUNTER, IGNORED, NO_COUNTER, PAD, START, Batch
 from demos.small_model.train_thinker import LOUDNESS
 from demos.small_model.words import SYSTEM, encode, special
-from demos.small_model.world import any_turn
 from omni.prompt import SPEAKING
 
 ROWS, MOST = 1600, 40

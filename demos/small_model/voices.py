@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from pocketsphinx import get_model_path
 
-from demos.small_model import BUILD, senses, sounds, world
+from demos.small_model import BUILD, questions, senses, sounds, world
 from demos.small_model.espeak import Unit
 from demos.small_model.files import save
 from demos.small_model.speak import say_timed
@@ -67,10 +67,10 @@ def utter(text: str, rng: Random, split: str) -> tuple[NDArray[np.float32], str,
 def strangers(split: str) -> tuple[str, ...]:
     """English words that are not of the world, from the dictionary of the recogniser; one in ten kept for tests."""
     lines = Path(get_model_path(), "en-us", "cmudict-en-us.dict").read_text().splitlines()
-    known = {word.lower() for word in world.VOCABULARY}
+    known = {word.lower() for word in questions.VOCABULARY}
     words = [line.split()[0] for line in lines if line.split()[0].isalpha() and 4 <= len(line.split()[0]) <= 9]
     words = sorted(set(words) - known)
-    return tuple(w for w in words if world.held_out(w) == (split == "test") and hash_of(w) % 16 == 0)
+    return tuple(w for w in words if questions.held_out(w) == (split == "test") and hash_of(w) % 16 == 0)
 
 
 def hash_of(word: str) -> int:
@@ -82,13 +82,13 @@ def question(rng: Random) -> str:
     while True:
         kind = rng.random()
         if kind < 0.2:
-            text = world.talk_turn(rng).question
+            text = questions.talk_turn(rng).question
         elif kind < 0.35:
-            turns = world.scene_dialogue(world.scene(rng), rng)
-            text = turns[1].question if turns else world.talk_turn(rng).question
+            turns = questions.scene_dialogue(world.scene(rng), rng)
+            text = turns[1].question if turns else questions.talk_turn(rng).question
         else:
-            text = world.any_turn(rng).question
-        if not world.held_out(text):
+            text = questions.any_turn(rng).question
+        if not questions.held_out(text):
             return text
 
 
@@ -99,9 +99,9 @@ def _texts(seed: int) -> Iterator[tuple[str, str]]:
         if kind < 0.55:
             yield question(rng), "question"
         elif kind < 0.93:
-            yield world.spoken_sentence(rng), "words"
+            yield questions.spoken_sentence(rng), "words"
         else:
-            yield world.outside_turn(rng, strangers("train")).question, "outside"
+            yield questions.outside_turn(rng, strangers("train")).question, "outside"
 
 
 def _shard(index: int) -> str:

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from demos.small_model import world
+from demos.small_model import questions
 from omni.prompt import SPEAKING
 from omni.tokenizer import WORDS
 
@@ -26,7 +26,7 @@ def forms(word: str) -> tuple[str, ...]:
 
 
 def all_words() -> list[str]:
-    known = dict.fromkeys((*world.VOCABULARY, "system", "user", "assistant"))
+    known = dict.fromkeys((*questions.VOCABULARY, "system", "user", "assistant"))
     for word in (SYSTEM + " " + SPEAKING).replace(",", " ").replace(".", " ").split():
         if word.lower() not in known:
             known.setdefault(word)
