@@ -11,11 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from demos.small_model import questions, senses, shape, sounds, train_towers, voices, words, world
+from demos.small_model import draw, questions, senses, shape, sounds, train_towers, voices, words, world
 from omni.encoders.mel import num_audio_tokens
 from omni.positions import AudioSpan, AudioVideoSpan, Clock, ImageSpan, Span, TextSpan, VideoSpan
 from omni.prompt import SPEAKING, MediaRun, fill
 
+ALL = "Say all you see."
+LISTED = 0.4
+"""Part of the pictures and clips that are told in full first: of few words each, answers teach slowly where things are."""
 REPEAT = ("Repeat what I said.", "What did I say?", "Write down what I said.")
 
 
@@ -187,12 +190,14 @@ class Teacher:
             if aloud and rng.random() < 0.8:
                 asked = [t for t in asked if t.question in self.by_text] or asked
                 asked = asked[:2]
+            if rng.random() < LISTED:
+                asked.insert(0, questions.Turn(ALL, everything(scene)))
             kind = "text" if scene.text else "scene"
             for i, turn in enumerate(asked):
                 lesson.open()
                 if i == 0:
                     lesson.show(torch.from_numpy(np.stack([senses.see(scene, size, rng)] * 2)), still=True)
-                self.ask(lesson, turn, kind, rng.random() < aloud, rng)
+                self.ask(lesson, turn, "all" if turn.question == ALL else kind, rng.random() < aloud, rng)
             out.append(lesson)
         return [l for l in out if l.spoken]
 
@@ -212,11 +217,13 @@ class Teacher:
             asked = questions.clip_turns(clip, rng, turns)
             if aloud:
                 asked = ([t for t in asked if t.question in self.by_text] or asked)[:2]
+            if rng.random() < LISTED:
+                asked.insert(0, questions.Turn(ALL, each_second(clip)))
             for i, turn in enumerate(asked):
                 lesson.open()
                 if i == 0:
                     lesson.show(frames, still=False, sound=sound)
-                kind = "time" if turn.question.startswith("When") else "clip"
+                kind = "time" if turn.question.startswith("When") else "seconds" if turn.question == ALL else "clip"
                 self.ask(lesson, turn, kind, rng.random() < aloud, rng)
             out.append(lesson)
         return out
@@ -280,6 +287,27 @@ class Teacher:
                 lesson.answer(turn.answer, kind)
             out.append(lesson)
         return out
+
+
+def everything(scene: world.Scene) -> str:
+    """What is in a picture and where, in reading order; of what is written, each sign."""
+    if scene.text:
+        return ",".join(scene.text) + "."
+    return questions.sentence(", ".join(f"{t.name} {world.PLACES[t.cell]}" for t in scene.things) or "nothing")
+
+
+def each_second(clip: world.Clip) -> str:
+    """What is to be seen and heard in each second of a clip, and where."""
+    told = []
+    for second in range(clip.seconds):
+        seen = []
+        for thing in draw.placed_at(clip, second + 0.5):
+            if thing is not None:
+                cell = min(2, int(thing.y)) * 3 + min(2, int(thing.x))
+                seen.append((cell, f"{thing.name} {world.PLACES[cell]}"))
+        names = [name for _, name in sorted(seen)] + ["beep"] * (second == clip.beep)
+        told.append(f"{questions.number(second)}: {', '.join(names) or 'nothing'}.")
+    return questions.sentence(" ".join(told))
 
 
 @cache
