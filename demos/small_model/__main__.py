@@ -2,18 +2,20 @@
 
     python -m demos.small_model [--share 1.0] [--only STEP ...]
 
-Every step is a program of its own, leaves what it made in runs/small_model/ and may be stopped and started again. `log.txt`
-there has a line for each step that ended.
+Every step is a program of its own, leaves what it made in runs/small_model/ (or where SMALL_MODEL_BUILD says) and may be
+stopped and started again. `log.txt` there has a line for each step that ended.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -24,34 +26,42 @@ from demos.small_model.assemble import BUNDLED
 
 @dataclass(frozen=True)
 class Step:
-    """`minutes` of training, 0 for a step that ends by itself; `arguments` may hold {minutes}; `wide` takes all cores."""
+    """Attributes:
+    arguments: with {minutes}, {shards}, {build} and {out} to be filled in.
+    minutes: of training; 0 for a step that ends by itself.
+    shards: of data.
+    wide: takes all cores.
+    """
 
     name: str
     module: str
     arguments: str = ""
     minutes: float = 0.0
+    shards: int = 0
     what: str = ""
     wide: bool = False
 
 
 STEPS = (
-    Step("corpus", "corpus", "2", what="the sentences that the two voices learn from"),
+    Step("corpus", "corpus", "2 {shards}", shards=20, what="the sentences that the two voices learn from"),
     Step("codec", "codec", what="codes for their sounds"),
-    Step("voices", "voices", what="many voices that speak to the model"),
-    Step("vocoder", "train_vocoder", "--minutes {minutes}", 30, "mel to wave"),
-    Step("dit", "train_dit", "--minutes {minutes}", 35, "codes to mel"),
-    Step("ears", "train_towers", "ears {minutes}", 40, "what was said"),
-    Step("eyes", "train_towers", "eyes {minutes}", 15, "what there is to see"),
-    Step("thinker", "train_thinker", "{minutes}", 150, "answers", wide=True),
-    Step("talker", "train_talker", "--minutes {minutes}", 75, "answers to codes"),
-    Step("assemble", "assemble", what="one checkpoint"),
+    Step("vocoder", "train_vocoder", "--minutes {minutes}", 30, what="mel to wave"),
+    Step("dit", "train_dit", "--minutes {minutes}", 50, what="codes to mel"),
+    Step("voices", "voices", "{shards}", shards=16, what="many voices that speak to the model"),
+    Step("own", "own_voice", what="its own among them"),
+    Step("ears", "train_towers", "ears {minutes}", 30, what="what was said", wide=True),
+    Step("eyes", "train_towers", "eyes {minutes}", 20, what="what there is to see", wide=True),
+    Step("thinker", "train_thinker", "{minutes}", 70, what="answers", wide=True),
+    Step("talker", "train_talker", "--minutes {minutes}", 65, what="answers to codes"),
+    Step("assemble", "assemble", "{out}", what="one checkpoint"),
     Step("set", "make_eval", "{build}/eval", what="what the model is tested on"),
 )
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--share", type=float, default=1.0, help="of the minutes of each training")
+    parser.add_argument("--share", type=float, default=1.0, help="of the data, and of the minutes of each training")
+    parser.add_argument("--out", type=Path, default=BUNDLED, help="where the checkpoint goes")
     parser.add_argument("--only", nargs="*", choices=[s.name for s in STEPS], help="these steps, though they are done")
     options = parser.parse_args()
     BUILD.mkdir(parents=True, exist_ok=True)
@@ -60,7 +70,10 @@ def main() -> int:
         if (options.only is None and done.exists()) or (options.only is not None and step.name not in options.only):
             continue
         minutes = step.minutes * options.share
-        arguments = step.arguments.format(minutes=minutes, build=BUILD).split()
+        shards = math.ceil(step.shards * options.share)
+        arguments = [
+            part.format(minutes=minutes, shards=shards, build=BUILD, out=options.out) for part in step.arguments.split()
+        ]
         start = time.time()
         title = f"{step.name}: {step.what}" + (f", {minutes:g} min" if minutes else "")
         with Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()) as bar:
@@ -84,7 +97,7 @@ def main() -> int:
         "eval",
         str(BUILD / "eval"),
         "--model",
-        str(BUNDLED),
+        str(options.out),
     ]
     return subprocess.run(command, check=False).returncode
 

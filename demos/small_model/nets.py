@@ -18,6 +18,8 @@ from omni.encoders.vision import VisionTower
 
 MERGE = 4
 """Patches in a cell."""
+ROWS = 160
+"""Rows that attend at once."""
 
 
 def initialise(network: nn.Module, depth: int) -> None:
@@ -44,6 +46,16 @@ def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     """Plain softmax attention `[B, H, T, D]`; a masked SDPA's backward is slow on CPU."""
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2) + bias
     return scores.softmax(-1).to(v.dtype) @ v
+
+
+def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention to what came before, `[B, H, T, D]`, in runs of rows that need not look at all that comes later."""
+    out = []
+    for first in range(0, q.shape[2], ROWS):
+        last = min(first + ROWS, q.shape[2])
+        later = torch.full((last - first, last), -1e4, device=q.device, dtype=v.dtype).triu(1 + first)
+        out.append(attention(q[:, :, first:last], k[:, :, :last], v[:, :, :last], later))
+    return torch.cat(out, 2)
 
 
 def norm(x: Tensor, weight: Tensor, eps: float = 1e-6) -> Tensor:
@@ -120,7 +132,6 @@ def decode(decoder: Decoder, x: Tensor, positions: Tensor) -> Tensor:
     """Hidden rows `[B, T, C]` after the final norm; sequences `[B, T, C]` are filled up at their ends."""
     cos, sin = rotary(decoder, positions)
     eps = decoder.config.rms_norm_eps
-    later = torch.full((x.shape[1], x.shape[1]), -1e4, device=x.device).triu(1)
     layers: Any = decoder.layers
     for layer in layers:
         attn = layer.self_attn
@@ -133,7 +144,7 @@ def decode(decoder: Decoder, x: Tensor, positions: Tensor) -> Tensor:
         q, k = turn(q, cos, sin).to(v.dtype), turn(k, cos, sin).to(v.dtype)
         groups = attn.heads[0] // attn.heads[1]
         k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
-        y = attention(q, k, v, later.to(v.dtype))
+        y = causal_attention(q, k, v)
         x = x + attn.o_proj(y.transpose(1, 2).flatten(2))
         gate, up = layer.mlp.gate_up_proj(norm(x, layer.post_attention_layernorm.weight, eps)).chunk(2, -1)
         x = x + layer.mlp.down_proj(F.silu(gate) * up)

@@ -44,7 +44,8 @@ def main() -> None:
     net.code2wav_bigvgan_model.load_state_dict(load_file(train_vocoder.EXPORT))
     made: list[voices.Utterance] = []
     for name, v in torch.load(train_dit.VOICES_FILE, weights_only=True).items():
-        known = [u for path in shard_paths(name)[-2:] for u in load(path)][:COUNT]
+        there = [path for path in shard_paths(name) if path.exists()]
+        known = [u for path in there[-2:] for u in load(path)][:COUNT]
         for u in known:
             wave = spoken(net, Voice(name, 0, v["cond"], v["ref_mel"]), u).numpy()
             wave = soxr.resample(wave, SAMPLE_RATE, voices.RATE)

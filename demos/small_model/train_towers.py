@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from demos.small_model import BUILD, draw, nets, senses, shape, sounds, voices, words, world
 from demos.small_model.espeak import Unit
 from demos.small_model.table import text_table
-from demos.small_model.trainer import DEVICE, Means, Trainer
+from demos.small_model.trainer import DEVICE, RANK, WORLD, Means, Trainer
 from omni.encoders.audio import AudioTower
 from omni.encoders.vision import VisionTower
 
@@ -241,12 +241,13 @@ def train_eyes(minutes: float) -> None:
     eyes = Eyes()
     trainer, means, start = Trainer(eyes, BUILD / "eyes.pt", minutes, 2e-3), Means(), time.time()
     while not trainer.done:
-        rng = Random(trainer.step)
-        pixels, labels = clip_batch(rng, 96) if trainer.step % 4 == 3 else scene_batch(rng, 32)
+        turn = trainer.step * WORLD + RANK
+        rng = Random(turn)
+        pixels, labels = clip_batch(rng, 96) if turn % 4 == 3 else scene_batch(rng, 32)
         loss, right = eyes.loss(pixels, labels)
         trainer.learn(loss)
         means.add(loss=loss.item(), **right)
-        if trainer.step % 50 == 0:
+        if trainer.step % 50 == 0 and RANK == 0:
             print(
                 f"eyes {trainer.step} {trainer.elapsed:.1f} min {means.take()} {(time.time() - start) / 50:.2f} s/step",
                 flush=True,
@@ -290,20 +291,20 @@ def train_ears(minutes: float) -> None:
     tests = [voices.soiled(u, Random(i), again=False) for i, u in enumerate(held)]
     trainer, means, start = Trainer(ears, BUILD / "ears.pt", minutes, 2e-3), Means(), time.time()
     while not trainer.done:
-        letters, named, right = ears.loss(ear_batch(Random(trainer.step), spoken, 28))
+        letters, named, right = ears.loss(ear_batch(Random(trainer.step * WORLD + RANK), spoken, 28))
         trainer.learn(0.5 * letters + named)
         means.add(letters=letters.item(), words=named.item(), right=right)
-        if trainer.step % 50 == 0:
+        if trainer.step % 50 == 0 and RANK == 0:
             speed = (time.time() - start) / 50
             print(f"ears {trainer.step} {trainer.elapsed:.1f} min {means.take()} {speed:.2f} s/step", flush=True)
             start = time.time()
-        if trainer.step % 400 == 0:
+        if trainer.step % 400 == 0 and RANK == 0:
             network = trainer.average
             assert isinstance(network, Ears)
             heard = [network.transcribe(t.mel) for t in tests]
             said = [" ".join([*ears.words, "?"][ears.index_of(u) - 1] for u, _, _ in t.units) for t in tests]
             exact = sum(a == b for a, b in zip(heard, said, strict=True)) / len(held)
-            print(f"  whole sentences right {exact:.3f}: {heard[50]!r} for {said[50]!r}", flush=True)
+            print(f"  whole sentences right {exact:.3f}: {heard[len(held) // 2]!r} for {said[len(held) // 2]!r}", flush=True)
         trainer.save(every=3)
     trainer.save()
 

@@ -1,12 +1,13 @@
 """Who speaks to the model: many synthetic voices, and what they say.
 
-    python -m demos.small_model.voices
+    python -m demos.small_model.voices [SHARDS]
 
 The two voices that the model itself speaks with are in `corpus`.
 """
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -119,9 +120,9 @@ def _shard(index: int) -> str:
     return f"{path.name} {len(utterances)} utterances in {time.time() - start:.0f} s"
 
 
-def main() -> None:
+def main(shards: int = SHARDS) -> None:
     with ProcessPoolExecutor(max_workers=2) as pool:
-        for line in pool.map(_shard, range(SHARDS)):
+        for line in pool.map(_shard, range(shards)):
             print(line, flush=True)
 
 
@@ -144,4 +145,4 @@ def load() -> list[Utterance]:
 
 
 if __name__ == "__main__":
-    main()
+    main(*map(int, sys.argv[1:]))
