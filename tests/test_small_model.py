@@ -30,7 +30,7 @@ def thinker() -> Thinker:
 def test_vision_is_the_towers(thinker: Thinker, grid: tuple[int, int]) -> None:
     patches = torch.randn(2, grid[0] * grid[1], 1176)
     whole = thinker.visual(patches.flatten(0, 1), [(1, *grid)] * 2)
-    torch.testing.assert_close(nets.vision(thinker.visual, patches, grid).flatten(0, 1), whole, rtol=0, atol=1e-5)
+    torch.testing.assert_close(nets.vision(thinker.visual, patches, grid)[0].flatten(0, 1), whole, rtol=0, atol=1e-5)
 
 
 def test_audio_is_the_towers(thinker: Thinker) -> None:

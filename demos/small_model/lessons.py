@@ -17,7 +17,7 @@ from omni.positions import AudioSpan, AudioVideoSpan, Clock, ImageSpan, Span, Te
 from omni.prompt import SPEAKING, MediaRun, fill
 
 ALL = "Say all you see."
-LISTED = 0.4
+LISTED = 0.7
 """Part of the pictures and clips that are told in full first: of few words each, answers teach slowly where things are."""
 REPEAT = ("Repeat what I said.", "What did I say?", "Write down what I said.")
 

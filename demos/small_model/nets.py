@@ -62,8 +62,11 @@ def norm(x: Tensor, weight: Tensor, eps: float = 1e-6) -> Tensor:
     return F.rms_norm(x.float(), (x.shape[-1],), weight, eps)
 
 
-def vision(tower: VisionTower, patches: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Rows `[B, cells, C]` of B pictures or temporal grids of one size, patches `[B, h * w, patch_dim]` in cell order."""
+def vision(tower: VisionTower, patches: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Rows `[B, cells, C]` of B pictures or temporal grids of one size, patches `[B, h * w, patch_dim]` in cell order.
+
+    And what the rows are made of, `[B, cells, 4 hidden_size]`.
+    """
     h, w = grid
     plan = tower.plan([(1, h, w)])
     place = (
@@ -86,11 +89,14 @@ def vision(tower: VisionTower, patches: Tensor, grid: tuple[int, int]) -> Tensor
         x = x + block.mlp.down_proj(F.silu(gate) * up)
     x = norm(x, tower.merger.ln_q.weight).unflatten(1, (-1, MERGE)).flatten(2)
     rows: Tensor = tower.merger.mlp(x)
-    return rows
+    return rows, x
 
 
-def audio(tower: AudioTower, mels: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """Rows `[n, C]` of sounds `[bins, frames]` of any length, and the frames `[2 n, d_model]` before they are paired."""
+def audio(tower: AudioTower, mels: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor], Tensor]:
+    """Rows `[n, C]` of sounds `[bins, frames]` of any length.
+
+    And the frames `[2 n, d_model]` before they are paired, and what all the rows are made of, `[N, d_model]`.
+    """
     size = tower.config.chunk_frames
     blocks = [block for mel in mels for block in mel.split(size, 1)]
     lens = torch.tensor([block.shape[1] for block in blocks], device=blocks[0].device)
@@ -115,7 +121,7 @@ def audio(tower: AudioTower, mels: Sequence[Tensor]) -> tuple[list[Tensor], list
     pairs = torch.cat(frames).view(-1, 2, x.shape[-1]).mean(1)
     y = F.layer_norm(pairs.float(), (x.shape[-1],), tower.ln_post.weight, tower.ln_post.bias)
     rows: Tensor = tower.proj(y)
-    return list(rows.split([len(f) // 2 for f in frames])), frames
+    return list(rows.split([len(f) // 2 for f in frames])), frames, y
 
 
 def _cuts(mel: Tensor, size: int) -> list[int]:

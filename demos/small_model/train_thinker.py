@@ -25,7 +25,7 @@ from omni.thinker import Thinker
 LOUDNESS = 0.1
 """RMS of the thinker's last hidden rows. The talker reads them added to the embedding, whose RMS is 1."""
 
-TURNS = "svhtsvhsvth"
+TURNS = "svhtsvshsvt"
 
 
 class Student(nn.Module):
@@ -39,7 +39,8 @@ class Student(nn.Module):
         with torch.no_grad():
             self.thinker.embed_tokens.weight.copy_(text_table())
             self.thinker.decoder.norm.weight.fill_(LOUDNESS)
-            self.thinker.lm_head.weight.mul_(0.3)
+            # a row that holds a word, seen or heard, is then almost an answer; noise parts the forms of a word
+            self.thinker.lm_head.weight.copy_(0.09 * (text_table() + 0.3 * torch.randn_like(text_table())))
         self.thinker.requires_grad_(False)
         self.thinker.decoder.layers.requires_grad_(True)
         self.thinker.lm_head.requires_grad_(True)
@@ -57,7 +58,7 @@ class Student(nn.Module):
         pictures: list[list[Tensor]] = []
         if batch.pictures is not None:
             _, _, h, w, _ = batch.pictures.shape
-            rows = nets.vision(
+            rows, _ = nets.vision(
                 self.thinker.visual, senses.patches(batch.pictures.to(DEVICE)), (h // senses.SIDE, w // senses.SIDE)
             )
             left = list(rows.split([g for gs in batch.grids for g in gs]))
@@ -65,7 +66,7 @@ class Student(nn.Module):
                 pictures.append([left.pop(0).flatten(0, 1) for _ in grids])
         heard: list[Tensor] = []
         if batch.heard:
-            heard, _ = nets.audio(self.thinker.audio_tower, [h.mel.to(DEVICE) for h in batch.heard])
+            heard, _, _ = nets.audio(self.thinker.audio_tower, [h.mel.to(DEVICE) for h in batch.heard])
         out, first = [], [0]
         for count in batch.sounds:
             first.append(first[-1] + count)
@@ -97,13 +98,13 @@ def make(teacher: lessons.Teacher, step: int) -> tuple[str, lessons.Batch]:
     rng = Random(turn)
     kind = TURNS[turn % len(TURNS)]
     if kind == "s":
-        made = teacher.scenes(rng, 16, 8, 0.0 if rng.random() < 0.6 else 0.85)
+        made = teacher.scenes(rng, 16 // WORLD, 8, 0.0 if rng.random() < 0.6 else 0.85)
     elif kind == "v":
-        made = teacher.clips(rng, 16, 5, 0.0 if rng.random() < 0.6 else 0.8)
+        made = teacher.clips(rng, 16 // WORLD, 5, 0.0 if rng.random() < 0.6 else 0.8)
     elif kind == "h":
-        made = teacher.hearing(rng, 24)
+        made = teacher.hearing(rng, 24 // WORLD)
     else:
-        made = teacher.talk(rng, 24, 8)
+        made = teacher.talk(rng, 24 // WORLD, 8)
     return kind, lessons.collate(made)
 
 
@@ -119,7 +120,7 @@ def main(minutes: float) -> None:
     torch.manual_seed(0)
     student = Student()
     teacher = lessons.Teacher(voices.load())
-    trainer, start = Trainer(student, BUILD / "thinker.pt", minutes, 2e-3, warm_up=100), time.time()
+    trainer, start = Trainer(student, BUILD / "thinker.pt", minutes, 2e-3, warm_up=100, inner=3), time.time()
     for network in (student, trainer.average):
         assert isinstance(network, Student)
         network.open_senses()

@@ -2,14 +2,14 @@
 
     python -m demos.small_model.train_towers ears|eyes MINUTES
 
-The heads that say so are only for training. Sounds are read by letters, with CTC, from the frames; and every row says which
-word is being spoken, and which ends. Every cell of a picture says which shape, colour or letter lies in it, and whose centre
-it holds.
+The rows of a tower are words that the thinker knows: that of a piece of sound is near the embedding of the word that is
+being spoken, and that of a thing's centre near the sum of its shape's and its colour's; so the thinker need not learn a
+second language. Heads that are only for training teach more: sounds are spelt by letters, with CTC, and every cell of a
+picture says which shape, colour or letter lies in it.
 """
 
 from __future__ import annotations
 
-import math
 import sys
 import time
 from collections.abc import Sequence
@@ -40,52 +40,37 @@ NAMES = {
     "centre": ("centre",),
 }
 """What the cells of a picture are asked; 0 is nothing."""
-LOUD = 0.05
-"""A row that holds a word's embedding once has a logit of LOUD times its size, 192."""
+FAR = 3.0
+"""Weight of the rows' distance from what they should mean."""
 
 
-class Named(nn.Module):
-    """Logits of rows for nothing and for each of some words: how much of a word's embedding lies in a row.
-
-    So the towers learn to speak in words that the thinker knows, and it need not learn a second language.
-    """
-
-    table: Tensor
-
-    def __init__(self, names: Sequence[str], others: int = 0) -> None:
-        """`others`: classes besides that are no words."""
-        super().__init__()
-        ids = [words.encode(name if len(name) == 1 else f" {name}")[0] for name in names]
-        self.register_buffer("table", text_table()[ids], persistent=False)
-        self.others = nn.Linear(self.table.shape[1], 1 + others)
-        with torch.no_grad():
-            self.others.weight.zero_()
-            self.others.bias.fill_(math.log(1 + len(names)))
-
-    def forward(self, rows: Tensor) -> Tensor:
-        """`[..., 1 + words + others]`."""
-        with torch.autocast(DEVICE, enabled=False):
-            nothing, others = self.others(rows.float()).tensor_split((1,), -1)
-            return torch.cat((nothing, LOUD * F.linear(rows.float(), self.table), others), -1)
+def meanings(names: Sequence[str]) -> Tensor:
+    """The thinker's embeddings of words or signs, `[names, C]`."""
+    return text_table()[[words.encode(name if len(name) == 1 else f" {name}")[0] for name in names]]
 
 
 class Ears(nn.Module):
+    meaning: Tensor
+    end: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         config = shape.omni_config().thinker.audio
         self.tower = AudioTower(config)
-        self.words = [w.lower() for w in words.all_words()]
-        self.index = {w: i + 1 for i, w in enumerate(self.words)}
+        self.words = [",", *(w.lower() for w in words.all_words()), "?"]
+        self.index = {w: i for i, w in enumerate(self.words) if i}
         nets.initialise(self.tower, config.encoder_layers)
         self.by_letter = nn.Linear(config.d_model, len(LETTERS) + 1)
-        self.by_word = Named(words.all_words(), 1)
-        self.ending = nn.Linear(config.output_dim, 2)
+        self.by_word = nn.Linear(config.d_model, len(self.words))
+        self.ending = nn.Linear(config.d_model, 2)
+        self.register_buffer("meaning", meanings(self.words), persistent=False)
+        self.register_buffer("end", meanings(["."])[0], persistent=False)
 
     def spell(self, text: str) -> list[int]:
         return [LETTERS.index(c) + 1 for c in text.lower() if c in LETTERS]
 
     def index_of(self, word: str) -> int:
-        return self.index.get(word.lower(), len(self.words) + 1)
+        return self.index.get(word.lower(), len(self.words) - 1)
 
     def labels(self, units: list[Unit], rows: int) -> tuple[Tensor, Tensor]:
         """For each row of 40 ms the word that is spoken at its middle, 0 for none, and whether the word ends in it."""
@@ -96,69 +81,87 @@ class Ears(nn.Module):
             ends[min(rows, last) - 1] = 1
         return word, ends
 
-    def loss(self, heard: list[senses.Heard]) -> tuple[Tensor, Tensor, float]:
-        """As `judge`, of sounds."""
+    def loss(self, heard: list[senses.Heard]) -> tuple[Tensor, dict[str, float]]:
+        """CTC by letters, cross-entropy of words and their ends, and how far the rows are from what they should mean."""
         with torch.autocast(DEVICE, torch.bfloat16):
-            rows, frames = nets.audio(self.tower, [h.mel.to(DEVICE) for h in heard])
-        return self.judge(rows, frames, [h.units for h in heard])
-
-    def judge(
-        self, rows: Sequence[Tensor], frames: Sequence[Tensor], units: Sequence[list[Unit]]
-    ) -> tuple[Tensor, Tensor, float]:
-        """CTC by letters, per letter; cross-entropy of words and ends, per row; the share of rows whose word is right."""
-        with torch.autocast(DEVICE, torch.bfloat16):
-            joined = torch.cat(list(rows))
-            letters, named, ending = self.by_letter(torch.cat(list(frames))), self.by_word(joined), self.ending(joined)
+            rows, frames, pairs = nets.audio(self.tower, [h.mel.to(DEVICE) for h in heard])
+            letters, named, ending = self.by_letter(torch.cat(frames)), self.by_word(pairs), self.ending(pairs)
         lens = [len(f) for f in frames]
         padded = nn.utils.rnn.pad_sequence(list(letters.cpu().float().log_softmax(-1).split(lens)))
-        spelt = [self.spell(" ".join(unit for unit, _, _ in some)) for some in units]
+        spelt = [self.spell(" ".join(unit for unit, _, _ in h.units)) for h in heard]
         counts = torch.tensor([len(s) for s in spelt])
         flat = torch.tensor([i for s in spelt for i in s])
         ctc = F.ctc_loss(padded, flat, torch.tensor(lens), counts, reduction="none", zero_infinity=True)
-        truths = [self.labels(some, len(r)) for some, r in zip(units, rows, strict=True)]
+        ctc = ctc.sum() / max(1, len(flat))
+        truths = [self.labels(h.units, len(r)) for h, r in zip(heard, rows, strict=True)]
         word, ends = (torch.cat([t[k] for t in truths]).to(DEVICE) for k in (0, 1))
-        loss = F.cross_entropy(named.float(), word) + F.cross_entropy(ending.float(), ends)
-        right = (named.argmax(-1) == word)[word > 0].float().mean().item()
-        return ctc.sum() / max(1, len(flat)), loss, right
+        named_loss = F.cross_entropy(named.float(), word) + F.cross_entropy(ending.float(), ends)
+        meant = torch.cat(rows).float()
+        far = F.mse_loss(meant, self.meaning[word] + ends[:, None] * self.end)
+        right = ((meant @ self.meaning.T).argmax(-1) == word)[word > 0].float().mean()
+        told = {"letters": ctc.item(), "words": named_loss.item(), "far": far.item(), "right": right.item()}
+        return 0.5 * ctc + named_loss + FAR * far, told
 
     @torch.no_grad()
     def transcribe(self, mel: Tensor) -> str:
         """The words at whose ends a row stands."""
-        (row,), _ = nets.audio(self.tower, [mel.to(DEVICE)])
-        named, ends = self.by_word(row).argmax(-1).tolist(), self.ending(row).argmax(-1).tolist()
-        return " ".join([*self.words, "?"][w - 1] for w, e in zip(named, ends, strict=True) if w and e)
+        (row,), _, _ = nets.audio(self.tower, [mel.to(DEVICE)])
+        named, ends = (row @ self.meaning.T).argmax(-1).tolist(), (row @ self.end > 0.5 * len(self.end)).tolist()
+        return " ".join(self.words[w] for w, e in zip(named, ends, strict=True) if w and e)
 
 
 class Eyes(nn.Module):
+    nothing: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         config = shape.omni_config().thinker.vision
         self.tower = VisionTower(config)
         nets.initialise(self.tower, config.depth)
-        self.heads = nn.ModuleDict({kind: Named(names) for kind, names in NAMES.items() if kind != "centre"})
-        self.heads["centre"] = Named((), 1)
+        width = nets.MERGE * config.hidden_size
+        self.heads = nn.ModuleDict({kind: nn.Linear(width, 1 + len(names)) for kind, names in NAMES.items()})
+        for kind, names in NAMES.items():
+            self.register_buffer(f"of_{kind}", F.pad(meanings(names), (0, 0, 1, 0)), persistent=False)
+        self.register_buffer("nothing", meanings(["nothing"])[0], persistent=False)
+
+    def meant(self, labels: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """What the rows of cells should be, `[B, cells, C]`: a thing's words at its centre, a sign's where it stands.
+
+        And which cells hold something, `[B, cells]`.
+        """
+        some = (labels["centre"] > 0) | (labels["glyph"] > 0)
+        parts = [self.get_buffer(f"of_{kind}")[label] for kind, label in labels.items() if kind != "centre"]
+        return torch.where(some[..., None], torch.stack(parts).sum(0), self.nothing), some
 
     def loss(self, pixels: Tensor, labels: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
-        """As `judge`, of pictures."""
+        """Cross-entropy of what lies in each cell, and how far the rows are from what they should mean.
+
+        And the share of the rows that hold something of a kind and are nearest to its word.
+        """
+        labels = {kind: label.to(DEVICE) for kind, label in labels.items()}
         _, _, h, w, _ = pixels.shape
         with torch.autocast(DEVICE, torch.bfloat16):
             patches = senses.patches(pixels.to(DEVICE))
-            rows = nets.vision(self.tower, patches, (h // senses.SIDE, w // senses.SIDE))
-        return self.judge(rows, labels)
-
-    def judge(self, rows: Tensor, labels: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
-        """Cross-entropy over cells `[B, cells]`, and the share of the cells with something in them that are right."""
-        with torch.autocast(DEVICE, torch.bfloat16):
-            logits = {kind: head(rows).float().cpu() for kind, head in self.heads.items()}
-        total, right = torch.zeros(()), {}
+            rows, cells = nets.vision(self.tower, patches, (h // senses.SIDE, w // senses.SIDE))
+            logits = {kind: head(cells) for kind, head in self.heads.items()}
+        rows = rows.float()
+        total = rows.new_zeros(())
         for kind, truth in labels.items():
             # most cells hold nothing
-            weight = torch.ones(1 + len(NAMES[kind])).index_fill_(0, torch.tensor([0]), 0.1)
-            total = total + F.cross_entropy(logits[kind].flatten(0, -2), truth.flatten(), weight)
-            some = truth > 0
-            if some.any():
-                right[kind] = (logits[kind].argmax(-1) == truth)[some].float().mean().item()
-        return total, right
+            weight = torch.tensor([0.1] + [1.0] * len(NAMES[kind]), device=DEVICE)
+            total = total + F.cross_entropy(logits[kind].float().flatten(0, -2), truth.flatten(), weight)
+        meant, some = self.meant(labels)
+        weight = torch.where(some, 1.0, 0.1)
+        far = (weight * (rows - meant).square().mean(-1)).sum() / weight.sum()
+        told = {"heads": total.item(), "far": far.item()}
+        for kind, truth in labels.items():
+            there = some & (truth > 0)
+            if kind != "centre" and there.any():
+                scores = rows[there] @ self.get_buffer(f"of_{kind}")[1:].T
+                told[kind] = (scores.argmax(-1) + 1 == truth[there]).float().mean().item()
+        clear = (rows @ self.nothing > 0.5 * len(self.nothing)) != some
+        told["place"] = clear.float().mean().item()
+        return total + FAR * far, told
 
 
 def cell_labels(
@@ -244,9 +247,9 @@ def train_eyes(minutes: float) -> None:
         turn = trainer.step * WORLD + RANK
         rng = Random(turn)
         pixels, labels = clip_batch(rng, 96) if turn % 4 == 3 else scene_batch(rng, 32)
-        loss, right = eyes.loss(pixels, labels)
+        loss, told = eyes.loss(pixels, labels)
         trainer.learn(loss)
-        means.add(loss=loss.item(), **right)
+        means.add(**told)
         if trainer.step % 50 == 0 and RANK == 0:
             print(
                 f"eyes {trainer.step} {trainer.elapsed:.1f} min {means.take()} {(time.time() - start) / 50:.2f} s/step",
@@ -291,9 +294,9 @@ def train_ears(minutes: float) -> None:
     tests = [voices.soiled(u, Random(i), again=False) for i, u in enumerate(held)]
     trainer, means, start = Trainer(ears, BUILD / "ears.pt", minutes, 2e-3), Means(), time.time()
     while not trainer.done:
-        letters, named, right = ears.loss(ear_batch(Random(trainer.step * WORLD + RANK), spoken, 28))
-        trainer.learn(0.5 * letters + named)
-        means.add(letters=letters.item(), words=named.item(), right=right)
+        loss, told = ears.loss(ear_batch(Random(trainer.step * WORLD + RANK), spoken, 28))
+        trainer.learn(loss)
+        means.add(**told)
         if trainer.step % 50 == 0 and RANK == 0:
             speed = (time.time() - start) / 50
             print(f"ears {trainer.step} {trainer.elapsed:.1f} min {means.take()} {speed:.2f} s/step", flush=True)
@@ -302,7 +305,7 @@ def train_ears(minutes: float) -> None:
             network = trainer.average
             assert isinstance(network, Ears)
             heard = [network.transcribe(t.mel) for t in tests]
-            said = [" ".join([*ears.words, "?"][ears.index_of(u) - 1] for u, _, _ in t.units) for t in tests]
+            said = [" ".join(ears.words[ears.index_of(u)] for u, _, _ in t.units) for t in tests]
             exact = sum(a == b for a, b in zip(heard, said, strict=True)) / len(held)
             print(f"  whole sentences right {exact:.3f}: {heard[len(held) // 2]!r} for {said[len(held) // 2]!r}", flush=True)
         trainer.save(every=3)

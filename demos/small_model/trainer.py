@@ -45,30 +45,33 @@ class Trainer:
         betas: tuple[float, float] = (0.9, 0.98),
         clip: float = 1.0,
         keep: float = 0.998,
+        inner: float = 1.0,
     ) -> None:
         """Args:
         path: of the state, from which an earlier run goes on.
         clip: largest norm of the gradient.
         keep: part of the average that stays at each step.
+        inner: how many times faster the matrices of layers learn.
         """
         if WORLD > 1 and not dist.is_initialized():
             dist.init_process_group("gloo")
         network.to(DEVICE)
-        self.network, self.path, self.minutes, self.rate, self.warm_up = network, path, minutes, rate, warm_up
+        self.network, self.path, self.minutes, self.warm_up = network, path, minutes, warm_up
         self.clip, self.keep = clip, keep
         self.average = copy.deepcopy(network).requires_grad_(False)
         learnt = {name: p for name, p in network.named_parameters() if p.requires_grad}
-        inner = [p for name, p in learnt.items() if p.ndim == 2 and INNER.search(name)]
-        matrices = {id(p) for p in inner}
+        within = [p for name, p in learnt.items() if p.ndim == 2 and INNER.search(name)]
+        matrices = {id(p) for p in within}
         outer = [p for p in learnt.values() if id(p) not in matrices]
         groups = [
             {"params": [p for p in outer if p.ndim >= 2], "weight_decay": decay},
             {"params": [p for p in outer if p.ndim < 2], "weight_decay": 0.0},
         ]
         self.optimisers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=rate, betas=betas)]
-        if inner:
-            muon = torch.optim.Muon(inner, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
+        if within:
+            muon = torch.optim.Muon(within, lr=inner * rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
             self.optimisers.append(muon)
+        self._rates = [[group["lr"] for group in optimiser.param_groups] for optimiser in self.optimisers]
         self.step, self._before, self._start, self._saved = 0, 0.0, time.time(), time.time()
         self._clock = 0.0
         if path.exists():
@@ -92,10 +95,10 @@ class Trainer:
     def learn(self, loss: Tensor) -> None:
         """One step down."""
         progress = min(1.0, self.elapsed / self.minutes)
-        rate = self.rate * min(1.0, (self.step + 1) / self.warm_up) * (0.02 + 0.49 * (1 + math.cos(math.pi * progress)))
-        for optimiser in self.optimisers:
-            for group in optimiser.param_groups:
-                group["lr"] = rate
+        part = min(1.0, (self.step + 1) / self.warm_up) * (0.02 + 0.49 * (1 + math.cos(math.pi * progress)))
+        for optimiser, rates in zip(self.optimisers, self._rates, strict=True):
+            for group, rate in zip(optimiser.param_groups, rates, strict=True):
+                group["lr"] = rate * part
         self.network.zero_grad(set_to_none=True)
         loss.backward()
         if WORLD > 1:
