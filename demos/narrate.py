@@ -15,7 +15,7 @@ import soundfile
 
 from omni import AudioChunk, Done, Omni
 
-STORY = "I can see shapes, hear your questions and speak the answers."
+STORY = "The little dog and the big cat play in the snow. Now it is time to sleep."
 
 
 def writer() -> Iterator[str]:

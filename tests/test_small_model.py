@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from pathlib import Path
 from random import Random
 
@@ -105,7 +106,8 @@ def test_lessons_end_where_the_assistant_ends() -> None:
 def test_training_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     def trainer() -> Trainer:
         torch.manual_seed(0)
-        return Trainer(nn.Linear(2, 1), tmp_path / "state.pt", minutes=1, rate=0.1, warm_up=1)
+        network = nn.Sequential(OrderedDict(first=nn.Linear(2, 2), layers=nn.Sequential(nn.Linear(2, 2))))
+        return Trainer(network, tmp_path / "state.pt", minutes=1, rate=0.1, warm_up=1)
 
     first = trainer()
     for _ in range(3):
@@ -113,6 +115,8 @@ def test_training_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     first.save()
     again = trainer()
     assert again.step == 3
+    assert [type(optimiser).__name__ for optimiser in again.optimisers] == ["AdamW", "Muon"]
+    assert all(len(optimiser.state) for optimiser in again.optimisers)
     for mine, theirs in zip(again.network.parameters(), first.network.parameters(), strict=True):
         assert torch.equal(mine, theirs)
     assert again.elapsed >= first._before
