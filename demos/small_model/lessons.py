@@ -214,7 +214,9 @@ class Teacher:
             if clip.beep >= 0 or rng.random() < 0.15:
                 wave, units = sounds.beep_track(clip, rng)
                 sound = senses.Heard(senses.mel(wave), units)
-            asked = questions.clip_turns(clip, rng, turns)
+            # when something happens is what is hardest to learn
+            asked = questions.clip_turns(clip, rng, 3, time=True) + questions.clip_turns(clip, rng, turns - 2, time=False)
+            rng.shuffle(asked)
             if aloud:
                 asked = ([t for t in asked if t.question in self.by_text] or asked)[:2]
             if rng.random() < LISTED:

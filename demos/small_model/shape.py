@@ -83,8 +83,9 @@ def config() -> Qwen2_5OmniConfig:
         "user_token_id": ord("u"),
         "audio_config": audio,
         "vision_config": vision,
-        # the order of the sections gives the width the slowest frequencies; a small base keeps them fast enough for it
-        "text_config": _decoder(6, HIDDEN, 6, 2, 576, 50.0, [2, 3, 11]) | {"vocab_size": vocab_size()},
+        # the order of the sections gives the width the slowest frequencies, so it gets most: the first to tell columns,
+        # the last, which hardly turn, to find what was shown however long ago
+        "text_config": _decoder(6, HIDDEN, 6, 2, 576, 10000.0, [2, 1, 13]) | {"vocab_size": vocab_size()},
     }
     talker = media | _decoder(5, 192, 6, 2, 512, 500.0, [2, 5, 9]) | {
         "vocab_size": 8448,

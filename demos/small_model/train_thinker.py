@@ -120,7 +120,7 @@ def main(minutes: float) -> None:
     torch.manual_seed(0)
     student = Student()
     teacher = lessons.Teacher(voices.load())
-    trainer, start = Trainer(student, BUILD / "thinker.pt", minutes, 2e-3, warm_up=100, inner=3), time.time()
+    trainer, start = Trainer(student, BUILD / "thinker.pt", minutes, 2e-3, warm_up=100), time.time()
     for network in (student, trainer.average):
         assert isinstance(network, Student)
         network.open_senses()
