@@ -50,7 +50,7 @@ STEPS = (
     Step("voices", "voices", "{shards}", shards=16, what="many voices that speak to the model"),
     Step("own", "own_voice", what="its own among them"),
     Step("ears", "train_towers", "ears {minutes}", 30, what="what was said", wide=True),
-    Step("eyes", "train_towers", "eyes {minutes}", 20, what="what there is to see", wide=True),
+    Step("eyes", "train_towers", "eyes {minutes}", 26, what="what there is to see", wide=True),
     Step("thinker", "train_thinker", "{minutes}", 70, what="answers", wide=True),
     Step("talker", "train_talker", "--minutes {minutes}", 65, what="answers to codes"),
     Step("assemble", "assemble", "{out}", what="one checkpoint"),
