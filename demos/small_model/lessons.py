@@ -232,9 +232,12 @@ class Teacher:
 
     def hearing(self, rng: Random, count: int) -> list[Lesson]:
         """Say again what was said, or answer it; or tell what sound it was."""
-        start = rng.randrange(max(1, len(self.spoken) - 10 * count))
+        start = rng.randrange(max(1, len(self.spoken) - 20 * count))
+        near = self.spoken[start : start + 20 * count]
+        if rng.random() < 0.5:  # words in no order must be heard, where sentences can be guessed
+            near = [utterance for utterance in near if utterance["kind"] == "words"]
         out = []
-        for utterance in rng.sample(self.spoken[start : start + 10 * count], count):
+        for utterance in rng.sample(near, min(count, len(near))):
             lesson = Lesson()
             lesson.start(_system(rng))
             lesson.open()
