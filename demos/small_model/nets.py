@@ -134,8 +134,9 @@ def rotary(decoder: Decoder, positions: Tensor) -> tuple[Tensor, Tensor]:
     return angle.cos()[:, None], angle.sin()[:, None]
 
 
-def decode(decoder: Decoder, x: Tensor, positions: Tensor) -> Tensor:
-    """Hidden rows `[B, T, C]` after the final norm; sequences `[B, T, C]` are filled up at their ends."""
+def decode(decoder: Decoder, x: Tensor, positions: Tensor, early: int = 0) -> tuple[Tensor, Tensor]:
+    """Hidden rows `[B, T, C]` after the final norm, and after `early` layers; sequences are filled up at their ends."""
+    after = [x]
     cos, sin = rotary(decoder, positions)
     eps = decoder.config.rms_norm_eps
     layers: Any = decoder.layers
@@ -154,7 +155,8 @@ def decode(decoder: Decoder, x: Tensor, positions: Tensor) -> Tensor:
         x = x + attn.o_proj(y.transpose(1, 2).flatten(2))
         gate, up = layer.mlp.gate_up_proj(norm(x, layer.post_attention_layernorm.weight, eps)).chunk(2, -1)
         x = x + layer.mlp.down_proj(F.silu(gate) * up)
-    return norm(x, decoder.norm.weight, eps)
+        after.append(x)
+    return norm(x, decoder.norm.weight, eps), after[early]
 
 
 def unstacked(

@@ -26,6 +26,10 @@ LOUDNESS = 0.1
 """RMS of the thinker's last hidden rows. The talker reads them added to the embedding, whose RMS is 1."""
 
 TURNS = "svhtsvshsvt"
+PLACED_BY, PLACED = 2, 0.1
+"""Layers after which a row of a picture or clip can say where it lies, and the weight of that loss."""
+MOST = {"second": 8, "row": 16, "column": 16}
+"""Classes of places; no picture has as many cells."""
 
 
 class Student(nn.Module):
@@ -44,6 +48,7 @@ class Student(nn.Module):
         self.thinker.requires_grad_(False)
         self.thinker.decoder.layers.requires_grad_(True)
         self.thinker.lm_head.requires_grad_(True)
+        self.places = nn.ModuleDict({name: nn.Linear(shape.HIDDEN, count) for name, count in MOST.items()})
 
     def open_senses(self) -> None:
         """Take the towers as they are now."""
@@ -53,8 +58,11 @@ class Student(nn.Module):
             tower.load_state_dict(network.tower.state_dict())
 
     @torch.no_grad()
-    def features(self, batch: lessons.Batch) -> list[Tensor]:
-        """Rows of every run of media, in prompt order."""
+    def features(self, batch: lessons.Batch) -> tuple[list[Tensor], Tensor]:
+        """Rows of every run of media, in prompt order.
+
+        And second, row and column of each, int64 `[N, 3]`; of sound only the second.
+        """
         pictures: list[list[Tensor]] = []
         if batch.pictures is not None:
             _, _, h, w, _ = batch.pictures.shape
@@ -67,29 +75,42 @@ class Student(nn.Module):
         heard: list[Tensor] = []
         if batch.heard:
             heard, _, _ = nets.audio(self.thinker.audio_tower, [h.mel.to(DEVICE) for h in batch.heard])
-        out, first = [], [0]
+        out, places, first = [], [], [0]
+        high, wide = (side // senses.CELL for side in (batch.pictures.shape[2:4] if batch.pictures is not None else (0, 0)))
         for count in batch.sounds:
             first.append(first[-1] + count)
         for row, run in batch.runs:
             whole = heard[first[row] + run.index] if run.is_sound else pictures[row][run.index]
             out.append(whole[run.first : run.last])
-        return out
+            at = torch.arange(run.first, run.last)
+            none = torch.full_like(at, -100)
+            if run.is_sound:
+                places.append(torch.stack(((at // 25).clamp(max=MOST["second"] - 1), none, none), 1))
+            else:
+                places.append(torch.stack((at // (high * wide), at // wide % high, at % wide), 1))
+        return out, torch.cat(places) if places else torch.empty(0, 3)
 
-    def forward(self, batch: lessons.Batch) -> tuple[Tensor, Tensor]:
-        """Logits `[N, V]` at the places where the assistant speaks, and the truth `[N]`."""
+    def forward(self, batch: lessons.Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits `[N, V]` at the places where the assistant speaks, the truth `[N]`, and the loss of the rows' places."""
         thinker = self.thinker
         with torch.autocast(DEVICE, torch.bfloat16):
-            features = self.features(batch)
+            features, places = self.features(batch)
             ids = batch.ids.to(DEVICE)
             rows = thinker.embed_tokens(ids)
             media = thinker.config.media
             is_media = (ids == media.audio) | (ids == media.image) | (ids == media.video)
             if features:
                 rows = rows.masked_scatter(is_media[..., None], torch.cat(features).to(rows.dtype))
-            hidden = nets.decode(thinker.decoder, rows, batch.positions.to(DEVICE))
+            hidden, early = nets.decode(thinker.decoder, rows, batch.positions.to(DEVICE), PLACED_BY)
             wanted = batch.targets >= 0
             logits = F.linear(hidden[wanted] / LOUDNESS, thinker.lm_head.weight)
-        return logits.float(), batch.targets[wanted].to(DEVICE)
+            placed = logits.new_zeros(())
+            if features:
+                told = nets.norm(early[is_media], early.new_ones(early.shape[-1]))
+                for head, truth in zip(self.places.values(), places.to(DEVICE).unbind(1), strict=True):
+                    if (truth >= 0).any():
+                        placed = placed + F.cross_entropy(head(told).float(), truth)
+        return logits.float(), batch.targets[wanted].to(DEVICE), placed
 
 
 def make(teacher: lessons.Teacher, step: int) -> tuple[str, lessons.Batch]:
@@ -128,9 +149,10 @@ def main(minutes: float) -> None:
     losses: dict[str, list[float]] = defaultdict(list)
     while not trainer.done:
         kind, batch = make(teacher, trainer.step)
-        logits, truth = student(batch)
+        logits, truth, placed = student(batch)
         loss = F.cross_entropy(logits, truth)
-        trainer.learn(loss)
+        trainer.learn(loss + PLACED * placed)
+        losses["placed"].append(placed.item())
         losses[kind].append(loss.item())
         for name, hit in right(logits, truth, batch):
             scores[name].append(hit)
