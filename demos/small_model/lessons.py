@@ -19,7 +19,24 @@ from omni.prompt import SPEAKING, MediaRun, fill
 ALL = "Say all you see."
 LISTED = 0.7
 """Part of the pictures and clips that are told in full first: of few words each, answers teach slowly where things are."""
+UNASKED = -100
+"""A class that is not asked for."""
 REPEAT = ("Repeat what I said.", "What did I say?", "Write down what I said.")
+
+
+def events(clip: world.Clip) -> Tensor:
+    """What happens in each second, `[seconds, 3]`: 1 something appears, 2 disappears, 3 starts to move; its shape and color.
+
+    0 for nothing; UNASKED where two things happen at once.
+    """
+    out = torch.zeros(clip.seconds, 3, dtype=torch.int64)
+    for actor in clip.actors:
+        shape_and_colour = (1 + world.SHAPES.index(actor.thing.shape), 1 + world.COLOURS.index(actor.thing.colour))
+        for kind, second in enumerate((actor.shown, actor.hidden, actor.begin if actor.direction else 0.0), 1):
+            if 0 < second < clip.seconds:
+                at = out[int(second)]
+                at[:] = UNASKED if at.any() else torch.tensor((kind, *shape_and_colour))
+    return out
 
 
 @dataclass
@@ -30,6 +47,7 @@ class Lesson:
         spans: the prompt so far; text not in a span yet is in `text`.
         spoken: (first token, ids, kind) of each answer.
         pictures: uint8 `[2 t, h, w, 3]` each, frames in pairs; heard: sounds; both in prompt order.
+        events: `[t, 3]` of each picture, see `events`.
     """
 
     spans: list[Span] = field(default_factory=list)
@@ -37,6 +55,7 @@ class Lesson:
     length: int = 0
     spoken: list[tuple[int, list[int], str]] = field(default_factory=list)
     pictures: list[Tensor] = field(default_factory=list)
+    events: list[Tensor] = field(default_factory=list)
     heard: list[senses.Heard] = field(default_factory=list)
 
     def write(self, text: str) -> None:
@@ -65,17 +84,18 @@ class Lesson:
         self.mark("<|im_start|>")
         self.write("user\n")
 
-    def show(self, frames: Tensor, *, still: bool, sound: senses.Heard | None = None) -> None:
-        """A picture or a clip, as two frames a grid; with its sound."""
+    def show(self, frames: Tensor, clip: world.Clip | None = None, sound: senses.Heard | None = None) -> None:
+        """A picture, or a clip as two frames a grid and with its sound."""
         n, h, w, _ = frames.shape
         cells = (n // 2, h // senses.CELL, w // senses.CELL)
         self.pictures.append(frames)
+        self.events.append(torch.full((1, 3), UNASKED) if clip is None else events(clip))
         if sound is not None:
             self.heard.append(sound)
             self._close(AudioVideoSpan(VideoSpan(cells, 1.0), AudioSpan(num_audio_tokens(sound.mel.shape[1]))))
             return
         self.mark("<|vision_bos|>")
-        self._close(ImageSpan(cells) if still else VideoSpan(cells, 1.0))
+        self._close(ImageSpan(cells) if clip is None else VideoSpan(cells, 1.0))
         self.mark("<|vision_eos|>")
 
     def play(self, heard: senses.Heard) -> None:
@@ -106,6 +126,7 @@ class Batch:
         heard: sounds of all lessons in order.
         runs: of all lessons in order, with the lesson's index.
         grids: temporal grids of each picture in order.
+        events: `[t, 3]` of each lesson's pictures.
         answers: (row, first target, count, kind) of each answer.
     """
 
@@ -116,6 +137,7 @@ class Batch:
     heard: list[senses.Heard]
     runs: list[tuple[int, MediaRun]]
     grids: list[list[int]]
+    events: list[list[Tensor]]
     sounds: list[int]
     answers: list[tuple[int, int, int, str]]
 
@@ -145,6 +167,7 @@ def collate(lessons: Sequence[Lesson]) -> Batch:
         [heard for lesson in lessons for heard in lesson.heard],
         runs,
         [[len(f) // 2 for f in lesson.pictures] for lesson in lessons],
+        [lesson.events for lesson in lessons],
         [len(lesson.heard) for lesson in lessons],
         answers,
     )
@@ -196,7 +219,7 @@ class Teacher:
             for i, turn in enumerate(asked):
                 lesson.open()
                 if i == 0:
-                    lesson.show(torch.from_numpy(np.stack([senses.see(scene, size, rng)] * 2)), still=True)
+                    lesson.show(torch.from_numpy(np.stack([senses.see(scene, size, rng)] * 2)))
                 self.ask(lesson, turn, "all" if turn.question == ALL else kind, rng.random() < aloud, rng)
             out.append(lesson)
         return [l for l in out if l.spoken]
@@ -224,7 +247,7 @@ class Teacher:
             for i, turn in enumerate(asked):
                 lesson.open()
                 if i == 0:
-                    lesson.show(frames, still=False, sound=sound)
+                    lesson.show(frames, clip, sound)
                 kind = "time" if turn.question.startswith("When") else "seconds" if turn.question == ALL else "clip"
                 self.ask(lesson, turn, kind, rng.random() < aloud, rng)
             out.append(lesson)

@@ -134,8 +134,11 @@ def rotary(decoder: Decoder, positions: Tensor) -> tuple[Tensor, Tensor]:
     return angle.cos()[:, None], angle.sin()[:, None]
 
 
-def decode(decoder: Decoder, x: Tensor, positions: Tensor, early: int = 0) -> tuple[Tensor, Tensor]:
-    """Hidden rows `[B, T, C]` after the final norm, and after `early` layers; sequences are filled up at their ends."""
+def decode(decoder: Decoder, x: Tensor, positions: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Hidden rows `[B, T, C]` after the final norm, and those before and after each layer.
+
+    Sequences are filled up at their ends.
+    """
     after = [x]
     cos, sin = rotary(decoder, positions)
     eps = decoder.config.rms_norm_eps
@@ -156,7 +159,7 @@ def decode(decoder: Decoder, x: Tensor, positions: Tensor, early: int = 0) -> tu
         gate, up = layer.mlp.gate_up_proj(norm(x, layer.post_attention_layernorm.weight, eps)).chunk(2, -1)
         x = x + layer.mlp.down_proj(F.silu(gate) * up)
         after.append(x)
-    return norm(x, decoder.norm.weight, eps), after[early]
+    return norm(x, decoder.norm.weight, eps), after
 
 
 def unstacked(

@@ -10,26 +10,63 @@ from __future__ import annotations
 import sys
 import time
 from collections import defaultdict
+from itertools import accumulate
 from random import Random
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from demos.small_model import BUILD, lessons, nets, senses, shape, voices
+from demos.small_model import BUILD, lessons, nets, senses, shape, voices, world
 from demos.small_model.table import text_table
-from demos.small_model.train_towers import Ears, Eyes
+from demos.small_model.train_towers import ROW, WORDS, Ears, Eyes, index_of
 from demos.small_model.trainer import DEVICE, RANK, WORLD, Trainer
 from omni.thinker import Thinker
 
 LOUDNESS = 0.1
 """RMS of the thinker's last hidden rows. The talker reads them added to the embedding, whose RMS is 1."""
 
-TURNS = "svhtsvshsvt"
-PLACED_BY, PLACED = 2, 0.1
-"""Layers after which a row of a picture or clip can say where it lies, and the weight of that loss."""
-MOST = {"second": 8, "row": 16, "column": 16}
-"""Classes of places; no picture has as many cells."""
+TURNS = "svhsvhshsvt"
+PLACED = 0.1
+"""Weight of the loss of what rows of pictures, clips and sounds should know."""
+KNOWN = {
+    2: {"second": 8, "row": 16, "column": 16, "before": len(WORDS), "count": 16},
+    3: {"place": len(world.PLACES)},
+    4: {"event": 4, "shape": 1 + len(world.SHAPES), "color": 1 + len(world.COLOURS)},
+}
+"""What a row of media should know after how many layers, and its classes.
+
+First where in its picture, clip or sound it lies, of sound also the word before and how many were before; no picture has as
+many cells. Then the place of a cell, as people name it; then, in the last row of a clip's second, what happened in it.
+"""
+
+
+def first_sounds(batch: lessons.Batch) -> list[int]:
+    """Index of each lesson's first sound."""
+    return [0, *accumulate(batch.sounds)]
+
+
+def facts(batch: lessons.Batch) -> Tensor:
+    """What each row of media should know, in prompt order: int64 `[N, 9]`, UNASKED where it need not."""
+    first = first_sounds(batch)
+    high, wide = (side // senses.CELL for side in (batch.pictures.shape[2:4] if batch.pictures is not None else (0, 0)))
+    most = [classes - 1 for layer in KNOWN.values() for classes in layer.values()]
+    out = [torch.empty(0, len(most), dtype=torch.int64)]
+    for row, run in batch.runs:
+        at = torch.arange(run.first, run.last)
+        told = torch.full((len(at), len(most)), lessons.UNASKED)
+        if run.is_sound:
+            starts = [(round(start / ROW), index_of(unit)) for unit, start, _ in batch.heard[first[row] + run.index].units]
+            passed = torch.searchsorted(torch.tensor([start for start, _ in starts]), at, right=True)
+            named = torch.tensor([0, 0, *(name for _, name in starts)])
+            told[:, [0, 3, 4]] = torch.stack(((at * ROW).long(), named[passed], passed), 1)
+        else:
+            second, y, x = at // (high * wide), at // wide % high, at % wide
+            told[:, [0, 1, 2, 5]] = torch.stack((second, y, x, (6 * y + 3) // (2 * high) * 3 + (6 * x + 3) // (2 * wide)), 1)
+            lasts = at % (high * wide) == high * wide - 1
+            told[lasts, 6:] = batch.events[row][run.index][told[lasts, 0]]
+        out.append(told.minimum(torch.tensor(most)))
+    return torch.cat(out)
 
 
 class Student(nn.Module):
@@ -48,7 +85,8 @@ class Student(nn.Module):
         self.thinker.requires_grad_(False)
         self.thinker.decoder.layers.requires_grad_(True)
         self.thinker.lm_head.requires_grad_(True)
-        self.places = nn.ModuleDict({name: nn.Linear(shape.HIDDEN, count) for name, count in MOST.items()})
+        known = {name: count for layer in KNOWN.values() for name, count in layer.items()}
+        self.probes = nn.ModuleDict({name: nn.Linear(shape.HIDDEN, count) for name, count in known.items()})
 
     def open_senses(self) -> None:
         """Take the towers as they are now."""
@@ -58,11 +96,8 @@ class Student(nn.Module):
             tower.load_state_dict(network.tower.state_dict())
 
     @torch.no_grad()
-    def features(self, batch: lessons.Batch) -> tuple[list[Tensor], Tensor]:
-        """Rows of every run of media, in prompt order.
-
-        And second, row and column of each, int64 `[N, 3]`; of sound only the second.
-        """
+    def features(self, batch: lessons.Batch) -> list[Tensor]:
+        """Rows of every run of media, in prompt order."""
         pictures: list[list[Tensor]] = []
         if batch.pictures is not None:
             _, _, h, w, _ = batch.pictures.shape
@@ -75,41 +110,35 @@ class Student(nn.Module):
         heard: list[Tensor] = []
         if batch.heard:
             heard, _, _ = nets.audio(self.thinker.audio_tower, [h.mel.to(DEVICE) for h in batch.heard])
-        out, places, first = [], [], [0]
-        high, wide = (side // senses.CELL for side in (batch.pictures.shape[2:4] if batch.pictures is not None else (0, 0)))
-        for count in batch.sounds:
-            first.append(first[-1] + count)
-        for row, run in batch.runs:
-            whole = heard[first[row] + run.index] if run.is_sound else pictures[row][run.index]
-            out.append(whole[run.first : run.last])
-            at = torch.arange(run.first, run.last)
-            none = torch.full_like(at, -100)
-            if run.is_sound:
-                places.append(torch.stack(((at // 25).clamp(max=MOST["second"] - 1), none, none), 1))
-            else:
-                places.append(torch.stack((at // (high * wide), at // wide % high, at % wide), 1))
-        return out, torch.cat(places) if places else torch.empty(0, 3)
+        first = first_sounds(batch)
+        return [
+            (heard[first[row] + run.index] if run.is_sound else pictures[row][run.index])[run.first : run.last]
+            for row, run in batch.runs
+        ]
 
     def forward(self, batch: lessons.Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits `[N, V]` at the places where the assistant speaks, the truth `[N]`, and the loss of the rows' places."""
+        """Logits `[N, V]` at the places where the assistant speaks, the truth `[N]`, and the loss of facts."""
         thinker = self.thinker
         with torch.autocast(DEVICE, torch.bfloat16):
-            features, places = self.features(batch)
+            features = self.features(batch)
             ids = batch.ids.to(DEVICE)
             rows = thinker.embed_tokens(ids)
             media = thinker.config.media
             is_media = (ids == media.audio) | (ids == media.image) | (ids == media.video)
             if features:
                 rows = rows.masked_scatter(is_media[..., None], torch.cat(features).to(rows.dtype))
-            hidden, early = nets.decode(thinker.decoder, rows, batch.positions.to(DEVICE), PLACED_BY)
+            hidden, after = nets.decode(thinker.decoder, rows, batch.positions.to(DEVICE))
             wanted = batch.targets >= 0
             logits = F.linear(hidden[wanted] / LOUDNESS, thinker.lm_head.weight)
             placed = logits.new_zeros(())
             if features:
-                told = nets.norm(early[is_media], early.new_ones(early.shape[-1]))
-                for head, truth in zip(self.places.values(), places.to(DEVICE).unbind(1), strict=True):
-                    if (truth >= 0).any():
-                        placed = placed + F.cross_entropy(head(told).float(), truth)
+                truths = dict(zip(self.probes, facts(batch).to(DEVICE).unbind(1), strict=True))
+                for layer, names in KNOWN.items():
+                    seen = nets.norm(after[layer][is_media], after[layer].new_ones(shape.HIDDEN))
+                    for name in names:
+                        asked = truths[name] != lessons.UNASKED
+                        if asked.any():
+                            placed = placed + F.cross_entropy(self.probes[name](seen[asked]).float(), truths[name][asked])
         return logits.float(), batch.targets[wanted].to(DEVICE), placed
 
 

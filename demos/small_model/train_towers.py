@@ -42,11 +42,18 @@ NAMES = {
 """What the cells of a picture are asked; 0 is nothing."""
 FAR = 3.0
 """Weight of the rows' distance from what they should mean."""
+WORDS = (",", *(word.lower() for word in words.all_words()), "?")
+"""What a row of sound can be asked for: nothing, a word or sound that is known, another."""
+INDEX = {word: i for i, word in enumerate(WORDS) if i}
 
 
 def meanings(names: Sequence[str]) -> Tensor:
     """The thinker's embeddings of words or signs, `[names, C]`."""
     return text_table()[[words.encode(name if len(name) == 1 else f" {name}")[0] for name in names]]
+
+
+def index_of(word: str) -> int:
+    return INDEX.get(word.lower(), len(WORDS) - 1)
 
 
 class Ears(nn.Module):
@@ -57,27 +64,22 @@ class Ears(nn.Module):
         super().__init__()
         config = shape.omni_config().thinker.audio
         self.tower = AudioTower(config)
-        self.words = [",", *(w.lower() for w in words.all_words()), "?"]
-        self.index = {w: i for i, w in enumerate(self.words) if i}
         nets.initialise(self.tower, config.encoder_layers)
         self.by_letter = nn.Linear(config.d_model, len(LETTERS) + 1)
-        self.by_word = nn.Linear(config.d_model, len(self.words))
+        self.by_word = nn.Linear(config.d_model, len(WORDS))
         self.ending = nn.Linear(config.d_model, 2)
-        self.register_buffer("meaning", meanings(self.words), persistent=False)
+        self.register_buffer("meaning", meanings(WORDS), persistent=False)
         self.register_buffer("end", meanings(["."])[0], persistent=False)
 
     def spell(self, text: str) -> list[int]:
         return [LETTERS.index(c) + 1 for c in text.lower() if c in LETTERS]
-
-    def index_of(self, word: str) -> int:
-        return self.index.get(word.lower(), len(self.words) - 1)
 
     def labels(self, units: list[Unit], rows: int) -> tuple[Tensor, Tensor]:
         """For each row of 40 ms the word that is spoken at its middle, 0 for none, and whether the word ends in it."""
         word, ends = torch.zeros(rows, dtype=torch.int64), torch.zeros(rows, dtype=torch.int64)
         for unit, start, end in units:
             first, last = round(start / ROW), max(round(start / ROW) + 1, round(end / ROW))
-            word[first:last] = self.index_of(unit)
+            word[first:last] = index_of(unit)
             ends[min(rows, last) - 1] = 1
         return word, ends
 
@@ -107,7 +109,7 @@ class Ears(nn.Module):
         """The words at whose ends a row stands."""
         (row,), _, _ = nets.audio(self.tower, [mel.to(DEVICE)])
         named, ends = (row @ self.meaning.T).argmax(-1).tolist(), (row @ self.end > 0.5 * len(self.end)).tolist()
-        return " ".join(self.words[w] for w, e in zip(named, ends, strict=True) if w and e)
+        return " ".join(WORDS[w] for w, e in zip(named, ends, strict=True) if w and e)
 
 
 class Eyes(nn.Module):
@@ -305,7 +307,7 @@ def train_ears(minutes: float) -> None:
             network = trainer.average
             assert isinstance(network, Ears)
             heard = [network.transcribe(t.mel) for t in tests]
-            said = [" ".join(ears.words[ears.index_of(u)] for u, _, _ in t.units) for t in tests]
+            said = [" ".join(WORDS[index_of(u)] for u, _, _ in t.units) for t in tests]
             exact = sum(a == b for a, b in zip(heard, said, strict=True)) / len(held)
             print(f"  whole sentences right {exact:.3f}: {heard[len(held) // 2]!r} for {said[len(held) // 2]!r}", flush=True)
         trainer.save(every=3)
