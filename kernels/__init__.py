@@ -13,7 +13,7 @@ Bool tensors are named for what is true. Lengths end in `_len`, counts start wit
 Sequences are packed, `[N, H, D]` with `Segments`; a batch dimension stands only where a model truly has one.
 """
 
-from omni.kernels.activation import silu_mul, up_snake_down
+from omni.kernels.activation import gelu_tanh, silu_mul, up_snake_down
 from omni.kernels.attention import attend, attend_paged
 from omni.kernels.norm import ada_layer_norm, add_rms_norm, layer_norm, rms_norm
 from omni.kernels.pages import PageTable, write_pages
@@ -28,6 +28,7 @@ __all__ = [
     "add_rms_norm",
     "attend",
     "attend_paged",
+    "gelu_tanh",
     "layer_norm",
     "rms_norm",
     "rotary_table",

@@ -1,4 +1,4 @@
-"""Gated activation, and the vocoder's anti-aliased periodic one."""
+"""Gated activation, GELU, and the vocoder's anti-aliased periodic one."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ from omni.kernels.plain import activation as plain
 def silu_mul(gate_up: Tensor) -> Tensor:
     """silu(gate) * up for `[..., 2 I]` holding gate then up; `[..., I]` in the same dtype."""
     return plain.silu_mul(gate_up)
+
+
+def gelu_tanh(x: Tensor) -> Tensor:
+    """GELU by tanh (arXiv 1606.08415, section 2), any shape."""
+    return plain.gelu_tanh(x)
 
 
 def up_snake_down(x: Tensor, alpha: Tensor, beta: Tensor, taps: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from omni.kernels import BlockMask, Segments, ada_layer_norm, attend, rotary_table, rotate
+from omni.kernels import BlockMask, Segments, ada_layer_norm, attend, gelu_tanh, rotary_table, rotate
 from omni.talker.config import DiTConfig
 from omni.talker.ecapa import SpeakerEncoder
 from omni.talker.flow import Solver, guide, integrate, sinusoid, stage_times, time_grid
@@ -138,7 +138,7 @@ class FeedForward(nn.Module):
         self.ff = nn.ModuleDict({"0": nn.Linear(config.hidden_size, width), "3": nn.Linear(width, config.hidden_size)})
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.ff["3"](F.gelu(self.ff["0"](x), approximate="tanh"))
+        y: Tensor = self.ff["3"](gelu_tanh(self.ff["0"](x)))
         return y
 
 

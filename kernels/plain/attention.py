@@ -42,6 +42,10 @@ def _attend_blocks(q: Tensor, k: Tensor, v: Tensor, block: BlockMask, scale: flo
     num_blocks = -(-T // size)
     fill = num_blocks * size - T
     window = (back + 1 + ahead) * size
+    if window == size and not fill:
+        q, k, v = (x.reshape(B * num_blocks, size, -1, D).transpose(1, 2) for x in (q, k, v))
+        y = F.scaled_dot_product_attention(q, k, v, scale=scale, enable_gqa=H != k.shape[1])
+        return y.transpose(1, 2).reshape(B, T, H, D)
     q = F.pad(q, (0, 0, 0, 0, 0, fill)).reshape(B * num_blocks, size, H, D)
 
     def windows(x: Tensor) -> Tensor:

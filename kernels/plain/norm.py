@@ -23,4 +23,6 @@ def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
 
 
 def ada_layer_norm(x: Tensor, scale: Tensor, shift: Tensor, eps: float) -> Tensor:
+    if scale.ndim == 1:
+        return F.layer_norm(x, x.shape[-1:], 1 + scale, shift, eps)
     return F.layer_norm(x, x.shape[-1:], None, None, eps) * (1 + scale) + shift

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from omni.kernels import silu_mul, up_snake_down
+from omni.kernels import gelu_tanh, silu_mul, up_snake_down
 from tests.kernels.near import assert_near
 
 HALF = [0.00202896, 0.00938947, -0.02554346, -0.05765738, 0.12857258, 0.4432098]
@@ -21,6 +21,13 @@ def test_silu_mul(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     gate, up = x[..., : shape[-1] // 2], x[..., shape[-1] // 2 :]
     truth = gate.double() / (1 + (-gate.double()).exp()) * up.double()
     assert_near(silu_mul(x), truth, F.silu(gate) * up)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gelu_tanh(dtype: torch.dtype) -> None:
+    x = torch.cat((torch.linspace(-12, 12, 97), torch.tensor([0.0, 1e-20, -1e4, 1e4]))).to(dtype)
+    truth = [v / 2 * (1 + math.tanh(math.sqrt(2 / math.pi) * (v + 0.044715 * v**3))) for v in x.tolist()]
+    assert_near(gelu_tanh(x), torch.tensor(truth, dtype=torch.float64), F.gelu(x, approximate="tanh"))
 
 
 def loops(x: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:

@@ -65,9 +65,10 @@ def test_layer_norm(affine: bool, shape: tuple[int, ...], dtype: torch.dtype) ->
 
 
 @both
-def test_ada_layer_norm(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("batch", [(2, 1), ()])
+def test_ada_layer_norm(batch: tuple[int, ...], dtype: torch.dtype) -> None:
     x = torch.randn(2, 5, 21).to(dtype)
-    scale, shift = (0.5 * torch.randn(2, 2, 1, 21)).to(dtype)
+    scale, shift = (0.5 * torch.randn(2, *batch, 21)).to(dtype)
     truth = true_layer(x) * (1 + scale.double()) + shift.double()
     own = F.layer_norm(x.float(), (21,), None, None, EPS).to(dtype) * (1 + scale) + shift
     assert_near(ada_layer_norm(x, scale, shift, EPS), truth, own)
