@@ -43,7 +43,7 @@ class Step:
 
 
 STEPS = (
-    Step("corpus", "corpus", "2 {shards}", shards=20, what="the sentences that the two voices learn from"),
+    Step("corpus", "corpus", "2 {shards}", shards=32, what="the sentences that the two voices learn from"),
     Step("codec", "codec", what="codes for their sounds"),
     Step("vocoder", "train_vocoder", "--minutes {minutes}", 30, what="mel to wave"),
     Step("dit", "train_dit", "--minutes {minutes}", 50, what="codes to mel"),

@@ -78,6 +78,12 @@ def nearest(x: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
     return index, (x.square().sum(1) - 2 * score).clamp(min=0)
 
 
+def neighbours(codec: Codec, count: int) -> Tensor:
+    """Of each cluster the nearest others, int64 `[CLUSTERS, count]`."""
+    apart = torch.cdist(codec["centroids"], codec["centroids"])
+    return apart.topk(count + 1, largest=False).indices[:, 1:]
+
+
 def seeds(x: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """Points far from each other (k-means++)."""
     chosen = [x[0]]

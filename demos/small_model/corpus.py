@@ -34,7 +34,7 @@ HELD = FOLDER / "held.pt"
 VOICES = {"Chelsie": "flite:slt", "Ethan": "flite:rms"}
 SAMPLE_RATE, HOP, NUM_BINS = 24000, 240, 80
 CODE_SAMPLES = 2 * HOP
-SENTENCES, SHARD, WITH_WAVE, HELD_OUT = 5000, 250, 1500, 60
+SENTENCES, SHARD, WITH_WAVE, HELD_OUT = 8000, 250, 1500, 60
 LOUDNESS, AUDIBLE = 0.08, 0.004
 """RMS of every utterance, and RMS of 20 ms above which there is speech."""
 BEFORE, AFTER = 0.06, 0.1

@@ -364,9 +364,9 @@ def spoken_sentence(rng: Random) -> str:
     """Something to be spoken or heard: an answer, a question, or words in no order; never a held-out one."""
     kind = rng.random()
     turn = any_turn(rng)
-    if kind < 0.3:
+    if kind < 0.2:
         text = turn.answer
-    elif kind < 0.55:
+    elif kind < 0.4:
         text = turn.question
     else:
         text = sentence(some_words(rng, rng.randint(2, 7)))

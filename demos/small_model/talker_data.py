@@ -9,12 +9,12 @@ from random import Random
 import torch
 from torch import Tensor
 
-from demos.small_model.codec import CLUSTERS, COUNTER, PATH, Codec
+from demos.small_model.codec import CLUSTERS, COUNTER, PATH, Codec, neighbours
 from demos.small_model.corpus import HELD, VOICES, Utterance, load, shard_paths
 from demos.small_model.files import log
 from demos.small_model.questions import any_turn
 from demos.small_model.table import text_table
-from demos.small_model.talker_net import END, END_COUNTER, IGNORED, NO_COUNTER, PAD, START, Batch
+from demos.small_model.talker_net import END, END_COUNTER, IGNORED, NO_COUNTER, PACES, PAD, START, Batch
 from demos.small_model.train_thinker import LOUDNESS
 from demos.small_model.words import SYSTEM, encode, special
 from omni.prompt import SPEAKING
@@ -172,7 +172,7 @@ class Reader:
         cluster, counter = torch.full((b, t), PAD), torch.full((b, t), NO_COUNTER)
         cluster[:, 1] = START
         next_cluster, next_counter, index = (torch.full((b, t), IGNORED) for _ in range(3))
-        looks = torch.full((b, 2, t), IGNORED)
+        looks, paces = (torch.full((b, 2, t), IGNORED) for _ in range(2))
         for i, s in enumerate(samples):
             n, codes = len(s.text), len(s.clusters)
             cluster[i, 2 : 2 + codes], counter[i, 2 : 2 + codes] = s.clusters, s.units % COUNTER
@@ -181,6 +181,10 @@ class Reader:
             index[i, 1 : 2 + n] = torch.arange(n + 1) % COUNTER
             looks[i, 0, 1 : 1 + codes], looks[i, 0, 1 + codes] = s.units + 1, n + 1
             looks[i, 1, 1 : 1 + codes] = s.units + 2
+            _, unit, counts = s.units.unique_consecutive(return_inverse=True, return_counts=True)
+            ends = counts.cumsum(0)
+            passed = torch.arange(codes) - (ends - counts)[unit]
+            paces[i, :, 1 : 1 + codes] = torch.stack((passed, counts[unit] - 1 - passed)).clamp(max=PACES - 1)
         looks[looks > torch.arange(t)] = IGNORED  # not there yet
         if faults:
             code = cluster < CLUSTERS
@@ -190,13 +194,13 @@ class Reader:
             cluster = torch.where(wrong, other, cluster)
             wrong = code & (torch.rand(b, t) < WRONG_COUNTER)
             counter = torch.where(wrong, (counter + torch.randint(2, (b, t)) * 2 - 1) % COUNTER, counter)
-        return Batch(self.prompt(prompt), self.text(samples, t), cluster, counter, next_cluster, next_counter, looks, index)
+        rows = self.prompt(prompt), self.text(samples, t)
+        return Batch(*rows, cluster, counter, next_cluster, next_counter, looks, index, paces)
 
 
 def reader() -> Reader:
     codec: Codec = torch.load(PATH, weights_only=True)
-    apart = torch.cdist(codec["centroids"], codec["centroids"])
-    return Reader(text_table(), apart.topk(NEAR + 1, largest=False).indices[:, 1:])
+    return Reader(text_table(), neighbours(codec, NEAR))
 
 
 def held_out() -> list[Sample]:

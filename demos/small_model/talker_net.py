@@ -26,6 +26,8 @@ END, END_COUNTER = CLUSTERS, COUNTER
 """Output classes of the codec's end id."""
 INDEX_LAYER, GUIDED_LAYER = 1, 2
 """The layer whose result tells a text row's index, and the layer whose first two heads find rows by it."""
+PACE_LAYER, PACES = 3, 32
+"""The layer whose result tells how many codes of a unit were and are to come, and the classes of both."""
 CODE_SCALE, CODE_WIDTH = 4.0, 72
 UNLIKELY = -15.0
 """Logit below which ids that stand for no code are kept; the others' log-sum-exp is kept near 0."""
@@ -42,6 +44,7 @@ class Batch:
         next_cluster, next_counter: classes to be predicted, int64 `[B, T]`, or IGNORED.
         looks: rows that the two guided heads look at, int64 `[B, 2, T]`, or IGNORED.
         index: a text row's index modulo COUNTER, int64 `[B, T]`, or IGNORED.
+        paces: codes of the next code's unit before it and after it, int64 `[B, 2, T]`, or IGNORED.
     """
 
     prompt: Tensor
@@ -52,6 +55,7 @@ class Batch:
     next_counter: Tensor
     looks: Tensor
     index: Tensor
+    paces: Tensor
 
     def to(self, device: str) -> Batch:
         return Batch(**{name: tensor.to(device) for name, tensor in vars(self).items()})
@@ -65,6 +69,7 @@ class Losses:
     counter: Tensor
     looks: Tensor
     index: Tensor
+    pace: Tensor
     level: Tensor
     cluster_right: Tensor
     counter_right: Tensor
@@ -83,6 +88,7 @@ class TalkerNet(nn.Module):
         self.counter_out = nn.Parameter(torch.randn(COUNTER + 1, hidden) * hidden**-0.5)
         self.unused_out = nn.Parameter(torch.zeros(hidden))
         self.probe = nn.Linear(hidden, COUNTER)
+        self.pace = nn.Linear(hidden, 2 * PACES)
         initialise(self.decoder, decoder.num_layers)
         self._part_tracks()
 
@@ -97,8 +103,8 @@ class TalkerNet(nn.Module):
         self.thinker_to_talker_proj.weight.copy_(turned)
         self.thinker_to_talker_proj.bias.zero_()
 
-    def forward(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Hidden rows `[B, T, C]` after the final norm, loss of the guided heads, and of the index probe."""
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Hidden rows `[B, T, C]` after the final norm, losses of the guided heads, of the index and of the paces."""
         b, t = batch.cluster.shape
         p = len(batch.prompt)
         counters = F.pad(self.counter_in, (0, 0, 0, 1))
@@ -111,7 +117,7 @@ class TalkerNet(nn.Module):
         later = torch.full((t, t), -1e4, device=device).triu(1)
         later = torch.cat((torch.zeros(t, p, device=device), later), 1)  # [T, P + T]
         before = torch.full((p, p), -1e4, device=device).triu(1)
-        looks = index = x.new_zeros(())
+        looks = index = pace = x.new_zeros(())
         for i, layer in enumerate(self.decoder.layers):
             assert isinstance(layer, Layer)
             attn, groups = layer.self_attn, self.decoder.config.num_kv_heads
@@ -145,10 +151,15 @@ class TalkerNet(nn.Module):
                 known = batch.index.flatten()
                 rows = norm(x[p:][known != IGNORED], torch.ones(x.shape[1], device=device))
                 index = F.cross_entropy(self.probe(rows).float(), known[known != IGNORED])
-        return norm(x[p:], self.decoder.norm.weight).unflatten(0, (b, t)), looks, index
+            if i == PACE_LAYER:
+                known = batch.paces.transpose(1, 2).flatten(0, 1)  # [B T, 2]
+                real = known[:, 0] != IGNORED
+                rows = norm(x[p:][real], torch.ones(x.shape[1], device=device))
+                pace = F.cross_entropy(self.pace(rows).float().unflatten(1, (2, PACES)).flatten(0, 1), known[real].flatten())
+        return norm(x[p:], self.decoder.norm.weight).unflatten(0, (b, t)), looks, index, pace
 
     def losses(self, batch: Batch) -> Losses:
-        hidden, looks, index = self(batch)
+        hidden, looks, index, pace = self(batch)
         real = batch.next_cluster != IGNORED
         rows, cluster, counter = hidden[real], batch.next_cluster[real], batch.next_counter[real]
         clusters, counters = (F.linear(rows, w).float() for w in (self.cluster_out, self.counter_out))
@@ -159,6 +170,7 @@ class TalkerNet(nn.Module):
             F.cross_entropy(counters, counter),
             looks,
             index,
+            pace,
             # the penalty for repeated ids depends on the level of the logits, which the softmax leaves open
             of_all.square().mean() + F.relu(unused - UNLIKELY).square().mean(),
             (clusters.argmax(-1) == cluster).float().mean(),

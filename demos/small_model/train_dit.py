@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from demos.small_model import BUILD
-from demos.small_model.codec import CLUSTERS, COUNTER, STACK, cluster_of
+from demos.small_model.codec import CLUSTERS, COUNTER, PATH, STACK, cluster_of, neighbours
 from demos.small_model.corpus import HELD, NUM_BINS, VOICES, Utterance, load, shard_paths
 from demos.small_model.files import export, log, save
 from demos.small_model.trainer import DEVICE, Means, Trainer
@@ -31,6 +31,8 @@ NUM_CODES = 8193
 """The published `num_embeds`."""
 BATCH, FRAMES = 10, 144
 RATE, AVERAGE = 2e-3, 0.999
+WRONG, NEAR = 0.3, 8
+"""Up to this share of an example's codes are others, of the NEAR nearest clusters, as a talker's are."""
 UNCONDITIONAL = 0.12
 """Part of the examples without voice and codes, for guidance."""
 REFERENCE_FRAMES, VOICE_DIM = 300, 192
@@ -177,6 +179,7 @@ class Speech:
     def __init__(self) -> None:
         self.mels: list[Tensor] = []
         self.codes: list[Tensor] = []
+        self.near = neighbours(torch.load(PATH, weights_only=True), NEAR)
         for voice in VOICES:
             shards = [load(path) for path in shard_paths(voice) if path.exists()]
             utterances = [u for shard in shards if "clusters" in shard[0] for u in shard]
@@ -191,7 +194,10 @@ class Speech:
             start = int(torch.randint(len(self.codes[voice]) - FRAMES // STACK, (1,), generator=generator))
             mels.append(self.mels[voice][STACK * start : STACK * start + FRAMES].float())
             codes.append(self.codes[voice][start : start + FRAMES // STACK])
-        return torch.stack(mels), torch.stack(codes), voices
+        read = torch.stack(codes)
+        others = self.near[read - 1, torch.randint(NEAR, read.shape, generator=generator)] + 1
+        wrong = torch.rand(read.shape, generator=generator) < WRONG * torch.rand(BATCH, 1, generator=generator)
+        return torch.stack(mels), torch.where(wrong, others, read), voices
 
 
 @torch.no_grad()

@@ -27,7 +27,7 @@ STATE, WEIGHTS, CHECK = BUILD / "talker.state.pt", BUILD / "talker.safetensors",
 RATE, WARM_UP, DECAY, AVERAGE = 1.5e-3, 150, 0.05, 0.999
 CUT, JITTER = 0.08, 0.3
 """Shares of utterances that lose their first words, and whose codes are some more or fewer at one place."""
-LOOKS, INDEX, LEVEL = (0.3, 0.05), 0.1, 3e-3
+LOOKS, INDEX, PACE, LEVEL = (0.3, 0.05), 0.1, 0.1, 3e-3
 """Weights of the losses beside the codes' own; the first falls to its second value by half time."""
 LOG_STEPS, EXPORT_MINUTES = 100, 5.0
 
@@ -61,7 +61,8 @@ def train(minutes: float) -> None:
         with torch.autocast(DEVICE, torch.bfloat16):
             losses = net.losses(batch)
         looks = max(LOOKS[1], LOOKS[0] + (LOOKS[1] - LOOKS[0]) * 2 * trainer.elapsed / minutes)
-        trainer.learn(losses.cluster + losses.counter + looks * losses.looks + INDEX * losses.index + LEVEL * losses.level)
+        beside = looks * losses.looks + INDEX * losses.index + PACE * losses.pace + LEVEL * losses.level
+        trainer.learn(losses.cluster + losses.counter + beside)
         means.add(**{name: float(value.detach()) for name, value in vars(losses).items()})
         if trainer.step % LOG_STEPS == 0:
             speed = LOG_STEPS / (time.time() - since)
