@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from demos.small_model import draw, questions, senses, shape, sounds, train_towers, voices, words, world
+from demos.small_model import draw, looking, questions, senses, shape, sounds, train_towers, voices, words, world
 from omni.encoders.mel import num_audio_tokens
 from omni.positions import AudioSpan, AudioVideoSpan, Clock, ImageSpan, Span, TextSpan, VideoSpan
 from omni.prompt import SPEAKING, MediaRun, fill
@@ -45,9 +45,9 @@ class Lesson:
 
     Attributes:
         spans: the prompt so far; text not in a span yet is in `text`.
-        spoken: (first token, ids, kind) of each answer.
+        spoken: (first token, ids, kind) of each answer; looks: where to look while its tokens are found.
         pictures: uint8 `[2 t, h, w, 3]` each, frames in pairs; heard: sounds; both in prompt order.
-        events: `[t, 3]` of each picture, see `events`.
+        events: `[t, 3]` of each picture, see `events`; marks: of its rows, see `looking`.
     """
 
     spans: list[Span] = field(default_factory=list)
@@ -56,6 +56,8 @@ class Lesson:
     spoken: list[tuple[int, list[int], str]] = field(default_factory=list)
     pictures: list[Tensor] = field(default_factory=list)
     events: list[Tensor] = field(default_factory=list)
+    marks: list[Tensor] = field(default_factory=list)
+    looks: list[looking.Looks] = field(default_factory=list)
     heard: list[senses.Heard] = field(default_factory=list)
 
     def write(self, text: str) -> None:
@@ -84,18 +86,20 @@ class Lesson:
         self.mark("<|im_start|>")
         self.write("user\n")
 
-    def show(self, frames: Tensor, clip: world.Clip | None = None, sound: senses.Heard | None = None) -> None:
-        """A picture, or a clip as two frames a grid and with its sound."""
+    def show(self, frames: Tensor, shown: world.Scene | world.Clip, sound: senses.Heard | None = None) -> None:
+        """A picture, or a clip as two frames a grid and with its sound; a lesson has one."""
         n, h, w, _ = frames.shape
         cells = (n // 2, h // senses.CELL, w // senses.CELL)
         self.pictures.append(frames)
-        self.events.append(torch.full((1, 3), UNASKED) if clip is None else events(clip))
+        still = isinstance(shown, world.Scene)
+        self.events.append(torch.full((1, 3), UNASKED) if isinstance(shown, world.Scene) else events(shown))
+        self.marks.append(looking.marks_of(shown, (h, w)))
         if sound is not None:
             self.heard.append(sound)
             self._close(AudioVideoSpan(VideoSpan(cells, 1.0), AudioSpan(num_audio_tokens(sound.mel.shape[1]))))
             return
         self.mark("<|vision_bos|>")
-        self._close(ImageSpan(cells) if clip is None else VideoSpan(cells, 1.0))
+        self._close(ImageSpan(cells) if still else VideoSpan(cells, 1.0))
         self.mark("<|vision_eos|>")
 
     def play(self, heard: senses.Heard) -> None:
@@ -104,7 +108,7 @@ class Lesson:
         self._close(AudioSpan(num_audio_tokens(heard.mel.shape[1])))
         self.mark("<|audio_eos|>")
 
-    def answer(self, text: str, kind: str) -> None:
+    def answer(self, text: str, kind: str, looks: looking.Looks | None = None) -> None:
         """The user's turn ends and the assistant's is written."""
         self.mark("<|im_end|>")
         self.write("\n")
@@ -112,6 +116,7 @@ class Lesson:
         self.write("assistant\n")
         ids = [*words.encode(text), words.special("<|im_end|>")]
         self.spoken.append((self.length, ids, kind))
+        self.looks.append(looks or [])
         self._put(ids)
 
 
@@ -128,6 +133,8 @@ class Batch:
         grids: temporal grids of each picture in order.
         events: `[t, 3]` of each lesson's pictures.
         answers: (row, first target, count, kind) of each answer.
+        marks: of all rows, int64 `[B, T]`.
+        looks: (row, target, marks) where it matters which rows are looked at.
     """
 
     ids: Tensor
@@ -140,11 +147,13 @@ class Batch:
     events: list[list[Tensor]]
     sounds: list[int]
     answers: list[tuple[int, int, int, str]]
+    marks: Tensor
+    looks: list[tuple[int, int, list[int]]]
 
 
 def collate(lessons: Sequence[Lesson]) -> Batch:
     media = shape.omni_config().thinker.media
-    rows, answers, runs = [], [], []
+    rows, answers, runs, looks = [], [], [], []
     for i, lesson in enumerate(lessons):
         spans = [*lesson.spans, TextSpan(tuple(lesson.text))]
         prompt = fill(
@@ -152,10 +161,20 @@ def collate(lessons: Sequence[Lesson]) -> Batch:
         )
         assert prompt.num_tokens == lesson.length
         targets = torch.full((prompt.num_tokens,), -100)
-        for first, ids, kind in lesson.spoken:
+        for (first, ids, kind), wanted in zip(lesson.spoken, lesson.looks, strict=True):
             targets[first - 1 : first - 1 + len(ids)] = torch.tensor(ids)
             answers.append((i, first - 1, len(ids), kind))
-        rows.append((prompt.ids, targets, prompt.positions.T))
+            looks += [(i, first - 1 + k, marks) for k, marks in enumerate(wanted) if marks]
+        marks = torch.full((prompt.num_tokens,), looking.NO_MARK)
+        if prompt.runs:
+            of_sounds = [
+                looking.marks_of_sound(h.units, num_audio_tokens(h.mel.shape[1]), train_towers.ROW, k)
+                for k, h in enumerate(lesson.heard)
+            ]
+            is_media = torch.isin(prompt.ids, torch.tensor((media.audio, media.image, media.video)))
+            of_runs = [(of_sounds if run.is_sound else lesson.marks)[run.index][run.first : run.last] for run in prompt.runs]
+            marks[is_media] = torch.cat(of_runs)
+        rows.append((prompt.ids, targets, prompt.positions.T, marks))
         runs += [(i, run) for run in prompt.runs]
     pad = torch.nn.utils.rnn.pad_sequence
     frames = [frames.unflatten(0, (-1, 2)) for lesson in lessons for frames in lesson.pictures]
@@ -170,6 +189,8 @@ def collate(lessons: Sequence[Lesson]) -> Batch:
         [lesson.events for lesson in lessons],
         [len(lesson.heard) for lesson in lessons],
         answers,
+        pad([r[3] for r in rows], True, looking.NO_MARK),
+        looks,
     )
 
 
@@ -188,14 +209,22 @@ class Teacher:
     def voice(self, utterance: voices.Utterance, rng: Random) -> senses.Heard:
         return voices.soiled(utterance, rng, again=self.split == "train")
 
-    def ask(self, lesson: Lesson, turn: questions.Turn, kind: str, aloud: bool, rng: Random) -> bool:
+    def ask(
+        self,
+        lesson: Lesson,
+        turn: questions.Turn,
+        kind: str,
+        aloud: bool,
+        rng: Random,
+        looks: looking.Looks | None = None,
+    ) -> bool:
         """Ask, aloud if someone can say it, and answer; whether it was aloud."""
         utterances = self.by_text.get(turn.question, []) if aloud else []
         if utterances:
             lesson.play(self.voice(rng.choice(utterances), rng))
         else:
             lesson.write(_casual(turn.question, rng))
-        lesson.answer(turn.answer, kind + ("/aloud" if utterances else ""))
+        lesson.answer(turn.answer, kind + ("/aloud" if utterances else ""), looks)
         return bool(utterances)
 
     def scenes(self, rng: Random, count: int, turns: int, aloud: float) -> list[Lesson]:
@@ -219,8 +248,12 @@ class Teacher:
             for i, turn in enumerate(asked):
                 lesson.open()
                 if i == 0:
-                    lesson.show(torch.from_numpy(np.stack([senses.see(scene, size, rng)] * 2)))
-                self.ask(lesson, turn, "all" if turn.question == ALL else kind, rng.random() < aloud, rng)
+                    lesson.show(torch.from_numpy(np.stack([senses.see(scene, size, rng)] * 2)), scene)
+                if turn.question == ALL:
+                    looks = looking.at_list(turn.answer, [[looking.mark(0, 0, i)] for i in range(len(scene.things))])
+                else:
+                    looks = looking.at_scene(scene, turn)
+                self.ask(lesson, turn, "all" if turn.question == ALL else kind, rng.random() < aloud, rng, looks)
             out.append(lesson)
         return [l for l in out if l.spoken]
 
@@ -243,13 +276,14 @@ class Teacher:
             if aloud:
                 asked = ([t for t in asked if t.question in self.by_text] or asked)[:2]
             if rng.random() < LISTED:
-                asked.insert(0, questions.Turn(ALL, each_second(clip)))
+                asked.insert(0, questions.Turn(ALL, each_second(clip)[0]))
             for i, turn in enumerate(asked):
                 lesson.open()
                 if i == 0:
                     lesson.show(frames, clip, sound)
                 kind = "time" if turn.question.startswith("When") else "seconds" if turn.question == ALL else "clip"
-                self.ask(lesson, turn, kind, rng.random() < aloud, rng)
+                looks = looking.at_list(*each_second(clip)) if turn.question == ALL else looking.at_clip(clip, turn)
+                self.ask(lesson, turn, kind, rng.random() < aloud, rng, looks)
             out.append(lesson)
         return out
 
@@ -289,7 +323,7 @@ class Teacher:
                 else:
                     lesson.write(rng.choice(REPEAT))
                     lesson.play(heard)
-                lesson.answer(utterance["text"], "repeat")
+                lesson.answer(utterance["text"], "repeat", looking.at_words(heard.units, utterance["text"], 0))
             out.append(lesson)
         return out
 
@@ -324,18 +358,20 @@ def everything(scene: world.Scene) -> str:
     return questions.sentence(", ".join(f"{t.name} {world.PLACES[t.cell]}" for t in scene.things) or "nothing")
 
 
-def each_second(clip: world.Clip) -> str:
-    """What is to be seen and heard in each second of a clip, and where."""
-    told = []
+def each_second(clip: world.Clip) -> tuple[str, list[list[int]]]:
+    """What is to be seen and heard in each second of a clip, and where; and the marks of each item."""
+    told, marks = [], list[list[int]]()
     for second in range(clip.seconds):
         seen = []
-        for thing in draw.placed_at(clip, second + 0.5):
+        for i, thing in enumerate(draw.placed_at(clip, second + 0.5)):
             if thing is not None:
                 cell = min(2, int(thing.y)) * 3 + min(2, int(thing.x))
-                seen.append((cell, f"{thing.name} {world.PLACES[cell]}"))
-        names = [name for _, name in sorted(seen)] + ["beep"] * (second == clip.beep)
+                seen.append((cell, f"{thing.name} {world.PLACES[cell]}", looking.mark(0, second, i)))
+        seen.sort()
+        names = [name for _, name, _ in seen] + ["beep"] * (second == clip.beep)
+        marks += [[], *([mark] for _, _, mark in seen), *[[]] * (second == clip.beep)] + [[]] * (not names)
         told.append(f"{questions.number(second)}: {', '.join(names) or 'nothing'}.")
-    return questions.sentence(" ".join(told))
+    return questions.sentence(" ".join(told)), marks
 
 
 @cache

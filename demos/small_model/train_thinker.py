@@ -12,6 +12,7 @@ import time
 from collections import defaultdict
 from itertools import accumulate
 from random import Random
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -39,6 +40,8 @@ KNOWN = {
 First where in its picture, clip or sound it lies, of sound also the word before and how many were before; no picture has as
 many cells. Then the place of a cell, as people name it; then, in the last row of a clip's second, what happened in it.
 """
+LOOKING_LAYER, LOOKING = 3, 0.2
+"""The layer whose first head looks at what the answer is about, and the weight of that loss."""
 
 
 def first_sounds(batch: lessons.Batch) -> list[int]:
@@ -116,8 +119,31 @@ class Student(nn.Module):
             for row, run in batch.runs
         ]
 
-    def forward(self, batch: lessons.Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits `[N, V]` at the places where the assistant speaks, the truth `[N]`, and the loss of facts."""
+    def look(self, batch: lessons.Batch, x: Tensor) -> Tensor:
+        """How little the first head of a layer, which reads x `[B, T, C]`, looks at the rows that the answers are about."""
+        decoder = self.thinker.decoder
+        layer: Any = decoder.layers[LOOKING_LAYER]
+        attn, size = layer.self_attn, decoder.config.head_dim
+        first_key = attn.heads[0] * size
+        of_both = torch.cat([torch.arange(size), torch.arange(first_key, first_key + size)]).to(x.device)
+        x = nets.norm(x, layer.input_layernorm.weight, decoder.config.rms_norm_eps)
+        q, k = F.linear(x, attn.qkv_proj.weight[of_both], attn.qkv_proj.bias[of_both]).chunk(2, -1)
+        cos, sin = (table[:, 0] for table in nets.rotary(decoder, batch.positions.to(x.device)))
+        q, k = nets.turn(q, cos, sin) * size**-0.5, nets.turn(k, cos, sin)
+        losses, last = [], x.shape[1]
+        for row in {row for row, _, _ in batch.looks}:
+            own = [(at, marks) for r, at, marks in batch.looks if r == row]
+            places = torch.tensor([at for at, _ in own])
+            later = torch.arange(last) > places[:, None]
+            there = torch.stack([torch.isin(batch.marks[row], torch.tensor(marks)) for _, marks in own])
+            scores = (q[row, places] @ k[row].T).masked_fill(later.to(x.device), -torch.inf).log_softmax(-1)
+            seen = there.any(1)
+            if seen.any():
+                losses.append(-scores.masked_fill(~there.to(x.device), -1e4).logsumexp(-1)[seen])
+        return torch.cat(losses).mean() if losses else x.new_zeros(())
+
+    def forward(self, batch: lessons.Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Logits `[N, V]` at the places where the assistant speaks, the truth `[N]`, the losses of facts and of looks."""
         thinker = self.thinker
         with torch.autocast(DEVICE, torch.bfloat16):
             features = self.features(batch)
@@ -139,7 +165,8 @@ class Student(nn.Module):
                         asked = truths[name] != lessons.UNASKED
                         if asked.any():
                             placed = placed + F.cross_entropy(self.probes[name](seen[asked]).float(), truths[name][asked])
-        return logits.float(), batch.targets[wanted].to(DEVICE), placed
+        looks = self.look(batch, after[LOOKING_LAYER].float())
+        return logits.float(), batch.targets[wanted].to(DEVICE), placed, looks
 
 
 def make(teacher: lessons.Teacher, step: int) -> tuple[str, lessons.Batch]:
@@ -178,10 +205,11 @@ def main(minutes: float) -> None:
     losses: dict[str, list[float]] = defaultdict(list)
     while not trainer.done:
         kind, batch = make(teacher, trainer.step)
-        logits, truth, placed = student(batch)
+        logits, truth, placed, looks = student(batch)
         loss = F.cross_entropy(logits, truth)
-        trainer.learn(loss + PLACED * placed)
+        trainer.learn(loss + PLACED * placed + LOOKING * looks)
         losses["placed"].append(placed.item())
+        losses["looks"].append(looks.item())
         losses[kind].append(loss.item())
         for name, hit in right(logits, truth, batch):
             scores[name].append(hit)
