@@ -10,9 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from demos.small_model import assemble, codec, lessons, nets, questions, senses, shape, words
+from demos.small_model import assemble, codec, lessons, looking, nets, questions, senses, shape, train_thinker, words
 from demos.small_model.table import text_table
+from demos.small_model.train_towers import index_of
 from demos.small_model.trainer import Trainer
+from demos.small_model.world import Actor, Clip, Scene, Thing
 from omni.model import LAYOUT, Qwen2_5Omni, build
 from omni.prompt import SPEAKING
 from omni.thinker import Thinker
@@ -101,6 +103,87 @@ def test_lessons_end_where_the_assistant_ends() -> None:
     assert words.tokenizer().decode(learnt, skip_special_tokens=False) == "Two plus two is four.<|im_end|>"
     at = int((batch.targets[0] >= 0).nonzero()[0])
     assert batch.ids[0, at + 1 : at + 1 + len(learnt)].tolist() == learnt
+
+
+RED, BLUE = Thing("red", "circle", 0, 0.5, 0.5, 0.5), Thing("blue", "ring", 8, 2.5, 2.4, 0.5)
+PICTURE = Scene(84, 84, "white", (RED, BLUE))
+CLIP = Clip(84, 84, "white", 3, (Actor(RED, shown=1), Actor(BLUE, hidden=2, direction="up", begin=1, speed=0.2)))
+
+
+@pytest.mark.parametrize(
+    ("asked", "answer", "about"),
+    [
+        ("Where is the blue ring?", "It is at the bottom right.", [1]),
+        ("What is at the top left?", "A red circle.", [0]),
+        ("How many shapes are there?", "There are two shapes.", [0, 1]),
+        ("How many rings are there?", "There is one ring.", [1]),
+        ("And the red one?", "It is at the top left.", [0]),
+        ("Is the red circle above the blue ring?", "Yes, it is.", [0, 1]),
+        ("Where is the red ring?", "There is no red ring.", []),
+    ],
+)
+def test_what_an_answer_about_a_picture_is_about(asked: str, answer: str, about: list[int]) -> None:
+    looks = looking.at_scene(PICTURE, questions.Turn(asked, answer))
+    assert len(looks) == len(words.encode(answer))
+    assert all(marks == [looking.mark(0, 0, i) for i in about] for marks in looks)
+
+
+@pytest.mark.parametrize(
+    ("asked", "answer", "about"),
+    [
+        ("When does the red circle appear?", "At second one.", [(1, 0)]),
+        ("When does the blue ring disappear?", "At second two.", [(1, 1)]),
+        ("What happens first?", "The red circle appears.", [(1, 0)]),
+        ("Which way does it move?", "It moves up.", [(0, 1), (1, 1), (2, 1)]),
+        ("How long is the video?", "It is three seconds long.", []),
+    ],
+)
+def test_what_an_answer_about_a_clip_is_about(asked: str, answer: str, about: list[tuple[int, int]]) -> None:
+    looks = looking.at_clip(CLIP, questions.Turn(asked, answer))
+    assert looks[0] == [looking.mark(0, second, i) for second, i in about]
+
+
+def test_rows_have_marks_where_things_are() -> None:
+    marks = looking.marks_of(CLIP, (84, 84)).view(3, 3, 3)
+    assert [int((second >= 0).sum()) for second in marks] == [1, 2, 1]
+    assert marks[1, 0, 0] == looking.mark(0, 1, 0)
+    sound = looking.marks_of_sound([("a", 0.05, 0.1), ("b", 0.2, 0.29)], 10, 0.04, 2)
+    first, second = (looking.mark(looking.FIRST_SOUND + 2, 0, k) for k in (0, 1))
+    assert sound.tolist() == [-1, first, -1, -1, -1, second, second, -1, -1, -1]
+
+
+def test_a_list_is_looked_up_item_by_item() -> None:
+    text, items = lessons.each_second(CLIP)
+    assert (
+        text == "Zero: blue ring bottom right. one: red circle top left, blue ring bottom right. two: red circle top left."
+    )
+    looks = looking.at_list(text, items)
+    tokens = [words.tokenizer().decode([i]).strip() for i in words.encode(text)]
+    seconds = [(t, m[0] // looking.MOST_MARKS) for t, m in zip(tokens, looks, strict=True) if m and t in ("red", "blue")]
+    assert seconds == [("blue", 0), ("red", 1), ("blue", 1), ("red", 2)]
+
+
+def test_rows_know_where_and_when() -> None:
+    lesson = lessons.Lesson()
+    lesson.start(words.SYSTEM)
+    lesson.open()
+    lesson.show(torch.zeros(6, 84, 84, 3, dtype=torch.uint8), CLIP)
+    lesson.answer("Nothing.", "clip")
+    lesson.open()
+    lesson.play(senses.Heard(torch.zeros(80, 80), [("red", 0.1, 0.3), ("ring", 0.3, 0.7)]))
+    lesson.answer("Nothing.", "talk")
+    batch = lessons.collate([lesson])
+    facts = train_thinker.facts(batch)
+    names = [name for layer in train_thinker.KNOWN.values() for name in layer]
+    assert facts.shape == (3 * 9 + 20, len(names))
+    columns = dict(zip(names, facts.T.tolist(), strict=True))
+    assert columns["second"][:27] == [k // 9 for k in range(27)]
+    assert columns["place"][9:18] == list(range(9))
+    assert columns["event"][8:27:9] == [0, lessons.UNASKED, 2]
+    assert columns["count"][27:] == [0] * 2 + [1] * 6 + [2] * 12
+    before = columns["before"][27:]
+    assert before[9] == index_of("red")
+    assert before[3] == 0
 
 
 def test_training_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
