@@ -248,7 +248,7 @@ def train_eyes(minutes: float) -> None:
     while not trainer.done:
         turn = trainer.step * WORLD + RANK
         rng = Random(turn)
-        pixels, labels = clip_batch(rng, 96) if turn % 4 == 3 else scene_batch(rng, 32)
+        pixels, labels = clip_batch(rng, 96) if turn % 2 else scene_batch(rng, 32)
         loss, told = eyes.loss(pixels, labels)
         trainer.learn(loss)
         means.add(**told)
