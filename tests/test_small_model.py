@@ -14,7 +14,7 @@ from demos.small_model import assemble, codec, lessons, looking, nets, questions
 from demos.small_model.table import text_table
 from demos.small_model.train_towers import index_of
 from demos.small_model.trainer import Trainer
-from demos.small_model.world import Actor, Clip, Scene, Thing
+from demos.small_model.world import SHAPES, Actor, Clip, Scene, Thing
 from omni.model import LAYOUT, Qwen2_5Omni, build
 from omni.prompt import SPEAKING
 from omni.thinker import Thinker
@@ -132,7 +132,7 @@ def test_what_an_answer_about_a_picture_is_about(asked: str, answer: str, about:
     ("asked", "answer", "about"),
     [
         ("When does the red circle appear?", "At second one.", [(1, 0)]),
-        ("When does the blue ring disappear?", "At second two.", [(1, 1)]),
+        ("When does the blue ring disappear?", "At second two.", [(2, 1)]),
         ("What happens first?", "The red circle appears.", [(1, 0)]),
         ("Which way does it move?", "It moves up.", [(0, 1), (1, 1), (2, 1)]),
         ("How long is the video?", "It is three seconds long.", []),
@@ -145,7 +145,7 @@ def test_what_an_answer_about_a_clip_is_about(asked: str, answer: str, about: li
 
 def test_rows_have_marks_where_things_are() -> None:
     marks = looking.marks_of(CLIP, (84, 84)).view(3, 3, 3)
-    assert [int((second >= 0).sum()) for second in marks] == [1, 2, 1]
+    assert [int((second >= 0).sum()) for second in marks] == [1, 2, 2]
     assert marks[1, 0, 0] == looking.mark(0, 1, 0)
     sound = looking.marks_of_sound([("a", 0.05, 0.1), ("b", 0.2, 0.29)], 10, 0.04, 2)
     first, second = (looking.mark(looking.FIRST_SOUND + 2, 0, k) for k in (0, 1))
@@ -179,7 +179,8 @@ def test_rows_know_where_and_when() -> None:
     columns = dict(zip(names, facts.T.tolist(), strict=True))
     assert columns["second"][:27] == [k // 9 for k in range(27)]
     assert columns["place"][9:18] == list(range(9))
-    assert columns["event"][8:27:9] == [0, lessons.UNASKED, 2]
+    assert columns["change"][:27] == [lessons.UNASKED] * 9 + [1] + [0] * 16 + [2]
+    assert columns["shape"][26] == 1 + SHAPES.index("ring")
     assert columns["count"][27:] == [0] * 2 + [1] * 6 + [2] * 12
     before = columns["before"][27:]
     assert before[9] == index_of("red")

@@ -24,19 +24,25 @@ UNASKED = -100
 REPEAT = ("Repeat what I said.", "What did I say?", "Write down what I said.")
 
 
-def events(clip: world.Clip) -> Tensor:
-    """What happens in each second, `[seconds, 3]`: 1 something appears, 2 disappears, 3 starts to move; its shape and color.
+def changes(clip: world.Clip, size: tuple[int, int]) -> Tensor:
+    """What is new in each cell against the second before, `[seconds cells, 3]`, frames of (height, width).
 
-    0 for nothing; UNASKED where two things happen at once.
+    1 where something has appeared, 2 where it was and has gone, 0 for neither; its shape and color.
     """
-    out = torch.zeros(clip.seconds, 3, dtype=torch.int64)
-    for actor in clip.actors:
-        shape_and_colour = (1 + world.SHAPES.index(actor.thing.shape), 1 + world.COLOURS.index(actor.thing.colour))
-        for kind, second in enumerate((actor.shown, actor.hidden, actor.begin if actor.direction else 0.0), 1):
-            if 0 < second < clip.seconds:
-                at = out[int(second)]
-                at[:] = UNASKED if at.any() else torch.tensor((kind, *shape_and_colour))
-    return out
+    rows, columns = size[0] // senses.CELL, size[1] // senses.CELL
+    out = torch.full((clip.seconds, rows, columns, 3), UNASKED)
+    out[1:, ..., 0] = 0
+    for second in range(1, clip.seconds):
+        for before, now in zip(*(draw.placed_at(clip, second + half) for half in (-0.5, 0.5)), strict=True):
+            thing = now or before
+            if thing is None:
+                continue
+            named = (1 + world.SHAPES.index(thing.shape), 1 + world.COLOURS.index(thing.colour))
+            if before is None or now is None:
+                out[second][looking.cell_of(thing, rows, columns)] = torch.tensor((1 if now else 2, *named))
+            elif (left := looking.cell_of(before, rows, columns)) != looking.cell_of(now, rows, columns):
+                out[second][left][0] = UNASKED
+    return out.view(-1, 3)
 
 
 @dataclass
@@ -47,7 +53,7 @@ class Lesson:
         spans: the prompt so far; text not in a span yet is in `text`.
         spoken: (first token, ids, kind) of each answer; looks: where to look while its tokens are found.
         pictures: uint8 `[2 t, h, w, 3]` each, frames in pairs; heard: sounds; both in prompt order.
-        events: `[t, 3]` of each picture, see `events`; marks: of its rows, see `looking`.
+        changes: `[cells, 3]` of each picture, see `changes`; marks: of its rows, see `looking`.
     """
 
     spans: list[Span] = field(default_factory=list)
@@ -55,7 +61,7 @@ class Lesson:
     length: int = 0
     spoken: list[tuple[int, list[int], str]] = field(default_factory=list)
     pictures: list[Tensor] = field(default_factory=list)
-    events: list[Tensor] = field(default_factory=list)
+    changes: list[Tensor] = field(default_factory=list)
     marks: list[Tensor] = field(default_factory=list)
     looks: list[looking.Looks] = field(default_factory=list)
     heard: list[senses.Heard] = field(default_factory=list)
@@ -92,7 +98,8 @@ class Lesson:
         cells = (n // 2, h // senses.CELL, w // senses.CELL)
         self.pictures.append(frames)
         still = isinstance(shown, world.Scene)
-        self.events.append(torch.full((1, 3), UNASKED) if isinstance(shown, world.Scene) else events(shown))
+        nothing = torch.full((cells[1] * cells[2], 3), UNASKED)
+        self.changes.append(nothing if isinstance(shown, world.Scene) else changes(shown, (h, w)))
         self.marks.append(looking.marks_of(shown, (h, w)))
         if sound is not None:
             self.heard.append(sound)
@@ -131,7 +138,7 @@ class Batch:
         heard: sounds of all lessons in order.
         runs: of all lessons in order, with the lesson's index.
         grids: temporal grids of each picture in order.
-        events: `[t, 3]` of each lesson's pictures.
+        changes: `[cells, 3]` of each lesson's pictures.
         answers: (row, first target, count, kind) of each answer.
         marks: of all rows, int64 `[B, T]`.
         looks: (row, target, marks) where it matters which rows are looked at.
@@ -144,7 +151,7 @@ class Batch:
     heard: list[senses.Heard]
     runs: list[tuple[int, MediaRun]]
     grids: list[list[int]]
-    events: list[list[Tensor]]
+    changes: list[list[Tensor]]
     sounds: list[int]
     answers: list[tuple[int, int, int, str]]
     marks: Tensor
@@ -186,7 +193,7 @@ def collate(lessons: Sequence[Lesson]) -> Batch:
         [heard for lesson in lessons for heard in lesson.heard],
         runs,
         [[len(f) // 2 for f in lesson.pictures] for lesson in lessons],
-        [lesson.events for lesson in lessons],
+        [lesson.changes for lesson in lessons],
         [len(lesson.heard) for lesson in lessons],
         answers,
         pad([r[3] for r in rows], True, looking.NO_MARK),

@@ -27,8 +27,16 @@ def mark(medium: int, second: int, which: int) -> int:
     return (medium * MOST_SECONDS + second) * MOST_MARKS + min(which, MOST_MARKS - 1)
 
 
+def cell_of(thing: Thing, rows: int, columns: int) -> tuple[int, int]:
+    """Row and column of a thing's centre."""
+    return min(rows - 1, int(thing.y / 3 * rows)), min(columns - 1, int(thing.x / 3 * columns))
+
+
 def marks_of(shown: Scene | Clip, size: tuple[int, int]) -> Tensor:
-    """Int64 `[cells]` of a picture, or of a clip's seconds, whose frames are of (height, width)."""
+    """Int64 `[cells]` of a picture, or of a clip's seconds, whose frames are of (height, width).
+
+    A thing that has gone has its mark once more, where it was.
+    """
     rows, columns = size[0] // senses.CELL, size[1] // senses.CELL
     if isinstance(shown, Scene):
         at: list[list[Thing | None]] = [list(shown.things)]
@@ -38,8 +46,9 @@ def marks_of(shown: Scene | Clip, size: tuple[int, int]) -> Tensor:
     for second, things in enumerate(at):
         for i, thing in enumerate(things):
             if thing is not None:
-                y, x = min(rows - 1, int(thing.y / 3 * rows)), min(columns - 1, int(thing.x / 3 * columns))
-                marks[second, y, x] = mark(0, second, i)
+                marks[second][cell_of(thing, rows, columns)] = mark(0, second, i)
+            elif second and (gone := at[second - 1][i]) and marks[second][cell_of(gone, rows, columns)] == NO_MARK:
+                marks[second][cell_of(gone, rows, columns)] = mark(0, second, i)
     return marks.flatten()
 
 
@@ -92,11 +101,10 @@ def at_clip(clip: Clip, turn: Turn) -> Looks:
         about = []
     seconds = list(range(clip.seconds))
     if turn.question.startswith("When"):
-        gone = "disappear" in turn.question
-        seconds = [s - gone for s in seconds if number(s) in turn.answer.rstrip(".").split()]
+        seconds = [s for s in seconds if number(s) in turn.answer.rstrip(".").split()]
     elif turn.answer.endswith("appears.") and about:
         actor = clip.actors[about[0]]
-        seconds = [int(actor.hidden) - 1 if turn.answer.endswith("disappears.") else int(actor.shown)]
+        seconds = [int(actor.shown or actor.hidden)]
     return [[mark(0, s, i) for i in about for s in seconds]] * len(words.encode(turn.answer))
 
 

@@ -32,13 +32,13 @@ PLACED = 0.1
 """Weight of the loss of what rows of pictures, clips and sounds should know."""
 KNOWN = {
     2: {"second": 8, "row": 16, "column": 16, "before": len(WORDS), "count": 16},
-    3: {"place": len(world.PLACES)},
-    4: {"event": 4, "shape": 1 + len(world.SHAPES), "color": 1 + len(world.COLOURS)},
+    3: {"place": len(world.PLACES), "change": 3},
+    4: {"shape": 1 + len(world.SHAPES), "color": 1 + len(world.COLOURS)},
 }
 """What a row of media should know after how many layers, and its classes.
 
 First where in its picture, clip or sound it lies, of sound also the word before and how many were before; no picture has as
-many cells. Then the place of a cell, as people name it; then, in the last row of a clip's second, what happened in it.
+many cells. Then the place of a cell, as people name it, and whether something has appeared there or gone; then what has.
 """
 LOOKING_LAYER, LOOKING = 3, 0.2
 """The layer whose first head looks at what the answer is about, and the weight of that loss."""
@@ -66,8 +66,7 @@ def facts(batch: lessons.Batch) -> Tensor:
         else:
             second, y, x = at // (high * wide), at // wide % high, at % wide
             told[:, [0, 1, 2, 5]] = torch.stack((second, y, x, (6 * y + 3) // (2 * high) * 3 + (6 * x + 3) // (2 * wide)), 1)
-            lasts = at % (high * wide) == high * wide - 1
-            told[lasts, 6:] = batch.events[row][run.index][told[lasts, 0]]
+            told[:, 6:] = batch.changes[row][run.index][run.first : run.last]
         out.append(told.minimum(torch.tensor(most)))
     return torch.cat(out)
 
