@@ -119,7 +119,8 @@ CLIP = Clip(84, 84, "white", 3, (Actor(RED, shown=1), Actor(BLUE, hidden=2, dire
         ("How many rings are there?", "There is one ring.", [1]),
         ("And the red one?", "It is at the top left.", [0]),
         ("Is the red circle above the blue ring?", "Yes, it is.", [0, 1]),
-        ("Where is the red ring?", "There is no red ring.", []),
+        ("Where is the red ring?", "There is no red ring.", [looking.NOTHING]),
+        ("Describe the picture.", "I see a red circle and a blue ring.", []),
     ],
 )
 def test_what_an_answer_about_a_picture_is_about(asked: str, answer: str, about: list[int]) -> None:

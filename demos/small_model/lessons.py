@@ -181,6 +181,8 @@ def collate(lessons: Sequence[Lesson]) -> Batch:
             is_media = torch.isin(prompt.ids, torch.tensor((media.audio, media.image, media.video)))
             of_runs = [(of_sounds if run.is_sound else lesson.marks)[run.index][run.first : run.last] for run in prompt.runs]
             marks[is_media] = torch.cat(of_runs)
+            if lesson.pictures:
+                marks[prompt.ids == words.special("<|vision_eos|>")] = looking.mark(0, 0, looking.NOTHING)
         rows.append((prompt.ids, targets, prompt.positions.T, marks))
         runs += [(i, run) for run in prompt.runs]
     pad = torch.nn.utils.rnn.pad_sequence

@@ -19,12 +19,14 @@ from demos.small_model.world import COLOURS, PHRASES, SHAPES, Clip, Scene, Thing
 NO_MARK = -1
 MOST_SECONDS, MOST_MARKS = 8, 32
 FIRST_SOUND = 16
+NOTHING = MOST_MARKS - 1
+"""The mark, in second 0, of the row behind a picture: where to look for what is not in it."""
 Looks = list[list[int]]
 """The marks to look for while each token of an answer is found; none where it does not matter."""
 
 
 def mark(medium: int, second: int, which: int) -> int:
-    return (medium * MOST_SECONDS + second) * MOST_MARKS + min(which, MOST_MARKS - 1)
+    return (medium * MOST_SECONDS + second) * MOST_MARKS + min(which, NOTHING)
 
 
 def cell_of(thing: Thing, rows: int, columns: int) -> tuple[int, int]:
@@ -86,6 +88,8 @@ def at_scene(scene: Scene, turn: Turn) -> Looks:
         about = list(range(len(scene.things)))
     else:
         about = _named(scene.things, asked)
+    if not about and turn.answer.startswith(("There are no", "There is no", "No,", "Nothing")):
+        about = [NOTHING]
     return [[mark(0, 0, i) for i in about]] * len(words.encode(turn.answer))
 
 
