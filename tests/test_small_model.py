@@ -144,6 +144,20 @@ def test_what_an_answer_about_a_clip_is_about(asked: str, answer: str, about: li
     assert looks[0] == [looking.mark(0, second, i) for second, i in about]
 
 
+@pytest.mark.parametrize(
+    ("question", "named"),
+    [
+        ("Where is the green ring?", (2, 8, 0)),
+        ("What is in the middle?", (0, 0, 5)),
+        ("How many crosses are there?", (0, 6, 0)),
+        ("Is the red star above the red heart?", (1, looking.UNASKED, 0)),
+        ("When does it start to move?", (0, 0, 0)),
+    ],
+)
+def test_what_a_question_names(question: str, named: tuple[int, int, int]) -> None:
+    assert looking.asked(question) == named
+
+
 def test_rows_have_marks_where_things_are() -> None:
     marks = looking.marks_of(CLIP, (84, 84)).view(3, 3, 3)
     assert [int((second >= 0).sum()) for second in marks] == [1, 2, 2]
@@ -180,7 +194,7 @@ def test_rows_know_where_and_when() -> None:
     columns = dict(zip(names, facts.T.tolist(), strict=True))
     assert columns["second"][:27] == [k // 9 for k in range(27)]
     assert columns["place"][9:18] == list(range(9))
-    assert columns["change"][:27] == [lessons.UNASKED] * 9 + [1] + [0] * 16 + [2]
+    assert columns["change"][:27] == [looking.UNASKED] * 9 + [1] + [0] * 16 + [2]
     assert columns["shape"][26] == 1 + SHAPES.index("ring")
     assert columns["count"][27:] == [0] * 2 + [1] * 6 + [2] * 12
     before = columns["before"][27:]

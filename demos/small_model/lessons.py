@@ -19,8 +19,6 @@ from omni.prompt import SPEAKING, MediaRun, fill
 ALL = "Say all you see."
 LISTED = 0.7
 """Part of the pictures and clips that are told in full first: of few words each, answers teach slowly where things are."""
-UNASKED = -100
-"""A class that is not asked for."""
 REPEAT = ("Repeat what I said.", "What did I say?", "Write down what I said.")
 
 
@@ -30,7 +28,7 @@ def changes(clip: world.Clip, size: tuple[int, int]) -> Tensor:
     1 where something has appeared, 2 where it was and has gone, 0 for neither; its shape and color.
     """
     rows, columns = size[0] // senses.CELL, size[1] // senses.CELL
-    out = torch.full((clip.seconds, rows, columns, 3), UNASKED)
+    out = torch.full((clip.seconds, rows, columns, 3), looking.UNASKED)
     out[1:, ..., 0] = 0
     for second in range(1, clip.seconds):
         for before, now in zip(*(draw.placed_at(clip, second + half) for half in (-0.5, 0.5)), strict=True):
@@ -41,7 +39,7 @@ def changes(clip: world.Clip, size: tuple[int, int]) -> Tensor:
             if before is None or now is None:
                 out[second][looking.cell_of(thing, rows, columns)] = torch.tensor((1 if now else 2, *named))
             elif (left := looking.cell_of(before, rows, columns)) != looking.cell_of(now, rows, columns):
-                out[second][left][0] = UNASKED
+                out[second][left][0] = looking.UNASKED
     return out.view(-1, 3)
 
 
@@ -51,7 +49,8 @@ class Lesson:
 
     Attributes:
         spans: the prompt so far; text not in a span yet is in `text`.
-        spoken: (first token, ids, kind) of each answer; looks: where to look while its tokens are found.
+        spoken: (first token, ids, kind) of each answer; looks: where to look while its tokens are found; asked: what its
+            question names, see `looking`.
         pictures: uint8 `[2 t, h, w, 3]` each, frames in pairs; heard: sounds; both in prompt order.
         changes: `[cells, 3]` of each picture, see `changes`; marks: of its rows, see `looking`.
     """
@@ -64,6 +63,7 @@ class Lesson:
     changes: list[Tensor] = field(default_factory=list)
     marks: list[Tensor] = field(default_factory=list)
     looks: list[looking.Looks] = field(default_factory=list)
+    asked: list[tuple[int, int, int]] = field(default_factory=list)
     heard: list[senses.Heard] = field(default_factory=list)
 
     def write(self, text: str) -> None:
@@ -98,7 +98,7 @@ class Lesson:
         cells = (n // 2, h // senses.CELL, w // senses.CELL)
         self.pictures.append(frames)
         still = isinstance(shown, world.Scene)
-        nothing = torch.full((cells[1] * cells[2], 3), UNASKED)
+        nothing = torch.full((cells[1] * cells[2], 3), looking.UNASKED)
         self.changes.append(nothing if isinstance(shown, world.Scene) else changes(shown, (h, w)))
         self.marks.append(looking.marks_of(shown, (h, w)))
         if sound is not None:
@@ -115,8 +115,8 @@ class Lesson:
         self._close(AudioSpan(num_audio_tokens(heard.mel.shape[1])))
         self.mark("<|audio_eos|>")
 
-    def answer(self, text: str, kind: str, looks: looking.Looks | None = None) -> None:
-        """The user's turn ends and the assistant's is written."""
+    def answer(self, text: str, kind: str, looks: looking.Looks | None = None, question: str | None = None) -> None:
+        """The user's turn ends and the assistant's is written; `question`: what is to be understood of it."""
         self.mark("<|im_end|>")
         self.write("\n")
         self.mark("<|im_start|>")
@@ -124,6 +124,7 @@ class Lesson:
         ids = [*words.encode(text), words.special("<|im_end|>")]
         self.spoken.append((self.length, ids, kind))
         self.looks.append(looks or [])
+        self.asked.append((looking.UNASKED,) * 3 if question is None else looking.asked(question))
         self._put(ids)
 
 
@@ -142,6 +143,7 @@ class Batch:
         answers: (row, first target, count, kind) of each answer.
         marks: of all rows, int64 `[B, T]`.
         looks: (row, target, marks) where it matters which rows are looked at.
+        asked: what the question names, at each token of an answer, int64 `[B, T, 3]`.
     """
 
     ids: Tensor
@@ -156,6 +158,7 @@ class Batch:
     answers: list[tuple[int, int, int, str]]
     marks: Tensor
     looks: list[tuple[int, int, list[int]]]
+    asked: Tensor
 
 
 def collate(lessons: Sequence[Lesson]) -> Batch:
@@ -168,8 +171,10 @@ def collate(lessons: Sequence[Lesson]) -> Batch:
         )
         assert prompt.num_tokens == lesson.length
         targets = torch.full((prompt.num_tokens,), -100)
-        for (first, ids, kind), wanted in zip(lesson.spoken, lesson.looks, strict=True):
+        asked = torch.full((prompt.num_tokens, 3), looking.UNASKED)
+        for (first, ids, kind), wanted, named in zip(lesson.spoken, lesson.looks, lesson.asked, strict=True):
             targets[first - 1 : first - 1 + len(ids)] = torch.tensor(ids)
+            asked[first - 1 : first - 1 + len(ids)] = torch.tensor(named)
             answers.append((i, first - 1, len(ids), kind))
             looks += [(i, first - 1 + k, marks) for k, marks in enumerate(wanted) if marks]
         marks = torch.full((prompt.num_tokens,), looking.NO_MARK)
@@ -183,7 +188,7 @@ def collate(lessons: Sequence[Lesson]) -> Batch:
             marks[is_media] = torch.cat(of_runs)
             if lesson.pictures:
                 marks[prompt.ids == words.special("<|vision_eos|>")] = looking.mark(0, 0, looking.NOTHING)
-        rows.append((prompt.ids, targets, prompt.positions.T, marks))
+        rows.append((prompt.ids, targets, prompt.positions.T, marks, asked))
         runs += [(i, run) for run in prompt.runs]
     pad = torch.nn.utils.rnn.pad_sequence
     frames = [frames.unflatten(0, (-1, 2)) for lesson in lessons for frames in lesson.pictures]
@@ -200,6 +205,7 @@ def collate(lessons: Sequence[Lesson]) -> Batch:
         answers,
         pad([r[3] for r in rows], True, looking.NO_MARK),
         looks,
+        pad([r[4] for r in rows], True, looking.UNASKED),
     )
 
 
@@ -233,7 +239,7 @@ class Teacher:
             lesson.play(self.voice(rng.choice(utterances), rng))
         else:
             lesson.write(_casual(turn.question, rng))
-        lesson.answer(turn.answer, kind + ("/aloud" if utterances else ""), looks)
+        lesson.answer(turn.answer, kind + ("/aloud" if utterances else ""), looks, None if looks is None else turn.question)
         return bool(utterances)
 
     def scenes(self, rng: Random, count: int, turns: int, aloud: float) -> list[Lesson]:

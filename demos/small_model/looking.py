@@ -16,6 +16,8 @@ from demos.small_model.espeak import Unit
 from demos.small_model.questions import Turn, number
 from demos.small_model.world import COLOURS, PHRASES, SHAPES, Clip, Scene, Thing
 
+UNASKED = -100
+"""A class that is not asked for."""
 NO_MARK = -1
 MOST_SECONDS, MOST_MARKS = 8, 32
 FIRST_SOUND = 16
@@ -76,6 +78,17 @@ def _named(things: Sequence[Thing], text: str) -> list[int]:
     if not colours and not shapes:
         return []
     return [i for i, t in enumerate(things) if (not colours or t.colour in colours) and (not shapes or t.shape in shapes)]
+
+
+def asked(question: str) -> tuple[int, int, int]:
+    """Color, shape and place that a question names, from 1 on; 0 for none, UNASKED for several."""
+    text = question.lower()
+    places = [phrase for phrase in PHRASES if text == f"what is {phrase}?"]
+    named = ((COLOURS, _said(COLOURS, text)), (SHAPES, _said(SHAPES, text)), (PHRASES, set(places)))
+    colour, shape, place = (
+        UNASKED if len(said) > 1 else 1 + names.index(said.pop()) if said else 0 for names, said in named
+    )
+    return colour, shape, place
 
 
 def at_scene(scene: Scene, turn: Turn) -> Looks:

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from demos.small_model import BUILD, lessons, nets, senses, shape, voices, world
+from demos.small_model.looking import UNASKED
 from demos.small_model.table import text_table
 from demos.small_model.train_towers import ROW, WORDS, Ears, Eyes, index_of
 from demos.small_model.trainer import DEVICE, RANK, WORLD, Trainer
@@ -40,7 +41,10 @@ KNOWN = {
 First where in its picture, clip or sound it lies, of sound also the word before and how many were before; no picture has as
 many cells. Then the place of a cell, as people name it, and whether something has appeared there or gone; then what has.
 """
-LOOKING_LAYER, LOOKING = 3, 0.2
+ASKED = {"asked color": 1 + len(world.COLOURS), "asked shape": 1 + len(world.SHAPES), "asked place": 1 + len(world.PLACES)}
+ASKED_LAYER = 3
+"""After that many layers the tokens of an answer should know what the question names."""
+LOOKING_LAYER, LOOKING = 3, 0.6
 """The layer whose first head looks at what the answer is about, and the weight of that loss."""
 
 
@@ -57,7 +61,7 @@ def facts(batch: lessons.Batch) -> Tensor:
     out = [torch.empty(0, len(most), dtype=torch.int64)]
     for row, run in batch.runs:
         at = torch.arange(run.first, run.last)
-        told = torch.full((len(at), len(most)), lessons.UNASKED)
+        told = torch.full((len(at), len(most)), UNASKED)
         if run.is_sound:
             starts = [(round(start / ROW), index_of(unit)) for unit, start, _ in batch.heard[first[row] + run.index].units]
             passed = torch.searchsorted(torch.tensor([start for start, _ in starts]), at, right=True)
@@ -88,6 +92,7 @@ class Student(nn.Module):
         self.thinker.decoder.layers.requires_grad_(True)
         self.thinker.lm_head.requires_grad_(True)
         known = {name: count for layer in KNOWN.values() for name, count in layer.items()}
+        known |= ASKED
         self.probes = nn.ModuleDict({name: nn.Linear(shape.HIDDEN, count) for name, count in known.items()})
 
     def open_senses(self) -> None:
@@ -141,6 +146,16 @@ class Student(nn.Module):
                 losses.append(-scores.masked_fill(~there.to(x.device), -1e4).logsumexp(-1)[seen])
         return torch.cat(losses).mean() if losses else x.new_zeros(())
 
+    def told(self, rows: Tensor, truths: dict[str, Tensor]) -> Tensor:
+        """How badly rows `[N, C]` tell facts, int64 `[N]` each, summed over facts."""
+        rows = nets.norm(rows, rows.new_ones(shape.HIDDEN))
+        loss = rows.new_zeros(())
+        for name, truth in truths.items():
+            asked = truth != UNASKED
+            if asked.any():
+                loss = loss + F.cross_entropy(self.probes[name](rows[asked]).float(), truth[asked])
+        return loss
+
     def forward(self, batch: lessons.Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Logits `[N, V]` at the places where the assistant speaks, the truth `[N]`, the losses of facts and of looks."""
         thinker = self.thinker
@@ -156,14 +171,13 @@ class Student(nn.Module):
             wanted = batch.targets >= 0
             logits = F.linear(hidden[wanted] / LOUDNESS, thinker.lm_head.weight)
             placed = logits.new_zeros(())
+            truths = dict(zip(ASKED, batch.asked.to(DEVICE)[wanted].unbind(1), strict=True))
+            placed = placed + self.told(after[ASKED_LAYER][wanted], truths)
             if features:
-                truths = dict(zip(self.probes, facts(batch).to(DEVICE).unbind(1), strict=True))
-                for layer, names in KNOWN.items():
-                    seen = nets.norm(after[layer][is_media], after[layer].new_ones(shape.HIDDEN))
-                    for name in names:
-                        asked = truths[name] != lessons.UNASKED
-                        if asked.any():
-                            placed = placed + F.cross_entropy(self.probes[name](seen[asked]).float(), truths[name][asked])
+                names = [name for layer in KNOWN.values() for name in layer]
+                truths = dict(zip(names, facts(batch).to(DEVICE).unbind(1), strict=True))
+                for layer, of_layer in KNOWN.items():
+                    placed = placed + self.told(after[layer][is_media], {name: truths[name] for name in of_layer})
         looks = self.look(batch, after[LOOKING_LAYER].float())
         return logits.float(), batch.targets[wanted].to(DEVICE), placed, looks
 
