@@ -16,7 +16,7 @@ from demos.small_model.corpus import VOICES
 from demos.small_model.files import log, save
 from demos.small_model.shape import omni_config
 from demos.small_model.talker_data import Reader, Sample, prompt_ids
-from demos.small_model.talker_net import END, END_COUNTER, TalkerNet
+from demos.small_model.talker_net import END, END_COUNTER, SHARPER, TalkerNet
 from demos.small_model.trainer import DEVICE
 from demos.small_model.words import special, tokenizer
 from omni.cache import CachedSequence
@@ -152,7 +152,7 @@ def compare(talker: Talker, net: TalkerNet, read_rows: Reader, samples: Sequence
         logits = talker.logits(
             lane.advance([CachedSequence()], [talker.thinker_to_talker_proj(rows)], [positions])[0][len(batch.prompt) :]
         )
-        clusters, counters = (F.linear(hidden[i, : n + 2], w).cpu() for w in (net.cluster_out, net.counter_out))
+        clusters, counters = (SHARPER * F.linear(hidden[i, : n + 2], w).cpu() for w in (net.cluster_out, net.counter_out))
         joint = (clusters[:, :CLUSTERS, None] + counters[:, None, :COUNTER]).flatten(1)
         difference = max(difference, float((joint - logits[:, 1 : 1 + CLUSTERS * COUNTER]).abs().max()))
         end = clusters[:, END] + counters[:, END_COUNTER]
