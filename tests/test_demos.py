@@ -39,7 +39,8 @@ def test_tour(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tour.main(out=tmp_path)
     told = capsys.readouterr().out
     for name in ("where", "follow_up", "what_moves", "when"):
-        assert re.search(rf"heard   {re.escape(SPOKEN[name].question)}\nanswer  [A-Z][a-z ]+\.\n", told)
+        answer = re.escape(SPOKEN[name].answer) if name in ("what_moves", "when") else r"[A-Z][a-z ]+\."
+        assert re.search(rf"heard   {re.escape(SPOKEN[name].question)}\nanswer  {answer}\n", told)
     assert told.count("first sound after") == 4
     sound = soundfile.info(tmp_path / "conversation.wav")
     assert sound.samplerate == 24000 and sound.duration > 8
@@ -50,7 +51,7 @@ def test_tour(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_see(capsys: pytest.CaptureFixture[str]) -> None:
     see.main()
     told = capsys.readouterr().out
-    assert "picture tokens" in told and re.search(r"It moves (left|right|up|down)\.", told)
+    assert "picture tokens" in told and "It moves right." in told
 
 
 def test_listen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
