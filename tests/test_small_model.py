@@ -188,10 +188,8 @@ def test_rows_know_where_and_when() -> None:
     lesson.play(senses.Heard(torch.zeros(80, 80), [("red", 0.1, 0.3), ("ring", 0.3, 0.7)]))
     lesson.answer("Nothing.", "talk")
     batch = lessons.collate([lesson])
-    facts = train_thinker.facts(batch)
-    names = [name for layer in train_thinker.KNOWN.values() for name in layer]
-    assert facts.shape == (3 * 9 + 20, len(names))
-    columns = dict(zip(names, facts.T.tolist(), strict=True))
+    columns = {name: fact.tolist() for name, fact in train_thinker.facts(batch).items()}
+    assert {len(column) for column in columns.values()} == {3 * 9 + 20}
     assert columns["second"][:27] == [k // 9 for k in range(27)]
     assert columns["place"][9:18] == list(range(9))
     assert columns["change"][:27] == [looking.UNASKED] * 9 + [1] + [0] * 16 + [2]

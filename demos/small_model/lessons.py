@@ -22,16 +22,18 @@ LISTED = 0.7
 REPEAT = ("Repeat what I said.", "What did I say?", "Write down what I said.")
 
 
-def changes(clip: world.Clip, size: tuple[int, int]) -> Tensor:
+def changes(shown: world.Scene | world.Clip, size: tuple[int, int]) -> Tensor:
     """What is new in each cell against the second before, `[seconds cells, 3]`, frames of (height, width).
 
-    1 where something has appeared, 2 where it was and has gone, 0 for neither; its shape and color.
+    1 where something has appeared, 2 where it was and has gone, 0 for neither; its shape and color. Of a picture, UNASKED.
     """
     rows, columns = size[0] // senses.CELL, size[1] // senses.CELL
-    out = torch.full((clip.seconds, rows, columns, 3), looking.UNASKED)
+    if isinstance(shown, world.Scene):
+        return torch.full((rows * columns, 3), looking.UNASKED)
+    out = torch.full((shown.seconds, rows, columns, 3), looking.UNASKED)
     out[1:, ..., 0] = 0
-    for second in range(1, clip.seconds):
-        for before, now in zip(*(draw.placed_at(clip, second + half) for half in (-0.5, 0.5)), strict=True):
+    for second in range(1, shown.seconds):
+        for before, now in zip(*(draw.placed_at(shown, second + half) for half in (-0.5, 0.5)), strict=True):
             thing = now or before
             if thing is None:
                 continue
@@ -98,8 +100,7 @@ class Lesson:
         cells = (n // 2, h // senses.CELL, w // senses.CELL)
         self.pictures.append(frames)
         still = isinstance(shown, world.Scene)
-        nothing = torch.full((cells[1] * cells[2], 3), looking.UNASKED)
-        self.changes.append(nothing if isinstance(shown, world.Scene) else changes(shown, (h, w)))
+        self.changes.append(changes(shown, (h, w)))
         self.marks.append(looking.marks_of(shown, (h, w)))
         if sound is not None:
             self.heard.append(sound)

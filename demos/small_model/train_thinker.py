@@ -53,26 +53,28 @@ def first_sounds(batch: lessons.Batch) -> list[int]:
     return [0, *accumulate(batch.sounds)]
 
 
-def facts(batch: lessons.Batch) -> Tensor:
-    """What each row of media should know, in prompt order: int64 `[N, 9]`, UNASKED where it need not."""
+def facts(batch: lessons.Batch) -> dict[str, Tensor]:
+    """What each row of media should know, in prompt order: int64 `[N]` for each fact of KNOWN, UNASKED where it need not."""
+    most = {name: classes - 1 for layer in KNOWN.values() for name, classes in layer.items()}
     first = first_sounds(batch)
     high, wide = (side // senses.CELL for side in (batch.pictures.shape[2:4] if batch.pictures is not None else (0, 0)))
-    most = [classes - 1 for layer in KNOWN.values() for classes in layer.values()]
-    out = [torch.empty(0, len(most), dtype=torch.int64)]
+    parts: dict[str, list[Tensor]] = {name: [] for name in most}
     for row, run in batch.runs:
         at = torch.arange(run.first, run.last)
-        told = torch.full((len(at), len(most)), UNASKED)
         if run.is_sound:
             starts = [(round(start / ROW), index_of(unit)) for unit, start, _ in batch.heard[first[row] + run.index].units]
             passed = torch.searchsorted(torch.tensor([start for start, _ in starts]), at, right=True)
             named = torch.tensor([0, 0, *(name for _, name in starts)])
-            told[:, [0, 3, 4]] = torch.stack(((at * ROW).long(), named[passed], passed), 1)
+            told = {"second": (at * ROW).long(), "before": named[passed], "count": passed}
         else:
             second, y, x = at // (high * wide), at // wide % high, at % wide
-            told[:, [0, 1, 2, 5]] = torch.stack((second, y, x, (6 * y + 3) // (2 * high) * 3 + (6 * x + 3) // (2 * wide)), 1)
-            told[:, 6:] = batch.changes[row][run.index][run.first : run.last]
-        out.append(told.minimum(torch.tensor(most)))
-    return torch.cat(out)
+            place = (6 * y + 3) // (2 * high) * 3 + (6 * x + 3) // (2 * wide)
+            changed = batch.changes[row][run.index][run.first : run.last].unbind(1)
+            told = {"second": second, "row": y, "column": x, "place": place}
+            told |= dict(zip(("change", "shape", "color"), changed, strict=True))
+        for name, known in parts.items():
+            known.append(told[name].clamp(max=most[name]) if name in told else torch.full_like(at, UNASKED))
+    return {name: torch.cat(known) for name, known in parts.items()}
 
 
 class Student(nn.Module):
@@ -174,8 +176,7 @@ class Student(nn.Module):
             truths = dict(zip(ASKED, batch.asked.to(DEVICE)[wanted].unbind(1), strict=True))
             placed = placed + self.told(after[ASKED_LAYER][wanted], truths)
             if features:
-                names = [name for layer in KNOWN.values() for name in layer]
-                truths = dict(zip(names, facts(batch).to(DEVICE).unbind(1), strict=True))
+                truths = {name: truth.to(DEVICE) for name, truth in facts(batch).items()}
                 for layer, of_layer in KNOWN.items():
                     placed = placed + self.told(after[layer][is_media], {name: truths[name] for name in of_layer})
         looks = self.look(batch, after[LOOKING_LAYER].float())
