@@ -5,7 +5,6 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Unpack
@@ -18,10 +17,11 @@ from omni.device import pick_device, pick_dtype
 from omni.encoders.media import Budget
 from omni.engine.loop import Engine
 from omni.engine.options import OptionArgs, Options, SpeechArgs
+from omni.engine.outbox import Hungry, Outbox
 from omni.engine.request import Request, Speech
 from omni.engine.text import TextTrack
 from omni.errors import CheckpointError, DeviceError, MessageError, OptionError, VoiceError
-from omni.events import Event, Failed, Reply, collect
+from omni.events import Done, Event, Failed, Reply, collect
 from omni.model import LAYOUT, SPEECH, Qwen2_5Omni, build, dtype_of
 from omni.progress import loading_bar
 from omni.prompt import Message, PromptReader
@@ -199,10 +199,10 @@ class Omni:
         if isinstance(text, str):
             ids = self._reader.tokenizer.encode(text)
             self.engine.check_text(request.prompt, len(ids))
-            request.given = iter([ids])
-        else:
-            request.given = self._given(text)
-        return self._run(request)
+            request.given, request.given_ended = ids, True
+            return self._run(request)
+        request.given = []
+        return self._run(request, self._given(text))
 
     def _given(self, pieces: Iterable[str]) -> Iterator[list[int]]:
         """Ids of text that comes in pieces, the same as those of the whole."""
@@ -211,12 +211,26 @@ class Omni:
             yield self._encoder.step(state, piece)
         yield self._encoder.finish(state)
 
-    def _run(self, request: Request) -> Generator[Event, None, None]:
-        with closing(self.engine.run([request])) as events:
-            for _, event in events:
-                if isinstance(event, Failed):
-                    raise event.error
-                yield event
+    def _run(self, request: Request, given: Iterator[list[int]] | None = None) -> Generator[Event, None, None]:
+        """Events of one request; text that is still being written is asked for when the talker has no more."""
+        outbox = Outbox()
+        self.engine.submit([request], outbox)
+        try:
+            while True:
+                _, event = outbox.get()
+                match event:
+                    case Hungry():
+                        assert given
+                        ids = next(given, None)
+                        self.engine.feed(request, ids or [], ended=ids is None)
+                    case Failed():
+                        raise event.error
+                    case _:
+                        yield event
+                        if isinstance(event, Done):
+                            return
+        finally:
+            self.engine.cancel([request])
 
     def request(
         self, messages: Sequence[Message], voice: str | None, options: Options, audio_in_video: bool | None = None
@@ -241,6 +255,7 @@ class Omni:
             track=track,
             text=track.start(),
             speech=self._speech(voice, options, seed) if voice is not None else None,
+            page_keys=prompt.page_keys(self.engine.think.lane.pool.page_size),
             started=started,
         )
         request.media_read = request.elapsed()
@@ -255,7 +270,6 @@ class Omni:
         """The spoken side of an answer; what the vocoder makes of a voice is kept from its first use on."""
         voice, stage = pick(self.voices, name), self.engine.speak
         assert stage
-        with self.engine.lock, torch.inference_mode():
-            if name not in self._prepared:
-                self._prepared[name] = stage.vocoder.prepare(voice)
-            return stage.begin(voice, self._prepared[name], options, seed)
+        if name not in self._prepared:
+            self._prepared[name] = self.engine.call(lambda: stage.vocoder.prepare(voice))
+        return stage.begin(voice, self._prepared[name], options, seed)

@@ -186,6 +186,52 @@ def evaluate(
         raise typer.Exit(1)
 
 
+bench = typer.Typer(no_args_is_help=True, help="Measure speed.")
+app.add_typer(bench, name="bench")
+
+
+@bench.callback()
+def benches() -> None:
+    """Measure speed."""
+
+
+@bench.command("load")
+def bench_load(
+    model: Model = None,
+    sessions: Annotated[str, typer.Option(help="How many conversations at once.")] = "1,2,4,8",
+    questions: Annotated[int, typer.Option(min=1, help="That each of them asks.")] = 8,
+    seed: Annotated[int, typer.Option(help="Of when they ask, and what.")] = 0,
+    check: Annotated[bool, typer.Option("--check", help="Fail where a mark is missed.")] = False,
+    out: Annotated[Path | None, typer.Option("--json", help="Write all figures into this file.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.  [default: torch's own]")] = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+) -> None:
+    """Let listeners ask at random times, and tell how long they waited for sound and whether it ever stopped."""
+    import torch
+
+    from omni.load import measure, missed, show, write
+    from omni.scores import check_place
+
+    counts = [int(n) for n in sessions.split(",") if n.strip().isdecimal()]
+    if not counts or min(counts) < 1:
+        raise typer.BadParameter("give numbers such as 1,2,4,8", param_hint="--sessions")
+    if threads:
+        torch.set_num_threads(threads)
+    with _errors_told():
+        if out:
+            check_place(out)
+        omni = _load(model, device, dtype, speech=True)
+        figures = measure(omni, counts, questions=questions, seed=seed, notes=notes)
+        show(figures, Console(highlight=False))
+        if out:
+            write(figures, omni, out)
+    if check and (faults := missed(figures)):
+        for fault in faults:
+            notes.print("[bold red]missed:[/]", escape(fault), soft_wrap=True)
+        raise typer.Exit(1)
+
+
 @app.callback(invoke_without_command=True)
 def root(show_version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
     if show_version:

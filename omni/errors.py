@@ -10,8 +10,9 @@
     │   └── ContextError         prompt and answer do not fit the model's context
     ├── CheckpointError          a checkpoint is missing, incomplete or of another shape
     ├── EvaluationError          an evaluation set cannot be read, or what judges it is missing
-    └── DeviceError              the device asked for is absent or too small
-        └── CapacityError        no room left now; the same request may fit later
+    ├── DeviceError              the device asked for is absent or too small
+    │   └── CapacityError        no room left now; the same request may fit later
+    └── EngineError              a step broke; only the requests in it end
 
 A message says what was wrong and what to do. What only omni itself can get wrong is asserted instead. This module imports
 nothing, so every room may import it.
@@ -64,3 +65,7 @@ class DeviceError(OmniError):
 
 class CapacityError(DeviceError):
     """No room is left now; the same request may fit later."""
+
+
+class EngineError(OmniError):
+    """A step of the engine broke, by a fault of omni's own."""

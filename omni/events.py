@@ -76,8 +76,8 @@ class Done:
 
     Attributes:
         finish_reason: "stop" when the model ended by itself or met a stop string, "length" when a limit did.
-        limits: which, in the order they were met: "text" (max_tokens), "audio" (max_audio_seconds), "context" (the model's
-            longest sequence).
+        limits: which, in this order: "text" (max_tokens), "audio" (max_audio_seconds), "context" (the model's longest
+            sequence).
         seed: gives the same answer again.
         token_ids, codes: the answer's text and speech as the model's own ids.
     """
@@ -92,7 +92,7 @@ class Done:
 
     @property
     def limit(self) -> Limit | None:
-        """The first limit that was met."""
+        """The first of the limits that were met."""
         return self.limits[0] if self.limits else None
 
 

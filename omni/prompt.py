@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -54,6 +55,7 @@ class Prompt:
         positions: int64 `[3, N]`.
         clock: where the sequence goes on.
         runs: the media's rows in the order of their placeholders.
+        is_media: bool `[N]`, the placeholders.
     """
 
     ids: Tensor
@@ -62,6 +64,7 @@ class Prompt:
     pictures: tuple[Picture, ...]
     sounds: tuple[Sound, ...]
     runs: tuple[MediaRun, ...]
+    is_media: Tensor
     image_tokens: int
     video_tokens: int
     audio_tokens: int
@@ -69,6 +72,40 @@ class Prompt:
     @property
     def num_tokens(self) -> int:
         return len(self.ids)
+
+    def medium(self, is_sound: bool, index: int) -> Sound | Picture:
+        return self.sounds[index] if is_sound else self.pictures[index]
+
+    def rows_of(self, is_sound: bool, index: int) -> int:
+        """Rows that a medium has."""
+        return max(run.last for run in self.runs if (run.is_sound, run.index) == (is_sound, index))
+
+    def runs_after(self, row: int) -> tuple[MediaRun, ...]:
+        """The media's rows from a row of the prompt on."""
+        skip = int(self.is_media[:row].sum())
+        runs = []
+        for run in self.runs:
+            size = run.last - run.first
+            if skip < size:
+                runs.append(replace(run, first=run.first + skip))
+            skip = max(0, skip - size)
+        return tuple(runs)
+
+    def page_keys(self, page_size: int) -> list[bytes]:
+        """For each whole page of rows, a digest of all that the model has been told up to its end."""
+        content = torch.cat((self.ids[None], self.positions)).T.contiguous()  # [N, 4]
+        shown = [(run, self.medium(run.is_sound, run.index).digest) for run in self.runs]
+        rows = iter([(digest, row) for run, digest in shown for row in range(run.first, run.last)])
+        is_media, keys, key = self.is_media.tolist(), list[bytes](), b""
+        for last in range(page_size, self.num_tokens + 1, page_size):
+            digest = hashlib.blake2b(key, digest_size=16)
+            digest.update(content[last - page_size : last].numpy().data)
+            for _ in range(sum(is_media[last - page_size : last])):
+                name, row = next(rows)
+                digest.update(name + row.to_bytes(4, "little"))
+            key = digest.digest()
+            keys.append(key)
+        return keys
 
     def clock_after(self) -> Clock:
         """A clock of one's own that stands at the end of the prompt."""
@@ -273,8 +310,10 @@ def fill(
                 next_picture, next_sound = next_picture + 1, next_sound + 1
     positions = clock.place(spans)
     assert positions.shape[1] == len(ids)
+    rows = torch.tensor(ids)
+    is_media = torch.isin(rows, torch.tensor(list(count)))
     return Prompt(
-        torch.tensor(ids), positions, clock, pictures, sounds, tuple(runs),
+        rows, positions, clock, pictures, sounds, tuple(runs), is_media,
         count[known.image], count[known.video], count[known.audio],
     )  # fmt: skip
 

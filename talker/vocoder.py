@@ -132,6 +132,17 @@ class VocoderState:
     ended: bool = False
 
 
+@dataclass
+class _WaveWindow:
+    """Frames `[T, mel_dim]` that BigVGAN sees at once, of which `first` to `last` become a speech's next samples."""
+
+    index: int
+    first: int
+    last: int
+    mel: Tensor
+    wave: Tensor | None = None
+
+
 def exact_convolutions() -> AbstractContextManager[None]:
     """cuDNN would round float32 convolutions to TF32, which is heard and measured (1e-3 of the wave)."""
     return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
@@ -195,43 +206,79 @@ class Vocoder(nn.Module):
 
         VoiceError names a code that is not in the table; the state is then as it was.
         """
-        assert not state.ended, "finish() was called"
-        waves = [self.wave(state, mel) for mel in self.mels(state, codes)]
-        return torch.cat([state.mel.new_empty(0), *waves])
+        self.push(state, codes)
+        return self._all_due(state)
 
     def finish(self, state: VocoderState) -> Tensor:
         """The samples that are left: float32 `[S]`."""
         state.ended = True
-        return self.wave(state, torch.cat([state.mel[:0], *self.mels(state)]))
+        return self._all_due(state)
 
-    def mels(self, state: VocoderState, codes: Sequence[int] = ()) -> list[Tensor]:
-        """The first half of `step`: log-mel frames `[T, mel_dim]` of every chunk that these codes complete."""
+    def _all_due(self, state: VocoderState) -> Tensor:
+        waves = [state.mel.new_empty(0)]
+        while self.due(state):
+            waves += self.make([state])
+        return torch.cat(waves)
+
+    def push(self, state: VocoderState, codes: Sequence[int]) -> None:
+        """The first half of `step`: codes wait until `make` is called. Errors as there."""
+        assert not state.ended, "finish() was called"
         for code in codes:
             if not 0 <= code < self.num_codes:
                 raise VoiceError(f"code {code} cannot be spoken; codes are 0 to {self.num_codes - 1}")
         state.codes.extend(codes)
-        made = []
-        while stop := self._next_stop(state):
-            made.append(self._make(state, stop))
-        return made
 
-    def wave(self, state: VocoderState, mel: Tensor) -> Tensor:
-        """The second half of `step`: the samples `[S]` that new mel frames `[T, mel_dim]` complete."""
-        state.mel = torch.cat((state.mel, mel))
-        stop = len(state.mel) if state.ended else len(state.mel) - WAVE_CONTEXT
-        start = state.num_voiced
-        if stop <= start:
-            return state.mel.new_empty(0)
-        waves = []
-        for first in range(start, stop, WAVE_WINDOW):
-            last = min(first + WAVE_WINDOW, stop)
-            left = max(0, first - WAVE_CONTEXT)
+    def due(self, state: VocoderState) -> int:
+        """Codes in the window of the next chunk that is complete; 0 where none is, 1 where only its last samples wait."""
+        if stop := self._next_stop(state):
+            return len(self._window(state, stop))
+        return int(state.ended and len(state.mel) > state.num_voiced)
+
+    def make(self, states: Sequence[VocoderState]) -> list[Tensor]:
+        """The samples `[S]` of the next chunk of several speeches, each of which is due."""
+        return self.waves(states, self.mels(states))
+
+    def mels(self, states: Sequence[VocoderState]) -> list[Tensor]:
+        """The first half of `make`: the next chunk's log-mel frames `[T, mel_dim]`, none where no chunk is complete."""
+        out = [state.mel[:0] for state in states]
+        stops = [self._next_stop(state) for state in states]
+        of_solver: dict[Solver, list[tuple[int, int]]] = {}
+        for i, stop in enumerate(stops):
+            if stop:
+                of_solver.setdefault(states[i].voice.schedule.solver, []).append((i, stop))
+        for group in of_solver.values():
+            made = self._sample([(states[i], stop) for i, stop in group])
+            for (i, _), mel in zip(group, made, strict=True):
+                out[i] = mel
+        return out
+
+    def waves(self, states: Sequence[VocoderState], mels: Sequence[Tensor]) -> list[Tensor]:
+        """The second half of `make`: the samples `[S]` that new mel frames `[T, mel_dim]` complete."""
+        windows: list[_WaveWindow] = []
+        for i, (state, mel) in enumerate(zip(states, mels, strict=True)):
+            state.mel = torch.cat((state.mel, mel))
+            over = state.ended and self._next_stop(state) is None
+            stop = len(state.mel) if over else len(state.mel) - WAVE_CONTEXT
+            if stop <= state.num_voiced:
+                continue
+            for first in range(state.num_voiced, stop, WAVE_WINDOW):
+                last = min(first + WAVE_WINDOW, stop)
+                left = max(0, first - WAVE_CONTEXT)
+                windows.append(_WaveWindow(i, first - left, last - left, state.mel[left : last + WAVE_CONTEXT]))
+            state.num_voiced = min(stop, WAVE_CONTEXT)
+            state.mel = state.mel[stop - state.num_voiced :]
+        out: list[list[Tensor]] = [[state.mel.new_empty(0)] for state in states]
+        # windows of one length pass side by side
+        for length in dict.fromkeys(len(w.mel) for w in windows):
+            alike = [w for w in windows if len(w.mel) == length]
             with exact_convolutions():
-                window = self.code2wav_bigvgan_model(state.mel[None, left : last + WAVE_CONTEXT])[0]
-            waves.append(window[(first - left) * self.hop : (last - left) * self.hop])
-        state.num_voiced = min(stop, WAVE_CONTEXT)
-        state.mel = state.mel[stop - state.num_voiced :]
-        return torch.cat(waves)
+                made = self.code2wav_bigvgan_model(torch.stack([w.mel for w in alike]))
+            for w, wave in zip(alike, made, strict=True):
+                w.wave = wave[w.first * self.hop : w.last * self.hop]
+        for w in windows:
+            assert w.wave is not None
+            out[w.index].append(w.wave)
+        return [torch.cat(waves) for waves in out]
 
     def _next_stop(self, state: VocoderState) -> int | None:
         """The block at which the next chunk ends; None while codes for it, or its look-ahead, are missing."""
@@ -242,20 +289,33 @@ class Vocoder(nn.Module):
         rest = -(-known // self.codes_per_block)
         return rest if state.ended and rest > state.num_blocks else None
 
-    def _make(self, state: VocoderState, stop: int) -> Tensor:
-        """Mel frames of blocks `num_blocks..stop`, and a state that has moved behind them."""
-        size, dit = self.config.block_size, self.code2wav_dit_model
+    def _window(self, state: VocoderState, stop: int) -> list[int]:
+        """The codes that a chunk up to block `stop` is made from."""
         begin = max(0, state.num_blocks - state.chunks.past)
         end = stop + state.chunks.ahead
-        window = state.codes[(begin - state.first) * self.codes_per_block : (end - state.first) * self.codes_per_block]
-        num_frames = len(window) * self.config.repeats
-        noise = state.noise.read(begin * size, begin * size + num_frames).to(self.device)
-        codes = torch.tensor(window, device=self.device)
-        mel = dit.sample(codes, noise, state.voice.rows[None], [len(window)], state.voice.schedule)
-        mel = mel[(state.num_blocks - begin) * size : (stop - begin) * size]
+        return state.codes[(begin - state.first) * self.codes_per_block : (end - state.first) * self.codes_per_block]
 
-        keep = max(begin, stop - state.chunks.past)
-        del state.codes[: (keep - state.first) * self.codes_per_block]
-        state.noise.forget(keep * size)
-        state.first, state.num_blocks, state.num_chunks = keep, stop, state.num_chunks + 1
-        return mel
+    def _sample(self, chunks: Sequence[tuple[VocoderState, int]]) -> list[Tensor]:
+        """Mel frames of blocks `num_blocks..stop` of speeches with one solver, and states that have moved behind them."""
+        size, dit = self.config.block_size, self.code2wav_dit_model
+        windows = [self._window(state, stop) for state, stop in chunks]
+        noise = []
+        for (state, _), window in zip(chunks, windows, strict=True):
+            at = max(0, state.num_blocks - state.chunks.past) * size
+            noise.append(state.noise.read(at, at + len(window) * self.config.repeats))
+        rows = dit.sample(
+            torch.tensor([code for window in windows for code in window], device=self.device),
+            torch.cat(noise).to(self.device),
+            torch.stack([state.voice.rows for state, _ in chunks]),
+            [len(window) for window in windows],
+            chunks[0][0].voice.schedule,
+        )
+        made = []
+        for (state, stop), mel in zip(chunks, rows.split([len(x) for x in noise]), strict=True):
+            begin = max(0, state.num_blocks - state.chunks.past)
+            made.append(mel[(state.num_blocks - begin) * size : (stop - begin) * size])
+            keep = max(begin, stop - state.chunks.past)
+            del state.codes[: (keep - state.first) * self.codes_per_block]
+            state.noise.forget(keep * size)
+            state.first, state.num_blocks, state.num_chunks = keep, stop, state.num_chunks + 1
+        return made

@@ -31,9 +31,8 @@ COUNT = 300
 def spoken(net: Vocoder, voice: Voice, utterance: Utterance) -> Tensor:
     """What the model makes of an utterance's codes: samples `[S]` at 24 kHz."""
     state = net.start(net.prepare(voice, Solver()), chunks=WHOLE)
-    state.ended = True
-    ids = code_ids(utterance["clusters"], utterance["unit"]).tolist()
-    return net.wave(state, torch.cat(net.mels(state, ids)))
+    net.push(state, code_ids(utterance["clusters"], utterance["unit"]).tolist())
+    return net.finish(state)
 
 
 def main() -> None:

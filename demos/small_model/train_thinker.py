@@ -220,7 +220,8 @@ def main(minutes: float) -> None:
     while not trainer.done:
         kind, batch = make(teacher, trainer.step)
         logits, truth, placed, looks = student(batch)
-        loss = F.cross_entropy(logits, truth)
+        # of answers, not of tokens: most tokens are known, and the losses of facts and looks would drown the rest
+        loss = F.cross_entropy(logits, truth, reduction="sum") / len(batch.answers)
         trainer.learn(loss + PLACED * placed + LOOKING * looks)
         losses["placed"].append(placed.item())
         losses["looks"].append(looks.item())

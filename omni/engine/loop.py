@@ -1,43 +1,77 @@
-"""The loop: think, talk and voice in turn, until an answer ends (dual track, Qwen2.5-Omni report, section 2.3)."""
+"""The loop: one thread that owns the device and does one kind of work at a time, for all requests that are ready for it.
+
+Encode, read, think, hear, talk and voice (dual track, Qwen2.5-Omni report, section 2.3); whose turn it is, is `scheduler`'s.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+import atexit
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import Literal
+from typing import Literal, TypeVar, get_args
+from weakref import WeakSet
 
 import torch
 
-from omni.cache import CachedSequence
-from omni.engine.batch import Lane
-from omni.engine.lock import FairLock
-from omni.engine.request import Request, Speech
+from omni.device import leave_cores
+from omni.engine.outbox import Hungry, Outbox
+from omni.engine.request import Request
+from omni.engine.room import Room
+from omni.engine.scheduler import Costs, Kind, Policy, Record, Work, first_sound_first
 from omni.engine.speak import OPENING_ROWS, SpeakStage
 from omni.engine.think import ThinkStage
-from omni.errors import CapacityError, ContextError, OmniError
-from omni.events import Done, Event, Failed, Timings, Usage
+from omni.errors import CapacityError, ContextError, EngineError, OmniError
+from omni.events import Done, Event, Failed, Limit, Timings, Usage
 from omni.model import Qwen2_5Omni
 from omni.prompt import Prompt
 
+T = TypeVar("T")
+MAX_REQUESTS = 256
+"""Requests that may run or wait at once; more are refused."""
+LINGER = 2.0
+"""Seconds that the thread waits for more before it ends."""
+READING_PACE = 15.0
+"""Tokens a second at which whoever asked for text alone is taken to read."""
+OPENING_CHUNK = 1024
+"""Rows of a prompt that the talker may read together with its opening; longer ones it hears before."""
+
 
 class Engine:
-    """Runs requests on the model's device, one step at a time.
+    """Runs requests on the model's device.
+
+    Requests come in from any thread; their events go out through bounded outboxes. The thread runs while there is work.
 
     Args:
         model: with its weights.
         cache_tokens: rows that the thinker's cache may hold in all, and the talker's.
+        policy: whose turn it is.
 
     Attributes:
-        lock: held by whoever uses the device.
+        costs: what steps have taken.
     """
 
-    def __init__(self, model: Qwen2_5Omni, *, cache_tokens: int) -> None:
-        self.lock = FairLock()
+    def __init__(self, model: Qwen2_5Omni, *, cache_tokens: int, policy: Policy = first_sound_first) -> None:
         self.think = ThinkStage(model.thinker, cache_tokens=cache_tokens)
         self.speak: SpeakStage | None = None
         if model.talker and model.token2wav:
             words = model.thinker.embed_tokens.weight
             self.speak = SpeakStage(model.talker, model.token2wav, words, cache_tokens=cache_tokens)
+        self.policy, self.costs = policy, Costs()
+        self._room = Room(self.think.lane.pool, self.speak.lane.pool if self.speak else None)
+        self._live: dict[int, Request] = {}
+        self._waiting: deque[Request] = deque()
+        self._inbox: deque[Callable[[], None]] = deque()
+        self._wake = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._stopping = False
+        self._next_key = 0
+        self._num_open = 0
+
+    # ---- what other threads call
 
     def check(self, prompt: Prompt) -> None:
         """Raise ContextError where a prompt leaves no room for an answer."""
@@ -56,102 +90,297 @@ class Engine:
                 f"the text has {num_tokens} tokens and the model's context {room} left; say it in several calls"
             )
 
+    def submit(self, requests: Sequence[Request], outbox: Outbox) -> None:
+        """Take requests in; their events go to the outbox, each with its request's key.
+
+        CapacityError where too many wait already.
+        """
+        leave_cores()
+        with self._wake:
+            if self._num_open + len(requests) > MAX_REQUESTS:
+                raise CapacityError(f"{self._num_open} requests run or wait already; try again when some have ended")
+            self._num_open += len(requests)
+            for request in requests:
+                request.key, request.outbox = self._next_key, outbox
+                self._next_key += 1
+        outbox.drained = self._nudge
+        self._post(lambda: self._waiting.extend(requests))
+
+    def feed(self, request: Request, ids: Sequence[int], *, ended: bool) -> None:
+        """More of a text that is to be spoken word for word."""
+        self._post(lambda: self._take(request, ids, ended))
+
+    def cancel(self, requests: Sequence[Request]) -> None:
+        """End requests, if they have not ended, and wait until all that they held is free."""
+        if any(not request.done for request in requests):
+            self.call(lambda: self._end_all(requests))
+
+    def call(self, work: Callable[[], T]) -> T:
+        """Have the engine's thread do something between two steps, and wait for it."""
+        future: Future[T] = Future()
+
+        def do() -> None:
+            try:
+                future.set_result(work())
+            except BaseException as e:
+                future.set_exception(e)
+
+        self._post(do)
+        return future.result()
+
     def run(self, requests: Sequence[Request]) -> Generator[tuple[int, Event | Failed], None, None]:
         """Events of several requests as they are made, each with its request's index; closing the iterator cancels all.
 
         A request at fault ends with Failed; the others go on.
         """
+        outbox, left = Outbox(), len(requests)
+        self.submit(requests, outbox)
+        index = {request.key: i for i, request in enumerate(requests)}
         try:
-            for request in requests:
-                self.add(request)
-            while True:
-                for i, request in enumerate(requests):
-                    while request.events:
-                        yield i, request.events.popleft()
-                live = [r for r in requests if not r.done]
-                if not live:
-                    return
-                for request in live:
-                    request.fetch()  # may wait for whoever writes the text, so the device is left to others meanwhile
-                self.step(live)
+            while left:
+                key, event = outbox.get()
+                assert not isinstance(event, Hungry), "nobody here feeds it"
+                left -= isinstance(event, (Done, Failed))
+                yield index[key], event
         finally:
-            for request in requests:
-                self.drop(request)
+            self.cancel(requests)
 
-    def add(self, request: Request) -> None:
-        """Read a request's prompt; an answer of the model's own gets its first id."""
-        with self.lock, torch.inference_mode(), self._faults_of(request):
-            heard = self.think.prefill(request)
-            if self.speak and request.speech:
-                self.speak.hear(request.speech, *heard)
+    # ---- the thread
 
-    def step(self, requests: Sequence[Request]) -> None:
-        """One id of text and one codec id for every request that is ready for them, and the sound that is due."""
-        with self.lock, torch.inference_mode():
-            finding = [(r, r.cache) for r in requests if not r.text_ended and r.given is None]
-            finding = self._with_room(self.think.lane, finding)
-            with self._faults_of(*(r for r, _ in finding)):
-                self.think.find([r for r, _ in finding])
-            for request in requests:
-                if request.given is not None and not request.text_ended:
-                    with self._faults_of(request):
-                        self.think.follow(request)
-            if self.speak:
-                self._speak(self.speak, [(r, r.speech) for r in requests if r.speech and not r.done])
-            for request in requests:
-                if not request.done and request.text_ended and (request.speech is None or request.speech.finished):
-                    self._finish(request)
+    def _post(self, message: Callable[[], None]) -> None:
+        with self._wake:
+            self._inbox.append(message)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._loop, name="omni-engine", daemon=True)
+                self._stopping = False
+                _RUNNING.add(self)
+                self._thread.start()
+            self._wake.notify()
 
-    def _speak(self, stage: SpeakStage, speaking: Sequence[tuple[Request, Speech]]) -> None:
-        begun = [(r, s) for r, s in speaking if s.track.code is not None and not s.ended]
-        for request, speech in speaking:
-            if speech.track.code is None and not speech.ended:
-                with self._faults_of(request):
-                    stage.open(request, speech)
-        ready = {id(r): (r, s) for r, s in begun if stage.model.ready(s.track)}
-        roomy = self._with_room(stage.lane, [(r, s.cache) for r, s in ready.values()])
-        with self._faults_of(*(r for r, _ in roomy)):
-            stage.step([ready[id(r)] for r, _ in roomy])
-        for request, speech in speaking:
+    def _nudge(self) -> None:
+        with self._wake:
+            self._wake.notify()
+
+    def stop(self) -> None:
+        """End the thread, whatever it was doing; requests that run get no more events."""
+        thread = self._thread
+        if thread:
+            with self._wake:
+                self._stopping = True
+                self._wake.notify()
+            thread.join()
+
+    @torch.inference_mode()
+    def _loop(self) -> None:
+        while True:
+            with self._wake:
+                messages, stopping = list(self._inbox), self._stopping
+                self._inbox.clear()
+                if stopping:
+                    self._thread = None
+                    return
+            for message in messages:
+                message()
+            with self._faults_of_all():
+                self._admit()
+                records = [self._record(request) for request in self._live.values() if not request.outbox.full]
+                work = self.policy(records, time.perf_counter(), self.costs)
+                if work:
+                    self._do(work)
+                    continue
+            with self._wake:
+                if not self._inbox and not self._stopping:
+                    idle = not self._live and not self._waiting
+                    nudged = self._wake.wait(LINGER if idle else None)
+                    if idle and not nudged and not self._inbox:
+                        self._thread = None
+                        return
+
+    def _take(self, request: Request, ids: Sequence[int], ended: bool) -> None:
+        if request.done:
+            return
+        assert request.given is not None
+        with self._faults_of(request):
+            self.check_text(request.prompt, len(request.ids) + len(request.given) + len(ids))
+            request.given += ids
+            request.given_ended, request.hungry = ended, False
+            self._ask(request)
+
+    def _admit(self) -> None:
+        """Let in who has room, in order; who made room for others comes first."""
+        for request in self._live.values():
+            self._room.bring_back(request, self._num_running())
+        while self._waiting:
+            request = self._waiting[0]
+            with self._faults_of(request):
+                self._room.check(request)
+            if not request.done and (self._num_aside() or not self._room.has_room_for(request, self._num_running())):
+                return
+            self._waiting.popleft()
             if not request.done:
                 with self._faults_of(request):
-                    stage.voice(request, speech)
+                    self._begin(request)
 
-    def drop(self, request: Request) -> None:
-        """Free all that a request holds, whether it has ended or not."""
-        with self.lock:
-            self._release(request)
+    def _begin(self, request: Request) -> None:
+        self._live[request.key] = request
+        num_pages = None
+        if self.speak and request.speech:  # what the talker has to read of the prompt, the thinker has to read first
+            num_pages = self.speak.begin_reading(request, request.speech)
+        self.think.begin_reading(request, num_pages)
+        self._room.take(request)
 
-    def _release(self, request: Request) -> None:
-        self.think.lane.pool.release(request.cache)
-        if request.speech and self.speak:
-            self.speak.lane.pool.release(request.speech.cache)
+    def _num_running(self) -> int:
+        return sum(not request.is_aside for request in self._live.values())
+
+    def _num_aside(self) -> int:
+        return len(self._live) - self._num_running()
+
+    def _record(self, request: Request) -> Record:
+        """What the scheduler knows of a request."""
+        speech, ready = request.speech, dict[Kind, int]()
+        due: float | None = None
+        if request.is_aside:
+            return Record(request.key, request.started, None, ready)
+        if request.num_unread:
+            if wanted := request.wanted_media():
+                ready[Kind.ENCODE] = request.prompt.rows_of(*wanted[0])
+            else:
+                ready[Kind.READ] = request.num_unread
+        elif not request.text_ended and (request.given is None or request.given or request.given_ended):
+            ready[Kind.THINK] = 1 if request.given is None else max(1, len(request.given))
+        if speech and self.speak:
+            if not request.num_unread and self.speak.num_unread(speech) > OPENING_CHUNK:
+                ready[Kind.HEAR] = self.speak.num_unread(speech) - OPENING_CHUNK
+            elif not request.num_unread and self.speak.ready(speech):
+                ready[Kind.TALK] = self.speak.num_rows(speech)
+            if num := self.speak.vocoder.due(speech.sound):
+                ready[Kind.VOICE] = num
+            if request.first_audio is not None:
+                due = request.started + request.first_audio + speech.num_samples / self.speak.vocoder.sample_rate
+        elif request.first_text is not None:
+            due = request.started + request.first_text + len(request.ids) / READING_PACE
+        return Record(request.key, request.started, due, ready)
+
+    def _do(self, work: Work) -> None:
+        """One step for several requests."""
+        started = time.perf_counter()
+        parts = [(self._live[key], rows) for key, rows in work.parts]
+        if work.kind in (Kind.READ, Kind.THINK):
+            parts = self._with_room(self.think, parts)
+        elif work.kind in (Kind.HEAR, Kind.TALK):
+            parts = self._with_room(self.speak, parts)
+        requests = [request for request, _ in parts]
+        if requests:
+            with self._faults_of(*requests):
+                self._step(work.kind, parts)
+            self.costs.saw(work.kind, len(parts), sum(rows for _, rows in parts), time.perf_counter() - started)
+        for request in requests:
+            if not request.done:
+                self._after(request)
+
+    def _step(self, kind: Kind, parts: Sequence[tuple[Request, int]]) -> None:
+        requests = [request for request, _ in parts]
+        speaking = [(r, r.speech) for r in requests if r.speech]
+        match kind:
+            case Kind.ENCODE:
+                self.think.see(requests)
+            case Kind.READ:
+                firsts = [r.cache.length for r in requests]
+                for request, at, heard in zip(requests, firsts, self.think.read(parts), strict=True):
+                    if self.speak and request.speech:
+                        self.speak.keep(request.speech, at, *heard)
+            case Kind.THINK:
+                self.think.find(requests)
+            case Kind.HEAR:
+                assert self.speak
+                self.speak.read([(r, r.speech, num) for r, num in parts if r.speech])
+            case Kind.TALK:
+                assert self.speak
+                self.speak.step(speaking)
+            case Kind.VOICE:
+                assert self.speak
+                self.speak.voice(speaking)
+
+    def _after(self, request: Request) -> None:
+        """See whether a request has ended, or waits for its reader."""
+        speech = request.speech
+        if speech and self.speak:
+            if request.text_ended and speech.track.code is None and not speech.track.rows and not speech.ended:
+                self.speak.end(speech)  # an empty answer is silent
+            over = speech.ended and not self.speak.vocoder.due(speech.sound)
+        else:
+            over = True
+        self._ask(request)
+        if request.text_ended and over:
+            self._finish(request)
+
+    @staticmethod
+    def _ask(request: Request) -> None:
+        """Ask for more of a text that is to be spoken, once the talker has no more of it."""
+        speech = request.speech
+        if request.given is None or request.given or request.given_ended or request.hungry or request.num_unread:
+            return
+        if speech and speech.ended:  # at its limit: nothing more is asked of whoever writes the text
+            request.given_ended = True
+        elif not speech or not speech.track.rows:
+            request.hungry = True
+            request.outbox.put(request.key, Hungry())
 
     @contextmanager
     def _faults_of(self, *requests: Request) -> Iterator[None]:
         """What goes wrong inside ends these requests and no other."""
         try:
             yield
-        except (OmniError, torch.OutOfMemoryError) as e:
-            full = f"the device is out of memory ({e}); shorten the prompt or end other requests"
-            error = e if isinstance(e, OmniError) else CapacityError(full)
+        except Exception as e:
+            if isinstance(e, OmniError):
+                error: OmniError = e
+            elif isinstance(e, torch.OutOfMemoryError):
+                error = CapacityError(f"the device is out of memory ({e}); shorten the prompt or end other requests")
+            else:
+                error = EngineError(f"a step of the engine broke ({type(e).__name__}: {e}); please report it")
+                error.__cause__ = e
             for request in requests:
-                request.events.append(Failed(error))
-                request.done = True
-                self._release(request)
+                self._end(request, Failed(error))
+
+    @contextmanager
+    def _faults_of_all(self) -> Iterator[None]:
+        """What goes wrong between two steps ends all requests, so that nobody waits for a loop that stands still."""
+        with self._faults_of(*self._live.values(), *self._waiting):
+            try:
+                yield
+            except Exception:
+                self._waiting.clear()
+                raise
 
     def _with_room(
-        self, lane: Lane, requests: Sequence[tuple[Request, CachedSequence]]
-    ) -> list[tuple[Request, CachedSequence]]:
-        """Those whose next row has a place in the cache; the others end."""
-        for request, cache in requests:
-            with self._faults_of(request):
-                lane.pool.reserve(cache, 1)
-        return [pair for pair in requests if not pair[0].done]
+        self, stage: ThinkStage | SpeakStage | None, parts: list[tuple[Request, int]]
+    ) -> list[tuple[Request, int]]:
+        """Those whose next rows have a place in the cache; others make room for them, or wait, or end."""
+        assert stage
+        for request, rows in parts:
+            if not request.is_aside:
+                with self._faults_of(request):
+                    self._room.make(request, stage.lane.pool, rows, self._live.values())
+        return [(r, rows) for r, rows in parts if not r.is_aside and not r.done]
+
+    def _end(self, request: Request, last: Done | Failed | None = None) -> None:
+        """Free all that a request holds, and tell its reader."""
+        if request.done:
+            return
+        request.done = True
+        self._live.pop(request.key, None)
+        self._room.release(request)
+        with self._wake:
+            self._num_open -= 1
+        if last:
+            request.outbox.put(request.key, last)
+
+    def _end_all(self, requests: Sequence[Request]) -> None:
+        for request in requests:
+            self._end(request)
 
     def _finish(self, request: Request) -> None:
         prompt, speech = request.prompt, request.speech
-        request.done = True
         codes = tuple(speech.codes) if speech else ()
         usage = Usage(
             prompt_tokens=prompt.num_tokens,
@@ -169,6 +398,17 @@ class Engine:
             total=request.elapsed(),
             audio=speech.num_samples / self.speak.vocoder.sample_rate if speech and self.speak else 0.0,
         )
-        reason: Literal["stop", "length"] = "length" if request.limits else "stop"
-        request.events.append(Done(reason, tuple(request.limits), request.seed, usage, timings, tuple(request.ids), codes))
-        self._release(request)
+        limits = tuple(limit for limit in get_args(Limit) if limit in request.limits)
+        reason: Literal["stop", "length"] = "length" if limits else "stop"
+        done = Done(reason, limits, request.seed, usage, timings, tuple(request.ids), codes)
+        self._end(request, done)
+
+
+_RUNNING: WeakSet[Engine] = WeakSet()
+
+
+@atexit.register
+def _stop_all() -> None:
+    """Threads inside torch while the interpreter goes down would crash it."""
+    for engine in list(_RUNNING):
+        engine.stop()

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from omni.cache import CachedSequence
+from omni.cache import CachedSequence, SavedSequence
 from omni.engine.options import Options
+from omni.engine.outbox import Outbox
 from omni.engine.relay import Relay
 from omni.engine.text import TextState, TextTrack
-from omni.events import Event, Failed, Limit, TextDelta
+from omni.events import Limit, TextDelta
 from omni.positions import Clock
-from omni.prompt import Prompt
+from omni.prompt import MediaRun, Prompt
 from omni.sampler import Sampler
 from omni.talker.dual_track import TalkerState
 from omni.talker.vocoder import VocoderState
@@ -27,11 +26,10 @@ class Speech:
 
     Attributes:
         voice_row: the thinker's embedding of the voice's id, `[C]`.
-        prompt_rows: `[P, talker hidden]`, freed once the talker has read them.
+        prompt_rows: `[n, talker hidden]` each, those of the prompt that the talker has not read yet, in order.
         relay: thoughts that wait for their text to be let out.
         position: of the next codec step, the same on all axes.
-        new_codes: codes that the vocoder has not heard yet.
-        ended: no more codes will come; finished: and all their sound is out.
+        ended: no more codes will come.
     """
 
     sampler: Sampler
@@ -40,13 +38,11 @@ class Speech:
     voice_row: Tensor
     cache: CachedSequence = field(default_factory=CachedSequence)
     relay: Relay = field(default_factory=Relay)
-    prompt_rows: Tensor | None = None
+    prompt_rows: list[Tensor] = field(default_factory=list)
     position: int = 0
     codes: list[int] = field(default_factory=list)
-    new_codes: list[int] = field(default_factory=list)
     num_samples: int = 0
     ended: bool = False
-    finished: bool = False
 
 
 @dataclass
@@ -55,10 +51,16 @@ class Request:
 
     Attributes:
         clock: where its next token stands.
-        given: batches of ids to be spoken word for word; None for an answer the model finds itself.
-        piece: the batch that has come last and not been read; `given_ended`: no other will come.
+        key: the engine's name for it, larger for later ones.
+        page_keys: of the prompt's whole pages, see `Prompt.page_keys`.
+        runs: of the media's rows that are still to be read.
+        features: of media, by (is a sound, index), until the prompt is read.
+        rows, is_media: `[n, C]`, `[n]`, the prompt's rows that are still to be read, once all their media are encoded.
+        given: ids to be spoken word for word that have not been read; None for an answer that the model finds itself.
+        given_ended: no others will come; hungry: its reader was asked for more.
         next_id: the id that the thinker reads next.
         last_id: a limit has been met; `next_id` is the last of the answer.
+        saved: the rows of a request that was set aside to make room for others, thinker's and talker's.
     """
 
     prompt: Prompt
@@ -69,18 +71,25 @@ class Request:
     track: TextTrack
     text: TextState
     speech: Speech | None
-    given: Iterator[list[int]] | None = None
-    piece: list[int] | None = None
+    key: int = -1
+    outbox: Outbox = field(default_factory=Outbox)
+    page_keys: list[bytes] = field(default_factory=list)
+    runs: tuple[MediaRun, ...] = ()
+    features: dict[tuple[bool, int], Tensor] = field(default_factory=dict)
+    rows: Tensor | None = None
+    is_media: Tensor | None = None
+    given: list[int] | None = None
     given_ended: bool = False
+    hungry: bool = False
     started: float = field(default_factory=time.perf_counter)
     media_read: float = 0.0
     cache: CachedSequence = field(default_factory=CachedSequence)
+    saved: list[SavedSequence] | None = None
     next_id: int | None = None
     last_id: bool = False
     ids: list[int] = field(default_factory=list)
     text_ended: bool = False
-    limits: list[Limit] = field(default_factory=list)
-    events: deque[Event | Failed] = field(default_factory=deque)
+    limits: set[Limit] = field(default_factory=set)
     prefilled: float | None = None
     first_text: float | None = None
     first_audio: float | None = None
@@ -89,25 +98,26 @@ class Request:
     def elapsed(self) -> float:
         return time.perf_counter() - self.started
 
-    def cut(self, limit: Limit) -> None:
-        """Remember a limit that was met."""
-        if limit not in self.limits:
-            self.limits.append(limit)
+    @property
+    def is_aside(self) -> bool:
+        return self.saved is not None
 
-    def fetch(self) -> None:
-        """Wait for the next piece of given text, where the talker has no thought left and would stand still."""
-        if self.given is None or self.given_ended or (self.speech and self.speech.track.rows and not self.speech.ended):
-            return
-        # once the speech has met its limit, nothing more is asked of whoever writes the text
-        self.piece = None if self.speech and self.speech.ended else next(self.given, None)
-        self.given_ended = self.piece is None
+    @property
+    def num_unread(self) -> int:
+        """Rows of the prompt that the thinker has still to read."""
+        return max(0, self.prompt.num_tokens - self.cache.length)
+
+    def wanted_media(self) -> list[tuple[bool, int]]:
+        """Media whose rows are to be read and not encoded yet, in prompt order."""
+        named = dict.fromkeys((run.is_sound, run.index) for run in self.runs)
+        return [name for name in named if name not in self.features]
 
     def write(self, text: str) -> None:
         """Let text out."""
         if text:
             if self.first_text is None:
                 self.first_text = self.elapsed()
-            self.events.append(TextDelta(text))
+            self.outbox.put(self.key, TextDelta(text))
 
     def think(self, thoughts: Tensor) -> None:
         """New thoughts `[n, C]`, of ids whose text has been written or waits."""

@@ -52,36 +52,73 @@ class SpeakStage:
         sound = self.vocoder.start(prepared, seed=seed + 2, chunks=options.chunks)
         return Speech(sampler, self.model.start(ending), sound, self.words[voice.bos_id])
 
-    def hear(self, speech: Speech, hidden: Tensor, embedded: Tensor, is_media: Tensor) -> None:
-        """Keep what the talker will read of the prompt; arguments as `Talker.prompt_rows`."""
-        speech.prompt_rows = self.model.prompt_rows(hidden, embedded, is_media)
+    def begin_reading(self, request: Request, speech: Speech) -> int:
+        """Begin with what the cache holds of the prompt already; how many pages that is."""
+        self.lane.pool.adopt(speech.cache, request.page_keys)
+        return len(speech.cache.pages)
 
-    def open(self, request: Request, speech: Speech) -> None:
-        """Let the talker read the prompt and the first thought, as soon as there is one."""
-        if not speech.track.rows:
-            speech.ended = speech.track.text_ended  # an empty answer is silent
-            return
-        assert speech.prompt_rows is not None
-        clock = request.prompt.clock_after()
-        positions = torch.cat((request.prompt.positions, clock.text(OPENING_ROWS)), 1)
-        speech.position = clock.top + 1
-        opening = self.model.opening_rows(speech.voice_row, speech.track.rows.popleft())
-        rows = torch.cat((speech.prompt_rows, opening))
-        speech.prompt_rows = None
-        hidden = self.lane.advance([speech.cache], [rows], [positions])[0]
-        self._pick([(request, speech)], hidden[-1:])
+    def keep(self, speech: Speech, at: int, hidden: Tensor, embedded: Tensor, is_media: Tensor) -> None:
+        """Put aside what the talker has still to read of the prompt's rows from `at` on; arrays as `Talker.prompt_rows`."""
+        known = speech.cache.length + sum(len(rows) for rows in speech.prompt_rows) - at
+        if known < len(hidden):
+            skip = max(0, known)
+            here = (x[skip:].to(self.lane.device) for x in (hidden, embedded, is_media))
+            speech.prompt_rows.append(self.model.prompt_rows(*here))
+
+    def read(self, parts: Sequence[tuple[Request, Speech, int]]) -> None:
+        """Let the talker read so many more rows of each prompt."""
+        rows, positions = [], []
+        for request, speech, num in parts:
+            left = torch.cat(speech.prompt_rows)
+            at = speech.cache.length
+            rows.append(left[:num])
+            positions.append(request.prompt.positions[:, at : at + num])
+            speech.prompt_rows = [left[num:]]
+        self.lane.advance([s.cache for _, s, _ in parts], rows, positions)
+        for request, speech, _ in parts:
+            self.lane.pool.publish(speech.cache, request.page_keys)
+
+    def num_unread(self, speech: Speech) -> int:
+        """Rows of the prompt that the talker has still to read."""
+        return sum(len(rows) for rows in speech.prompt_rows)
+
+    def num_rows(self, speech: Speech) -> int:
+        """Rows that the next codec step reads: the first reads what is left of the prompt, too."""
+        return 1 if speech.track.code is not None else self.num_unread(speech) + OPENING_ROWS
+
+    def ready(self, speech: Speech) -> bool:
+        """Whether the next codec step has its thought."""
+        track = speech.track
+        return not speech.ended and (bool(track.rows) or (track.code is not None and track.text_ended))
 
     def step(self, speaking: Sequence[tuple[Request, Speech]]) -> None:
         """One codec step of answers whose next thought is there."""
-        if not speaking:
-            return
-        rows = self.model.step_rows([s.track for _, s in speaking])
-        positions = []
-        for _, speech in speaking:
-            positions.append(torch.full((3, 1), speech.position))
-            speech.position += 1
-        hidden = self.lane.advance([s.cache for _, s in speaking], list(rows[:, None]), positions)
-        self._pick(speaking, torch.cat(hidden))
+        begun = [s for _, s in speaking if s.track.code is not None]
+        stepped = iter(self.model.step_rows([s.track for s in begun])) if begun else iter(())
+        rows, positions = [], []
+        for request, speech in speaking:
+            if speech.track.code is not None:
+                rows.append(next(stepped)[None])
+                positions.append(torch.full((3, 1), speech.position))
+                speech.position += 1
+            else:
+                opening, at = self._open(request, speech)
+                rows.append(opening)
+                positions.append(at)
+        hidden = self.lane.advance([s.cache for _, s in speaking], rows, positions)
+        for request, speech in speaking:
+            if speech.track.code is None:
+                self.lane.pool.publish(speech.cache, request.page_keys)
+        self._pick(speaking, torch.cat([h[-1:] for h in hidden]))
+
+    def _open(self, request: Request, speech: Speech) -> tuple[Tensor, Tensor]:
+        """What is left of the prompt, who speaks, and the first thought; and where these rows stand."""
+        clock = request.prompt.clock_after()
+        positions = torch.cat((request.prompt.positions[:, speech.cache.length :], clock.text(OPENING_ROWS)), 1)
+        speech.position = clock.top + 1
+        opening = self.model.opening_rows(speech.voice_row, speech.track.rows.popleft())
+        rows, speech.prompt_rows = torch.cat((*speech.prompt_rows, opening)), []
+        return rows, positions
 
     def _pick(self, speaking: Sequence[tuple[Request, Speech]], hidden: Tensor) -> None:
         """Choose the next codec id of each answer from its last hidden row `[B, C]`."""
@@ -89,31 +126,31 @@ class SpeakStage:
         picked = torch.stack([s.sampler.pick(row) for (_, s), row in zip(speaking, logits, strict=True)])
         for (request, speech), code, number in zip(speaking, picked, picked.tolist(), strict=True):
             if number in self.model.config.stop_ids:
-                speech.ended = True
+                self.end(speech)
                 continue
             speech.track.code = code
             speech.codes.append(number)
-            speech.new_codes.append(number)
+            self.vocoder.push(speech.sound, [number])
             if len(speech.codes) >= request.options.max_codes:
-                request.cut("audio")
+                request.limits.add("audio")
             elif speech.cache.length >= self.lane.max_positions:
-                request.cut("context")
+                request.limits.add("context")
             else:
                 continue
-            speech.ended = True
+            self.end(speech)
 
-    def voice(self, request: Request, speech: Speech) -> None:
-        """Sound for the new codes, as far as their chunk is complete."""
-        waves = []
-        if speech.new_codes:
-            codes, speech.new_codes = speech.new_codes, []
-            waves.append(self.vocoder.step(speech.sound, codes))
-        if speech.ended and not speech.finished:
-            speech.finished = True
-            waves.append(self.vocoder.finish(speech.sound))
-        for wave in waves:
-            if len(wave):
-                if request.first_audio is None:
-                    request.first_audio = request.elapsed()
-                request.events.append(AudioChunk(wave.cpu().numpy(), self.vocoder.sample_rate, speech.num_samples))
-                speech.num_samples += len(wave)
+    def end(self, speech: Speech) -> None:
+        """No more codes will come."""
+        speech.ended = speech.sound.ended = True
+
+    def voice(self, speaking: Sequence[tuple[Request, Speech]]) -> None:
+        """Sound for the next chunk of each answer, which must be due."""
+        waves = self.vocoder.make([speech.sound for _, speech in speaking])
+        for (request, speech), wave in zip(speaking, waves, strict=True):
+            if not len(wave):
+                continue
+            if request.first_audio is None:
+                request.first_audio = request.elapsed()
+            chunk = AudioChunk(wave.cpu().numpy(), self.vocoder.sample_rate, speech.num_samples)
+            request.outbox.put(request.key, chunk)
+            speech.num_samples += len(wave)

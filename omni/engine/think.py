@@ -8,79 +8,124 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from omni.encoders.features import Picture, Sound
 from omni.engine.batch import Lane
+from omni.engine.features import FeatureCache
 from omni.engine.request import Request
-from omni.errors import ContextError
 from omni.events import Limit
-from omni.prompt import Prompt
 from omni.thinker import Thinker
 
 
 class ThinkStage:
     """Attributes:
     lane: the thinker's decoder with its cache.
+    features: rows of media that were encoded lately.
     """
 
     def __init__(self, thinker: Thinker, *, cache_tokens: int) -> None:
         self.model = thinker
         self.lane = Lane(thinker.decoder, cache_tokens)
+        self.features = FeatureCache()
 
-    def encode(self, prompt: Prompt) -> list[Tensor]:
-        """Rows of the prompt's media, in the order their placeholders stand in."""
-        sounds = self.model.audio_tower.encode(prompt.sounds) if prompt.sounds else []
-        pictures = self.model.visual.encode(prompt.pictures) if prompt.pictures else []
-        return [(sounds if run.is_sound else pictures)[run.index][run.first : run.last] for run in prompt.runs]
+    def begin_reading(self, request: Request, most_pages: int | None) -> None:
+        """Begin with what the cache holds of the prompt already, at most so many pages."""
+        pool, prompt = self.lane.pool, request.prompt
+        whole = (prompt.num_tokens - 1) // pool.page_size  # the last row is always read: it tells how the answer begins
+        pool.adopt(request.cache, request.page_keys[:whole], most_pages)
+        request.runs = prompt.runs_after(request.cache.length)
+        for name in request.wanted_media():
+            if (rows := self.features.find(prompt.medium(*name))) is not None:
+                request.features[name] = rows
 
-    def prefill(self, request: Request) -> tuple[Tensor, Tensor, Tensor]:
-        """Read the prompt; an answer of the model's own gets its first id.
+    def encode(self, media: Sequence[Sound | Picture]) -> list[Tensor]:
+        """Rows `[n, C]` of each medium."""
+        return self.features.get(media, self._encode)
+
+    def _encode(self, media: Sequence[Sound | Picture]) -> list[Tensor]:
+        sounds = [medium for medium in media if isinstance(medium, Sound)]
+        pictures = [medium for medium in media if isinstance(medium, Picture)]
+        heard = iter(self.model.audio_tower.encode(sounds) if sounds else [])
+        seen = iter(self.model.visual.encode(pictures) if pictures else [])
+        return [next(heard if isinstance(medium, Sound) else seen) for medium in media]
+
+    def see(self, requests: Sequence[Request]) -> None:
+        """Encode the next medium of each request."""
+        names = [request.wanted_media()[0] for request in requests]
+        media = [r.prompt.medium(*name) for r, name in zip(requests, names, strict=True)]
+        for request, name, rows in zip(requests, names, self.encode(media), strict=True):
+            request.features[name] = rows
+
+    def read(self, parts: Sequence[tuple[Request, int]]) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Read so many more rows of each request's prompt; an answer of the model's own then gets its first id.
 
         Returns:
-            What the talker hears of it: hidden rows `[P, C]`, input rows `[P, C]`, and which are media, bool `[P]`.
+            What the talker hears of each: hidden rows `[n, C]`, input rows `[n, C]`, and which are media, bool `[n]`.
         """
-        prompt = request.prompt
-        features = self.encode(prompt)
-        request.prompt = replace(prompt, pictures=(), sounds=())  # rows stand for them from here on
-        rows, is_media = self.model.embed(prompt.ids.to(self.lane.device), features)
-        hidden = self.lane.advance([request.cache], [rows], [prompt.positions])[0]
-        request.prefilled = request.elapsed()
-        if request.given is None:
-            self._pick([request], hidden[-1:])
-        return hidden, rows, is_media
+        rows, media, positions = [], [], []
+        for request, num in parts:
+            if request.rows is None or request.is_media is None:
+                request.rows, request.is_media = self._embed(request)
+            at = request.cache.length
+            rows.append(request.rows[:num])
+            media.append(request.is_media[:num])
+            positions.append(request.prompt.positions[:, at : at + num])
+            request.rows, request.is_media = request.rows[num:], request.is_media[num:]
+        requests = [request for request, _ in parts]
+        hidden = self.lane.advance([r.cache for r in requests], rows, positions)
+        own = []
+        for request, h in zip(requests, hidden, strict=True):
+            self.lane.pool.publish(request.cache, request.page_keys)
+            if request.num_unread:
+                continue
+            request.prefilled = request.elapsed()
+            request.rows = request.is_media = None
+            request.features.clear()
+            request.prompt = replace(request.prompt, pictures=(), sounds=())  # what they hold has been read
+            if request.given is None:
+                own.append((request, h[-1:]))
+        if own:
+            self._pick([request for request, _ in own], torch.cat([h for _, h in own]))
+        return list(zip(hidden, rows, media, strict=True))
+
+    def _embed(self, request: Request) -> tuple[Tensor, Tensor]:
+        features = [request.features[run.is_sound, run.index][run.first : run.last] for run in request.runs]
+        ids = request.prompt.ids[request.cache.length :].to(self.lane.device)
+        return self.model.embed(ids, features)
 
     def find(self, requests: Sequence[Request]) -> None:
-        """Let the thinker read each answer's last id and find the next."""
-        if not requests:
-            return
-        hidden = self._read(requests, [[r.next_id] for r in requests if r.next_id is not None])
-        going_on = [i for i, r in enumerate(requests) if not r.last_id]
+        """Let the thinker read what each answer says next, found by itself or given, and find the next id."""
+        reading: list[tuple[Request, list[int]]] = []
         for request in requests:
-            if request.last_id:
+            new = self._given(request) if request.given is not None else [request.next_id]
+            if ids := [i for i in new if i is not None]:
+                reading.append((request, ids))
+        hidden = self._read(reading) if reading else []
+        going_on = [
+            (request, h)
+            for (request, _), h in zip(reading, hidden, strict=True)
+            if request.given is None and not request.last_id
+        ]
+        for request in requests:
+            if request.last_id or request.given_ended:
                 self._end(request)
         if going_on:
-            self._pick([requests[i] for i in going_on], torch.cat([hidden[i] for i in going_on]))
+            self._pick([request for request, _ in going_on], torch.cat([h for _, h in going_on]))
 
-    def follow(self, request: Request) -> None:
-        """Let the thinker read the next piece of text that is to be spoken word for word, if it has come."""
-        piece, request.piece = request.piece, None
-        if piece:
-            room = self.lane.max_positions - request.cache.length
-            if len(piece) > room:
-                raise ContextError(
-                    f"the text is longer than the {room} tokens the model's context has left; say it in several calls"
-                )
-            request.ids += piece
-            for token in piece:
-                request.write(request.track.step(request.text, token))
-            self._read([request], [piece])
-        if request.given_ended:
-            self._end(request)
+    @staticmethod
+    def _given(request: Request) -> list[int]:
+        """Ids that are to be spoken word for word, written as they are read."""
+        new, request.given = request.given or [], []
+        request.ids += new
+        for token in new:
+            request.write(request.track.step(request.text, token))
+        return new
 
-    def _read(self, requests: Sequence[Request], ids: Sequence[Sequence[int]]) -> list[Tensor]:
-        """Append ids of the answer; hidden rows `[n, C]`. Each becomes a thought for the talker."""
-        rows = [self.model.embed_tokens(torch.tensor(new, device=self.lane.device)) for new in ids]
-        positions = [r.clock.text(len(new)) for r, new in zip(requests, ids, strict=True)]
-        hidden = self.lane.advance([r.cache for r in requests], rows, positions)
-        for request, h, e in zip(requests, hidden, rows, strict=True):
+    def _read(self, reading: Sequence[tuple[Request, list[int]]]) -> list[Tensor]:
+        """Append ids of answers; hidden rows `[n, C]` of each. Each id becomes a thought for the talker."""
+        rows = [self.model.embed_tokens(torch.tensor(ids, device=self.lane.device)) for _, ids in reading]
+        positions = [request.clock.text(len(ids)) for request, ids in reading]
+        hidden = self.lane.advance([request.cache for request, _ in reading], rows, positions)
+        for (request, _), h, e in zip(reading, hidden, rows, strict=True):
             request.think(h + e)
         return hidden
 
@@ -104,7 +149,7 @@ class ThinkStage:
 
     def _cut(self, request: Request, limit: Limit) -> None:
         """End the text at its last id, which the talker still has to hear about: it is a word like any other."""
-        request.cut(limit)
+        request.limits.add(limit)
         request.last_id = True
         if not request.speech:
             self._end(request)

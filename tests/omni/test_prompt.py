@@ -148,3 +148,35 @@ def test_speaking_brings_its_system_prompt_unless_there_is_one(omni: Omni) -> No
     assert ids([user], "Ethan") == ids([{"role": "system", "content": SPEAKING}, user], None)
     assert ids([own, user], "Ethan") == ids([own, user], None)
     assert ids([user], None) != ids([user], "Ethan")
+
+
+def test_page_keys_name_all_that_was_told(omni: Omni) -> None:
+    """Two prompts share the keys of the pages up to where they first differ, in words, in pictures or in time."""
+    other = Image.effect_noise((112, 84), 90).convert("RGB")
+    text: Message = {"type": "text", "text": "a long question " * 9}
+
+    def keys(*parts: Message) -> list[bytes]:
+        return read(omni, *parts).page_keys(16)
+
+    def shared(a: list[bytes], b: list[bytes]) -> int:
+        return sum(x == y for x, y in zip(a, b, strict=False))
+
+    first = keys({"type": "image", "image": FRAMES[0]}, text)
+    prompt = read(omni, {"type": "image", "image": FRAMES[0]}, text)
+    assert len(first) == prompt.num_tokens // 16
+    assert keys({"type": "image", "image": FRAMES[0]}, text) == first
+    pictured = int(prompt.is_media.nonzero()[0])
+    assert shared(first, keys({"type": "image", "image": other}, text)) == pictured // 16
+    longer = keys({"type": "image", "image": FRAMES[0]}, text, {"type": "text", "text": "and more"})
+    assert len(first) - 4 <= shared(first, longer) < len(longer)
+    clips = [keys({"type": "video", "video": FRAMES, "fps": fps}, text) for fps in (2.0, 4.0)]
+    assert shared(*clips) < len(clips[0]), "the same frames at another pace"
+
+
+def test_runs_after_a_row(omni: Omni, films: dict[bool, Path]) -> None:
+    """What is left of the media's rows once the first rows of a prompt were found in the cache."""
+    prompt = read(omni, {"type": "video", "video": films[True]}, {"type": "image", "image": FRAMES[0]})
+    rows = [(run.is_sound, run.index, row) for run in prompt.runs for row in range(run.first, run.last)]
+    for at in (0, 1, int(prompt.is_media.nonzero()[7]), prompt.num_tokens // 2, prompt.num_tokens):
+        left = [(run.is_sound, run.index, row) for run in prompt.runs_after(at) for row in range(run.first, run.last)]
+        assert left == rows[int(prompt.is_media[:at].sum()) :]

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -195,18 +196,22 @@ def ours(omni: Omni, messages: Sequence[list[Message]], *, sampled: bool = False
 
     def first(into: list[Tensor]) -> Callable[[nn.Module, Any, Any], None]:
         def hook(_: nn.Module, args: Any, out: Tensor) -> None:
-            if len(into) < len(requests):
-                into.extend(out[-1:].float())
+            into.extend(out[: len(requests) - len(into)].float())
 
         return hook
 
+    for stage in (omni.engine.think, omni.engine.speak):
+        assert stage
+        omni.engine.call(stage.lane.pool.forget)  # so that every row is read, and seen here
+    for request in requests:
+        encode = omni.engine.think.encode
+        chain.vision += [rows.float() for rows in omni.engine.call(partial(encode, request.prompt.pictures))]
+        chain.audio += [rows.float() for rows in omni.engine.call(partial(encode, request.prompt.sounds))]
     hooks = [
         model.thinker.decoder.register_forward_pre_hook(positions(chain.thinker_positions)),
         model.talker.decoder.register_forward_pre_hook(positions(chain.talker_positions)),
         model.thinker.lm_head.register_forward_hook(first(chain.thinker_logits)),
         model.talker.codec_head.register_forward_hook(first(chain.talker_logits)),
-        model.thinker.visual.register_forward_hook(lambda m, a, out: chain.vision.append(out.float())),
-        model.thinker.audio_tower.register_forward_hook(lambda m, a, out: chain.audio.append(torch.cat(out).float())),
     ]
     try:
         done = {i: event for i, event in omni.engine.run(requests) if isinstance(event, Done)}
@@ -227,6 +232,7 @@ def vocode(omni: Omni, chain: Chain) -> tuple[list[Tensor], list[Tensor]]:
     mels = []
     for codes, noise in zip(chain.codes, chain.noise, strict=True):
         state = vocoder.start(voice, chunks=WHOLE, noise=noise)
-        state.ended = not vocoder.mels(state, codes)
-        mels.append(torch.cat(vocoder.mels(state)))
+        vocoder.push(state, codes)
+        state.ended = True
+        mels += vocoder.mels([state])
     return mels, [vocoder.code2wav_bigvgan_model(mel[None])[0] for mel in chain.mel]

@@ -65,12 +65,12 @@ def streamed_errors(geometry: str, ahead: int) -> tuple[float, float]:
     def speak(chunks: ChunkPolicy) -> tuple[Tensor, Tensor]:
         state = vocoder.start(voice, seed=SEED, chunks=chunks)
         mels, waves = [], []
-        for code in codes:
-            mels += (made := vocoder.mels(state, [code]))
-            waves += [vocoder.wave(state, mel) for mel in made]
-        state.ended = True
-        mels += (made := vocoder.mels(state))
-        waves.append(vocoder.wave(state, torch.cat([state.mel[:0], *made])))
+        for i in range(STREAM_CODES + 1):
+            vocoder.push(state, codes[i : i + 1])
+            state.ended = i == STREAM_CODES
+            while vocoder.due(state):
+                mels += vocoder.mels([state])
+                waves += vocoder.waves([state], mels[-1:])
         return torch.cat(mels), torch.cat(waves)
 
     mel, wave = speak(WHOLE)
@@ -101,9 +101,9 @@ def compare(a: Chain, b: Chain, mels: list[Tensor], waves: list[Tensor]) -> Erro
     }
     if a.vision:
         # ours encodes stills and clips in one call, in prompt order; transformers in two
-        errors["vision tower"] = _worst(a.vision, b.vision) / _size(b.vision)
+        errors["vision tower"] = _worst([torch.cat(a.vision)], [torch.cat(b.vision)]) / _size(b.vision)
     if a.audio:
-        errors["audio tower"] = _worst(a.audio, b.audio) / _size(b.audio)
+        errors["audio tower"] = _worst([torch.cat(a.audio)], [torch.cat(b.audio)]) / _size(b.audio)
     return errors
 
 

@@ -44,16 +44,15 @@ def speak(
     """Mel frames and samples of every step; codes come in pieces of these sizes, over and over, or all at once."""
     model, codes = tiny.vocoder(geometry), tiny.codes(geometry, num)
     state = model.start(voice or tiny.prepared(geometry), 3, policy, noise)
-    mels, waves, at, i = [], [], 0, 0
-    while at < num:
+    mels, waves, at, i = [state.mel[:0]], [state.mel.new_empty(0)], 0, 0
+    while not state.ended:
         size = pieces[i % len(pieces)] if pieces else num
-        for mel in model.mels(state, codes[at : at + size]):
-            mels.append(mel)
-            waves.append(model.wave(state, mel))
+        model.push(state, codes[at : at + size])
         at, i = at + size, i + 1
-    state.ended = True
-    mels.append(torch.cat([state.mel[:0], *model.mels(state)]))
-    waves.append(model.wave(state, mels[-1]))
+        state.ended = at >= num
+        while model.due(state):
+            mels += model.mels([state])
+            waves += model.waves([state], mels[-1:])
     return mels, waves
 
 
@@ -218,3 +217,24 @@ def test_voice_of_another_model() -> None:
 def test_blocks_hold_whole_codes() -> None:
     with pytest.raises(CheckpointError, match="whole codes"):
         Vocoder(replace(tiny.SMALL[0], block_size=25), tiny.SMALL[1])
+
+
+def test_several_speeches_at_once_equal_each_alone() -> None:
+    """Chunks of different lengths, in steps that some of them miss."""
+    model, sizes = tiny.vocoder("small"), (40, 61, 7, 84)
+    states = [model.start(hasty(), seed, GROWING[0]) for seed in range(len(sizes))]
+    made: list[list[Tensor]] = [[] for _ in sizes]
+    codes = [tiny.codes("small", num) for num in sizes]
+    for at in range(0, max(sizes) + 12, 12):
+        for state, own in zip(states, codes, strict=True):
+            if not state.ended:
+                model.push(state, own[at : at + 12])
+                state.ended = at + 12 >= len(own)
+        while due := [i for i, state in enumerate(states) if model.due(state)]:
+            for i, wave in zip(due, model.make([states[i] for i in due]), strict=True):
+                made[i].append(wave)
+    for seed, (waves, own) in enumerate(zip(made, codes, strict=True)):
+        state = model.start(hasty(), seed, GROWING[0])
+        alone = torch.cat((model.step(state, own), model.finish(state)))
+        torch.testing.assert_close(torch.cat(waves), alone, atol=1e-5, rtol=0)
+        assert len(alone) == SAMPLES["small"] * len(own)
