@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omni.encoders.config import AudioConfig
-from omni.encoders.features import Sound
-from omni.encoders.mel import num_audio_tokens
+from omni.encoders.features import Sound, num_audio_tokens
 from omni.kernels import Segments, attend, layer_norm
 
 STACKS = {"self_attn.qkv_proj": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")}

@@ -28,6 +28,11 @@ class Picture:
         """Of the pixels and their shape, not of the time between them."""
         return _digest(f"picture {self.grid}", self.patches)
 
+    def pieces(self) -> list[Picture]:
+        """Its temporal grids, none of which the tower lets see another."""
+        t, h, w = self.grid
+        return [Picture(patches, (1, h, w), self.second_per_grid) for patches in self.patches.chunk(t)]
+
 
 @dataclass(frozen=True)
 class Sound:
@@ -42,6 +47,17 @@ class Sound:
     @cached_property
     def digest(self) -> bytes:
         return _digest("sound", self.mel)
+
+    def pieces(self, block_frames: int) -> list[Sound]:
+        """Its blocks, none of which the tower lets see another; a last one too short for a row belongs to no block."""
+        blocks = [Sound(mel) for mel in self.mel.split(block_frames, 1)]
+        return blocks if num_audio_tokens(blocks[-1].mel.shape[1]) > 0 else blocks[:-1]
+
+
+def num_audio_tokens(frames: int) -> int:
+    """Rows that the audio tower makes of so many mel frames: the second convolution halves them, and so does a pooling."""
+    halved = (frames - 1) // 2 + 1
+    return (halved - 2) // 2 + 1
 
 
 def _digest(kind: str, content: Tensor) -> bytes:

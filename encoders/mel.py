@@ -12,19 +12,13 @@ import torch
 from torch import Tensor
 
 from omni.encoders.config import MelConfig
-from omni.encoders.features import Sound
+from omni.encoders.features import Sound, num_audio_tokens
 from omni.errors import MediaError, MediaLimitError
 
 _FLOOR = 1e-10
 _SILENCE = math.log10(_FLOOR)
 _RANGE = 8.0
 """Decades below the loudest bin at which a frame is clamped."""
-
-
-def num_audio_tokens(frames: int) -> int:
-    """Rows that the audio tower makes of so many mel frames: the second convolution halves them, and so does a pooling."""
-    halved = (frames - 1) // 2 + 1
-    return (halved - 2) // 2 + 1
 
 
 def log_mel(wave: npt.NDArray[np.float32], config: MelConfig) -> Sound:

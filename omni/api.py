@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Unpack
@@ -13,7 +14,7 @@ import torch
 
 from omni.checkpoint import Checkpoint, find, load
 from omni.config import read_config, read_mel, read_pixels
-from omni.device import pick_device, pick_dtype
+from omni.device import leave_cores, pick_device, pick_dtype
 from omni.encoders.media import Budget
 from omni.engine.loop import Engine
 from omni.engine.options import OptionArgs, Options, SpeechArgs
@@ -26,6 +27,7 @@ from omni.model import LAYOUT, SPEECH, Qwen2_5Omni, build, dtype_of
 from omni.progress import loading_bar
 from omni.prompt import Message, PromptReader
 from omni.sampler import Sampler
+from omni.session import Session
 from omni.talker.vocoder import SAMPLE_RATE, WHOLE, PreparedVoice
 from omni.talker.voices import Voice, pick, read_voices
 from omni.template import Template
@@ -109,12 +111,18 @@ class Omni:
         layout = LAYOUT if net.talker else replace(LAYOUT, unused=LAYOUT.unused + SPEECH)
         with loading_bar(folder.name, shown=progress) as bar:
             load(net, Checkpoint.open(folder), layout, dtype_of=lambda n: dtype_of(n, kept), device=place, progress=bar)
+        leave_cores()
         try:
             return cls(net, reader, voices, cache_tokens=cache_tokens)
         except torch.OutOfMemoryError as e:
             raise DeviceError(
                 f"{place} has no room for a cache of {cache_tokens} tokens beside the weights; load with fewer cache_tokens"
             ) from e
+
+    @property
+    def budget(self) -> Budget:
+        """How large media may be."""
+        return self._reader.budget
 
     @property
     def default_voice(self) -> str:
@@ -151,7 +159,7 @@ class Omni:
         asked = Options(**options)
         if "chunks" not in options:  # one window over the whole speech is exact, and cheaper than several that overlap
             asked = replace(asked, chunks=WHOLE)
-        events = self._run(self.request(messages, voice, asked, audio_in_video))
+        events = self.run(self.request(messages, voice, asked, audio_in_video))
         return collect(events, self.sample_rate, spoken=voice is not None)
 
     def stream(
@@ -166,7 +174,31 @@ class Omni:
 
         Arguments and errors are `generate`'s. Closing the iterator cancels the answer.
         """
-        return self._run(self.request(messages, voice, Options(**options), audio_in_video))
+        return self.run(self.request(messages, voice, Options(**options), audio_in_video))
+
+    async def astream(
+        self,
+        messages: Sequence[Message],
+        *,
+        voice: str | None = None,
+        audio_in_video: bool | None = None,
+        **options: Unpack[OptionArgs],
+    ) -> AsyncGenerator[Event, None]:
+        """As `stream`, for an event loop, which goes on while media are read and while the answer is made."""
+        request = await asyncio.to_thread(self.request, messages, voice, Options(**options), audio_in_video)
+        outbox = Outbox()
+        self.engine.submit([request], outbox)
+        try:
+            while True:
+                _, event = await outbox.aget()
+                if isinstance(event, Failed):
+                    raise event.error
+                assert not isinstance(event, Hungry)
+                yield event
+                if isinstance(event, Done):
+                    return
+        finally:
+            self.engine.cancel([request], wait=False)
 
     def say(
         self,
@@ -200,9 +232,24 @@ class Omni:
             ids = self._reader.tokenizer.encode(text)
             self.engine.check_text(request.prompt, len(ids))
             request.given, request.given_ended = ids, True
-            return self._run(request)
+            return self.run(request)
         request.given = []
-        return self._run(request, self._given(text))
+        return self.run(request, self._given(text))
+
+    def session(self, *, system: str | None = None, voice: str | None = None, **options: Unpack[OptionArgs]) -> Session:
+        """A conversation that keeps its past, and reads what is said while it is being said.
+
+        Args:
+            system: what the model is told before the first turn.
+            voice: speaks the answers; None for text alone.
+            options: of every answer; see `Options`.
+
+        Raises:
+            InputError.
+        """
+        if voice is not None:
+            self._check_voice(voice)
+        return Session(self, system, voice, Options(**options))
 
     def _given(self, pieces: Iterable[str]) -> Iterator[list[int]]:
         """Ids of text that comes in pieces, the same as those of the whole."""
@@ -211,8 +258,11 @@ class Omni:
             yield self._encoder.step(state, piece)
         yield self._encoder.finish(state)
 
-    def _run(self, request: Request, given: Iterator[list[int]] | None = None) -> Generator[Event, None, None]:
-        """Events of one request; text that is still being written is asked for when the talker has no more."""
+    def run(self, request: Request, given: Iterator[list[int]] | None = None) -> Generator[Event, None, None]:
+        """Events of a request of `request`'s making, as `stream` gives them.
+
+        given: ids of text that is still being written, asked for when the talker has no more.
+        """
         outbox = Outbox()
         self.engine.submit([request], outbox)
         try:
@@ -255,7 +305,7 @@ class Omni:
             track=track,
             text=track.start(),
             speech=self._speech(voice, options, seed) if voice is not None else None,
-            page_keys=prompt.page_keys(self.engine.think.lane.pool.page_size),
+            page_keys=prompt.page_keys(self.engine.think.lane.pool.page_size, config.audio.chunk_frames),
             started=started,
         )
         request.media_read = request.elapsed()

@@ -17,6 +17,7 @@ from omni.api import CACHE_TOKENS
 from omni.checkpoint import Checkpoint, find, plan
 from omni.config import DecoderConfig, read_config
 from omni.device import has_fast_bfloat16, pick_device, pick_dtype
+from omni.engine.features import MAX_BYTES
 from omni.errors import OmniError
 from omni.model import LAYOUT, build, dtype_of
 from omni.talker.voices import read_voices
@@ -90,10 +91,14 @@ def _checkpoint(console: Console, model: str, place: torch.device, dtype: str) -
         table.add_row(part, f"{size / GIB:.2f}")
     total = sum(sizes.values())
     table.add_row("weights in all", f"{total / GIB:.2f}", style="bold")
+    caches = list[int]()
     for name, decoder in (("thinker", config.thinker.decoder), ("talker", config.talker_decoder)):
         if decoder:
             most = CACHE_TOKENS * _kv_bytes(decoder, kept)
             table.add_row(f"{name} cache, up to {CACHE_TOKENS:,} tokens", f"{most / GIB:.2f}")
+            caches.append(most)
+    table.add_row("rows of media seen or heard lately, up to", f"{MAX_BYTES / GIB:.2f}")
+    table.add_row("in all, at most", f"{(total + sum(caches) + MAX_BYTES) / GIB:.2f}", style="bold")
     console.print(table)
     missing = list(_files(folder, speaks=net.talker is not None))
     free = _free(place)

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from omni.config import MediaIds
 from omni.encoders.config import MelConfig, PixelConfig
-from omni.encoders.features import Picture, Sound
+from omni.encoders.features import Picture, Sound, num_audio_tokens
 from omni.encoders.media import Budget, read_audio, read_image, read_video
-from omni.encoders.mel import log_mel, num_audio_tokens
+from omni.encoders.mel import log_mel
 from omni.encoders.pixels import image_patches, video_patches
 from omni.errors import ContextError, MediaError, MediaLimitError, MessageError
 from omni.positions import AudioSpan, AudioVideoSpan, Clock, ImageSpan, Span, TextSpan, VideoSpan
@@ -80,6 +80,21 @@ class Prompt:
         """Rows that a medium has."""
         return max(run.last for run in self.runs if (run.is_sound, run.index) == (is_sound, index))
 
+    def head(self, num_rows: int) -> Prompt:
+        """Its first rows."""
+        runs, left = list[MediaRun](), int(self.is_media[:num_rows].sum())
+        for run in self.runs:
+            if left:
+                runs.append(replace(run, last=min(run.last, run.first + left)))
+                left -= runs[-1].last - runs[-1].first
+        return replace(
+            self,
+            ids=self.ids[:num_rows],
+            positions=self.positions[:, :num_rows],
+            is_media=self.is_media[:num_rows],
+            runs=tuple(runs),
+        )
+
     def runs_after(self, row: int) -> tuple[MediaRun, ...]:
         """The media's rows from a row of the prompt on."""
         skip = int(self.is_media[:row].sum())
@@ -91,21 +106,35 @@ class Prompt:
             skip = max(0, skip - size)
         return tuple(runs)
 
-    def page_keys(self, page_size: int) -> list[bytes]:
-        """For each whole page of rows, a digest of all that the model has been told up to its end."""
+    def page_keys(self, page_size: int, block_frames: int) -> list[bytes]:
+        """For each whole page of rows, a digest of all that the model has been told up to its end.
+
+        block_frames: of the blocks that the audio tower hears apart from each other: as long as a sound goes on, the keys of
+        what has been heard stay.
+        """
         content = torch.cat((self.ids[None], self.positions)).T.contiguous()  # [N, 4]
-        shown = [(run, self.medium(run.is_sound, run.index).digest) for run in self.runs]
-        rows = iter([(digest, row) for run, digest in shown for row in range(run.first, run.last)])
+        names = {(run.is_sound, run.index): self._row_names(run.is_sound, run.index, block_frames) for run in self.runs}
+        rows = iter([name for run in self.runs for name in names[run.is_sound, run.index][run.first : run.last]])
         is_media, keys, key = self.is_media.tolist(), list[bytes](), b""
         for last in range(page_size, self.num_tokens + 1, page_size):
             digest = hashlib.blake2b(key, digest_size=16)
             digest.update(content[last - page_size : last].numpy().data)
             for _ in range(sum(is_media[last - page_size : last])):
-                name, row = next(rows)
-                digest.update(name + row.to_bytes(4, "little"))
+                digest.update(next(rows))
             key = digest.digest()
             keys.append(key)
         return keys
+
+    def _row_names(self, is_sound: bool, index: int, block_frames: int) -> list[bytes]:
+        """For each row of a medium, the digest of the piece that it is of, and its place there."""
+        medium = self.medium(is_sound, index)
+        pieces = medium.pieces(block_frames) if isinstance(medium, Sound) else medium.pieces()
+        size = max(1, self.rows_of(is_sound, index) // len(pieces))
+        names = []
+        for piece in pieces:
+            num = num_audio_tokens(piece.mel.shape[1]) if isinstance(piece, Sound) else size
+            names += [piece.digest + row.to_bytes(4, "little") for row in range(num)]
+        return names
 
     def clock_after(self) -> Clock:
         """A clock of one's own that stands at the end of the prompt."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from demos.small_model import draw, looking, questions, senses, shape, sounds, train_towers, voices, words, world
-from omni.encoders.mel import num_audio_tokens
+from omni.encoders.features import num_audio_tokens
 from omni.positions import AudioSpan, AudioVideoSpan, Clock, ImageSpan, Span, TextSpan, VideoSpan
 from omni.prompt import SPEAKING, MediaRun, fill
 

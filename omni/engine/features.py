@@ -26,11 +26,9 @@ class FeatureCache:
         self.max_bytes, self.num_bytes = max_bytes, 0
         self._rows: OrderedDict[bytes, Tensor] = OrderedDict()
 
-    def find(self, medium: Sound | Picture) -> Tensor | None:
-        """Its rows `[n, C]`, if they are here."""
-        if medium.digest in self._rows:
-            self._rows.move_to_end(medium.digest)
-        return self._rows.get(medium.digest)
+    def has(self, media: Sequence[Sound | Picture]) -> bool:
+        """Whether the rows of all are here."""
+        return all(medium.digest in self._rows for medium in media)
 
     def get(
         self, media: Sequence[Sound | Picture], encode: Callable[[Sequence[Sound | Picture]], list[Tensor]]

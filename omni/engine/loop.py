@@ -110,10 +110,13 @@ class Engine:
         """More of a text that is to be spoken word for word."""
         self._post(lambda: self._take(request, ids, ended))
 
-    def cancel(self, requests: Sequence[Request]) -> None:
-        """End requests, if they have not ended, and wait until all that they held is free."""
+    def cancel(self, requests: Sequence[Request], *, wait: bool = True) -> None:
+        """End requests, if they have not ended, and wait for as long as a step takes until all that they held is free."""
         if any(not request.done for request in requests):
-            self.call(lambda: self._end_all(requests))
+            if wait:
+                self.call(lambda: self._end_all(requests))
+            else:
+                self._post(lambda: self._end_all(requests))
 
     def call(self, work: Callable[[], T]) -> T:
         """Have the engine's thread do something between two steps, and wait for it."""
@@ -228,6 +231,8 @@ class Engine:
             num_pages = self.speak.begin_reading(request, request.speech)
         self.think.begin_reading(request, num_pages)
         self._room.take(request)
+        if request.only_reads and not request.num_unread:
+            self._finish(request)
 
     def _num_running(self) -> int:
         return sum(not request.is_aside for request in self._live.values())
@@ -246,17 +251,21 @@ class Engine:
                 ready[Kind.ENCODE] = request.prompt.rows_of(*wanted[0])
             else:
                 ready[Kind.READ] = request.num_unread
-        elif not request.text_ended and (request.given is None or request.given or request.given_ended):
+        elif (
+            not request.text_ended
+            and not request.only_reads
+            and (request.given is None or request.given or request.given_ended)
+        ):
             ready[Kind.THINK] = 1 if request.given is None else max(1, len(request.given))
         if speech and self.speak:
-            if not request.num_unread and self.speak.num_unread(speech) > OPENING_CHUNK:
-                ready[Kind.HEAR] = self.speak.num_unread(speech) - OPENING_CHUNK
+            opening = 0 if request.only_reads else OPENING_CHUNK
+            if not request.num_unread and self.speak.num_unread(speech) > opening:
+                ready[Kind.HEAR] = self.speak.num_unread(speech) - opening
             elif not request.num_unread and self.speak.ready(speech):
                 ready[Kind.TALK] = self.speak.num_rows(speech)
             if num := self.speak.vocoder.due(speech.sound):
                 ready[Kind.VOICE] = num
-            if request.first_audio is not None:
-                due = request.started + request.first_audio + speech.num_samples / self.speak.vocoder.sample_rate
+            due = speech.due
         elif request.first_text is not None:
             due = request.started + request.first_text + len(request.ids) / READING_PACE
         return Record(request.key, request.started, due, ready)
@@ -304,6 +313,10 @@ class Engine:
     def _after(self, request: Request) -> None:
         """See whether a request has ended, or waits for its reader."""
         speech = request.speech
+        if request.only_reads:
+            if not request.num_unread and not (speech and self.speak and self.speak.num_unread(speech)):
+                self._finish(request)
+            return
         if speech and self.speak:
             if request.text_ended and speech.track.code is None and not speech.track.rows and not speech.ended:
                 self.speak.end(speech)  # an empty answer is silent

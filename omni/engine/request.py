@@ -29,6 +29,7 @@ class Speech:
         prompt_rows: `[n, talker hidden]` each, those of the prompt that the talker has not read yet, in order.
         relay: thoughts that wait for their text to be let out.
         position: of the next codec step, the same on all axes.
+        due: when the sound that was delivered will have been played; None before the first.
         ended: no more codes will come.
     """
 
@@ -42,6 +43,7 @@ class Speech:
     position: int = 0
     codes: list[int] = field(default_factory=list)
     num_samples: int = 0
+    due: float | None = None
     ended: bool = False
 
 
@@ -58,6 +60,7 @@ class Request:
         rows, is_media: `[n, C]`, `[n]`, the prompt's rows that are still to be read, once all their media are encoded.
         given: ids to be spoken word for word that have not been read; None for an answer that the model finds itself.
         given_ended: no others will come; hungry: its reader was asked for more.
+        only_reads: it ends once its prompt is read, so that those that begin like it find that done.
         next_id: the id that the thinker reads next.
         last_id: a limit has been met; `next_id` is the last of the answer.
         saved: the rows of a request that was set aside to make room for others, thinker's and talker's.
@@ -81,6 +84,7 @@ class Request:
     given: list[int] | None = None
     given_ended: bool = False
     hungry: bool = False
+    only_reads: bool = False
     started: float = field(default_factory=time.perf_counter)
     media_read: float = 0.0
     cache: CachedSequence = field(default_factory=CachedSequence)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 import torch
@@ -151,6 +152,8 @@ class SpeakStage:
                 continue
             if request.first_audio is None:
                 request.first_audio = request.elapsed()
+            # whoever has run dry hears the new sound from now on
+            speech.due = max(speech.due or 0.0, time.perf_counter()) + len(wave) / self.vocoder.sample_rate
             chunk = AudioChunk(wave.cpu().numpy(), self.vocoder.sample_rate, speech.num_samples)
             request.outbox.put(request.key, chunk)
             speech.num_samples += len(wave)

@@ -30,16 +30,28 @@ class ThinkStage:
     def begin_reading(self, request: Request, most_pages: int | None) -> None:
         """Begin with what the cache holds of the prompt already, at most so many pages."""
         pool, prompt = self.lane.pool, request.prompt
-        whole = (prompt.num_tokens - 1) // pool.page_size  # the last row is always read: it tells how the answer begins
+        # the last row before an answer is always read: it tells how the answer begins
+        whole = (prompt.num_tokens - (not request.only_reads)) // pool.page_size
         pool.adopt(request.cache, request.page_keys[:whole], most_pages)
         request.runs = prompt.runs_after(request.cache.length)
-        for name in request.wanted_media():
-            if (rows := self.features.find(prompt.medium(*name))) is not None:
-                request.features[name] = rows
+        known = [name for name in request.wanted_media() if self.features.has(self._pieces(prompt.medium(*name)))]
+        for name in known:
+            (request.features[name],) = self.encode([prompt.medium(*name)])
 
     def encode(self, media: Sequence[Sound | Picture]) -> list[Tensor]:
-        """Rows `[n, C]` of each medium."""
-        return self.features.get(media, self._encode)
+        """Rows `[n, C]` of each medium; what has not been heard or seen lately goes through the towers, all at once."""
+        pieces = [self._pieces(medium) for medium in media]
+        rows = self.features.get([piece for of_one in pieces for piece in of_one], self._encode)
+        left = iter(rows)
+        return [torch.cat([next(left) for _ in of_one]) for of_one in pieces]
+
+    def _pieces(self, medium: Sound | Picture) -> Sequence[Sound | Picture]:
+        return medium.pieces(self.block_frames) if isinstance(medium, Sound) else medium.pieces()
+
+    @property
+    def block_frames(self) -> int:
+        """Mel frames of the blocks that the audio tower hears apart from each other."""
+        return self.model.config.audio.chunk_frames
 
     def _encode(self, media: Sequence[Sound | Picture]) -> list[Tensor]:
         sounds = [medium for medium in media if isinstance(medium, Sound)]
@@ -81,7 +93,7 @@ class ThinkStage:
             request.rows = request.is_media = None
             request.features.clear()
             request.prompt = replace(request.prompt, pictures=(), sounds=())  # what they hold has been read
-            if request.given is None:
+            if request.given is None and not request.only_reads:
                 own.append((request, h[-1:]))
         if own:
             self._pick([request for request, _ in own], torch.cat([h for _, h in own]))

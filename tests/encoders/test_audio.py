@@ -7,7 +7,7 @@ import torch
 
 from omni import Omni
 from omni.encoders.audio import AudioTower
-from omni.encoders.mel import num_audio_tokens
+from omni.encoders.features import num_audio_tokens
 from tests.oracle.tiny import GEOMETRIES, reference, tiny
 
 LENGTHS = [523, 100, 3, 401, 200, 202]

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from omni.encoders.config import MelConfig
-from omni.encoders.mel import LiveMel, filter_bank, log_mel, num_audio_tokens
+from omni.encoders.features import num_audio_tokens
+from omni.encoders.mel import LiveMel, filter_bank, log_mel
 from omni.errors import MediaError, MediaLimitError
 from tests.encoders.samples import speech_like
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -240,6 +241,27 @@ def test_stream_tells_everything_in_order(omni: Omni) -> None:
     reply = omni.generate(HELLO, max_tokens=6, **(SPOKEN | {"max_audio_seconds": 2}))
     assert "".join(e.text for e in events if isinstance(e, TextDelta)) == reply.text
     assert events[-1].codes == reply.done.codes
+
+
+def test_an_event_loop_hears_the_same(omni: Omni) -> None:
+    async def hear(seed: int) -> Reply:
+        told = omni.astream(HELLO, max_tokens=6, **(SPOKEN | {"seed": seed}))
+        return collect([event async for event in told], omni.sample_rate, spoken=True)
+
+    async def several() -> list[Reply]:
+        return await asyncio.gather(*(hear(seed) for seed in range(3)))
+
+    async def leave() -> None:
+        told = omni.astream(HELLO, max_tokens=900)
+        await anext(told)
+        await told.aclose()
+
+    for seed, reply in enumerate(asyncio.run(several())):
+        alone = collect(omni.stream(HELLO, max_tokens=6, **(SPOKEN | {"seed": seed})), omni.sample_rate, spoken=True)
+        assert (reply.text, reply.done.codes) == (alone.text, alone.done.codes)
+        assert_close(reply, alone)
+    asyncio.run(leave())
+    omni.engine.call(lambda: None)
 
 
 def test_sound_comes_before_the_text_has_ended(omni: Omni) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from omni.config import read_config
-from omni.encoders.mel import num_audio_tokens
+from omni.encoders.features import num_audio_tokens
 from omni.positions import AudioSpan, AudioVideoSpan, Clock, ImageSpan, Span, TextSpan, VideoSpan
 from omni.prompt import fill
 from tests.oracle.tiny import reference, tiny

@@ -156,7 +156,7 @@ def test_page_keys_name_all_that_was_told(omni: Omni) -> None:
     text: Message = {"type": "text", "text": "a long question " * 9}
 
     def keys(*parts: Message) -> list[bytes]:
-        return read(omni, *parts).page_keys(16)
+        return read(omni, *parts).page_keys(16, 200)
 
     def shared(a: list[bytes], b: list[bytes]) -> int:
         return sum(x == y for x, y in zip(a, b, strict=False))

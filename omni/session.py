@@ -1,0 +1,141 @@
+"""A conversation over several turns, of which as much as possible is read before it is the model's turn."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from omni.encoders.media import ImageSource, read_image
+from omni.engine.options import Options
+from omni.engine.outbox import Outbox
+from omni.errors import MediaError, MessageError
+from omni.events import Done, Event, Failed, TextDelta
+from omni.prompt import Message
+
+if TYPE_CHECKING:
+    from omni.api import Omni
+
+SETTLED = 0.05
+"""Seconds of sound before the last that nothing yet to come changes (resampling, mel windows)."""
+
+
+class Session:
+    """Turns of user and model. Made by `Omni.session`.
+
+    What the user says and shows is appended as it comes. Sound is encoded in the audio tower's blocks, and read by thinker
+    and talker, as soon as a block is whole, so that little is left to read when the turn ends, however long it was; earlier
+    turns are read once. It all lies in the engine's cache: where that runs out of room the past is read again, and nothing
+    else changes. So a session's answers are those to its `messages`, however they came in.
+
+    Attributes:
+        messages: all whole turns.
+    """
+
+    def __init__(self, omni: Omni, system: str | None, voice: str | None, options: Options) -> None:
+        self._omni, self._voice, self._options = omni, voice, options
+        self.messages: list[Message] = [{"role": "system", "content": system}] if system else []
+        self._parts: list[dict[str, Any]] = []
+        self._rate = 0
+        self._sound: list[NDArray[np.float32]] = []
+        self._num_ahead = 0
+        self._reading: Outbox | None = None
+
+    def append_text(self, text: str) -> None:
+        """The user has written something."""
+        self._end_sound()
+        self._parts.append({"type": "text", "text": text})
+
+    def append_image(self, image: ImageSource) -> None:
+        """The user shows a picture: a path, bytes, a data URL, a PIL image or a uint8 array."""
+        shown = read_image(image, budget=self._omni.budget)
+        self._end_sound()
+        self._parts.append({"type": "image", "image": shown})
+        self._read_ahead(1.0)
+
+    def append_audio(self, samples: NDArray[np.float32], rate: int) -> None:
+        """The user has said more: float32 `[S]` in -1..1, mono, at any rate, which stays the same within a sound."""
+        if samples.ndim != 1 or samples.dtype != np.float32:
+            raise MediaError(f"samples of a live sound are float32 [S]; these are {samples.dtype} {list(samples.shape)}")
+        if not np.isfinite(samples).all():
+            raise MediaError("the sound has samples that are not finite (NaN or infinity); they cannot be heard")
+        if self._sound and rate != self._rate:
+            self._end_sound()
+        self._rate = rate
+        self._sound.append(samples)
+        block = self._omni.model.thinker.config.audio.chunk_frames * self._rate // 100
+        have = sum(map(len, self._sound)) - round(SETTLED * rate)
+        if have // block > self._num_ahead:
+            self._num_ahead = have // block
+            self._read_ahead(self._num_ahead * block / (have + round(SETTLED * rate)))
+
+    def respond(self, **options: Any) -> Generator[Event, None, None]:
+        """End the user's turn and answer it, with events as `Omni.stream` gives them.
+
+        Closing the iterator cancels the answer; the conversation then goes on as if all text that was told had been said.
+
+        Args:
+            options: other than the session's, for this answer.
+        """
+        self._end_sound()
+        if not self._parts:
+            raise MessageError("there is nothing to respond to; append text, a picture or sound first")
+        turn: Message = {"role": "user", "content": self._parts}
+        request = self._omni.request([*self.messages, turn], self._voice, replace(self._options, **options))
+        self._wait()
+        return self._answers(turn, self._omni.run(request))
+
+    def _answers(self, turn: Message, events: Generator[Event, None, None]) -> Generator[Event, None, None]:
+        said: list[str] = []
+        try:
+            for event in events:
+                if isinstance(event, TextDelta):
+                    said.append(event.text)
+                yield event
+        except GeneratorExit:  # an error, on the other hand, leaves the turn to be answered
+            events.close()
+            self._answered(turn, said)
+            raise
+        self._answered(turn, said)
+
+    def _answered(self, turn: Message, said: list[str]) -> None:
+        self._parts = []
+        self.messages += [turn, {"role": "assistant", "content": "".join(said)}]
+
+    def _end_sound(self) -> None:
+        """What comes next does not go on with the sound before it."""
+        if self._sound:
+            self._parts.append(self._sound_part())
+        self._sound, self._num_ahead = [], 0
+
+    def _sound_part(self) -> dict[str, Any]:
+        return {"type": "audio", "audio": (np.concatenate(self._sound), self._rate)}
+
+    def _read_ahead(self, share: float) -> None:
+        """Have the turn read so far, of its last medium the first share of the rows; not if that is still being done."""
+        if self._reading:
+            if not self._reading.num_waiting:
+                return
+            self._wait()
+        parts = [*self._parts, self._sound_part()] if self._sound else self._parts
+        turn: Message = {"role": "user", "content": parts}
+        request = self._omni.request([*self.messages, turn], self._voice, self._options)
+        prompt = request.prompt
+        last = prompt.runs[-1]
+        settled = int(share * (last.last - last.first)) - (last.last - last.first)
+        page = self._omni.engine.think.lane.pool.page_size
+        num_pages = (int(prompt.is_media.nonzero()[-1]) + 1 + settled) // page
+        if num_pages:
+            request.prompt, request.only_reads = prompt.head(num_pages * page), True
+            request.page_keys = request.page_keys[:num_pages]
+            self._reading = Outbox()
+            self._omni.engine.submit([request], self._reading)
+
+    def _wait(self) -> None:
+        """Until nothing is being read ahead. A fault of that is none of the turn: it will be read again."""
+        while self._reading:
+            if isinstance(self._reading.get()[1], (Done, Failed)):
+                self._reading = None

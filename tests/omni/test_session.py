@@ -1,0 +1,146 @@
+"""Conversations: how a turn came in changes nothing, and what was read is not read again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from random import Random
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from omni import Done, Omni, Reply
+from omni.errors import MediaError, MessageError, VoiceError
+from omni.events import collect
+from omni.session import Session
+from tests.oracle.tiny import tiny
+
+RATE = 16000
+OPTIONS: dict[str, Any] = {"max_tokens": 4, "seed": 3, "max_audio_seconds": 0.1}
+PIXELS = np.random.default_rng(0).integers(0, 255, (84, 112, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def omni() -> Omni:
+    return Omni.load(tiny("7b-like"), dtype="float32", progress=False)
+
+
+def sound(seconds: float, seed: int = 0, rate: int = RATE) -> NDArray[np.float32]:
+    """Noise that swells and fades, like words."""
+    t = np.arange(round(seconds * rate)) / rate
+    noise = np.random.default_rng(seed).standard_normal(len(t))
+    return (0.1 * noise * (1.1 + np.sin(7 * t))).astype(np.float32)
+
+
+def answer(session: Session, **options: Any) -> Reply:
+    return collect(session.respond(**options), 24000, spoken=session._voice is not None)
+
+
+@contextmanager
+def rows_read(omni: Omni, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, int]]:
+    """Rows of prompts that thinker and talker read meanwhile."""
+    assert omni.engine.speak
+    read = {"think": 0, "speak": 0}
+    with monkeypatch.context() as patch:
+        for name, lane in (("think", omni.engine.think.lane), ("speak", omni.engine.speak.lane)):
+            advance = lane.advance
+
+            def noted(sequences: Any, rows: Any, positions: Any, name: str = name, advance: Any = advance) -> Any:
+                read[name] += sum(len(r) for r in rows if len(r) > 1)
+                return advance(sequences, rows, positions)
+
+            patch.setattr(lane, "advance", noted)
+        yield read
+
+
+@pytest.mark.parametrize("rate", [16000, 48000])
+def test_a_turn_in_pieces_equals_the_whole(omni: Omni, rate: int) -> None:
+    wave, rng = sound(7.3, rate=rate), Random(1)
+    parts = [
+        {"type": "image", "image": PIXELS},
+        {"type": "audio", "audio": (wave, rate)},
+        {"type": "text", "text": "What was that?"},
+    ]
+    expected = omni.generate([{"role": "user", "content": parts}], voice="Ethan", **OPTIONS)
+    for _ in range(3):
+        session = omni.session(voice="Ethan", **OPTIONS)
+        session.append_image(PIXELS)
+        at = 0
+        while at < len(wave):
+            size = rng.choice([160, 1000, 8000, 50000, 200000])
+            session.append_audio(wave[at : at + size], rate)
+            at += size
+        session.append_text("What was that?")
+        reply = answer(session)
+        assert reply.text == expected.text
+        assert reply.done.codes == expected.done.codes
+
+
+def test_turns_equal_one_call_with_the_whole_past(omni: Omni) -> None:
+    session = omni.session(system="You are brief.", voice="Chelsie", **OPTIONS)
+    for i in range(3):
+        session.append_audio(sound(2.5, seed=i), RATE)
+        session.append_text(f"And number {i}?")
+        before = [*session.messages]
+        reply = answer(session)
+        user, assistant = session.messages[-2:]
+        assert assistant == {"role": "assistant", "content": reply.text}
+        omni.engine.call(omni.engine.think.lane.pool.forget)
+        expected = omni.generate([*before, user], voice="Chelsie", **OPTIONS)
+        assert (reply.text, reply.done.codes) == (expected.text, expected.done.codes)
+
+
+def test_what_is_left_to_read_does_not_grow_with_the_turn(omni: Omni, monkeypatch: pytest.MonkeyPatch) -> None:
+    left = {}
+    for seconds in (3, 21):
+        session = omni.session(voice="Ethan", **OPTIONS)
+        for at in range(0, seconds * RATE, RATE // 4):
+            session.append_audio(sound(seconds, seed=seconds)[at : at + RATE // 4], RATE)
+            omni.engine.call(lambda: None)
+        session._wait()
+        with rows_read(omni, monkeypatch) as read:
+            answer(session)
+        left[seconds] = dict(read)
+    most = 64 + 50 + 2 * 64  # of a page, of a block, and the end of the turn, byte by byte
+    assert max(max(read.values()) for read in left.values()) <= most, left
+
+
+def test_what_is_left_to_read_does_not_grow_with_the_past(omni: Omni, monkeypatch: pytest.MonkeyPatch) -> None:
+    session, left = omni.session(voice="Ethan", **OPTIONS), []
+    for i in range(8):
+        session.append_text(f"Question {i} of many")
+        with rows_read(omni, monkeypatch) as read:
+            answer(session)
+        left.append(dict(read))
+    assert max(left[-1].values()) <= max(left[1].values()) + 64, left
+
+
+def test_a_closed_answer_is_remembered_as_far_as_it_was_told(omni: Omni) -> None:
+    session = omni.session(max_tokens=500, seed=1)
+    session.append_text("Tell me everything.")
+    events = session.respond()
+    told = [next(events), next(events)]
+    events.close()
+    assert session.messages[-1] == {"role": "assistant", "content": "".join(e.text for e in told)}  # type: ignore[union-attr]
+    session.append_text("And then?")
+    assert isinstance(list(session.respond(max_tokens=2))[-1], Done)
+    assert len(session.messages) == 4
+
+
+def test_refusals_lose_nothing(omni: Omni) -> None:
+    session = omni.session(max_tokens=2)
+    with pytest.raises(MessageError, match="nothing to respond to"):
+        session.respond()
+    session.append_text("Hm?")
+    with pytest.raises(MediaError, match="nowhere"):
+        session.append_image("nowhere.png")
+    with pytest.raises(MediaError, match="float64"):
+        session.append_audio(np.zeros(100), RATE)  # type: ignore[arg-type]
+    with pytest.raises(MediaError, match="finite"):
+        session.append_audio(np.full(100, np.nan, np.float32), RATE)
+    assert answer(session).usage.text_tokens == 2
+    assert session.messages[0] == {"role": "user", "content": [{"type": "text", "text": "Hm?"}]}
+    with pytest.raises(VoiceError):
+        omni.session(voice="Nobody")
