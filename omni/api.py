@@ -12,6 +12,7 @@ from typing import Unpack
 
 import torch
 
+from omni.align import Word, join_words
 from omni.checkpoint import Checkpoint, find, load
 from omni.config import read_config, read_mel, read_pixels
 from omni.device import leave_cores, pick_device, pick_dtype
@@ -28,7 +29,7 @@ from omni.progress import loading_bar
 from omni.prompt import Message, PromptReader
 from omni.sampler import Sampler
 from omni.session import Session
-from omni.talker.vocoder import SAMPLE_RATE, WHOLE, PreparedVoice
+from omni.talker.vocoder import CODES_PER_SECOND, SAMPLE_RATE, WHOLE, PreparedVoice
 from omni.talker.voices import Voice, pick, read_voices
 from omni.template import Template
 from omni.tokenizer import PieceEncoder, StreamDecoder, Tokenizer
@@ -235,6 +236,25 @@ class Omni:
             return self.run(request)
         request.given = []
         return self.run(request, self._given(text))
+
+    def words(self, request: Request, messages: Sequence[Message], voice: str) -> list[Word]:
+        """When each word of a spoken answer is said, by what the talker attends to.
+
+        request: has been answered, or was interrupted; messages, voice: what it was made from.
+        """
+        stage, speech, starts = self.engine.speak, request.speech, list[int]()
+        if not stage or not speech or not speech.codes:
+            return []
+        again = self.request(messages, voice, request.options)
+        assert again.speech
+        cache = again.speech.cache
+        again.only_reads = True
+        again.then = lambda: starts.extend(stage.token_starts(again.prompt, cache, speech))
+        list(self.run(again))
+        state = self._decoder.start()
+        pieces = [self._decoder.step(state, [token]) for token in request.ids[: len(starts)]]
+        times = [start / CODES_PER_SECOND for start in [*starts, len(speech.codes)]]
+        return join_words(pieces, times)
 
     def session(self, *, system: str | None = None, voice: str | None = None, **options: Unpack[OptionArgs]) -> Session:
         """A conversation that keeps its past, and reads what is said while it is being said.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeAlias
+
 import torch
 from torch import Tensor, nn
 
@@ -15,6 +18,9 @@ STACKS = {
 }
 
 
+Tap: TypeAlias = Callable[[Tensor, Tensor], None]
+
+
 class Attention(nn.Module):
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
@@ -23,9 +29,13 @@ class Attention(nn.Module):
         self.qkv_proj = nn.Linear(config.hidden_size, sum(self.heads) * config.head_dim)
         self.o_proj = nn.Linear(width, config.hidden_size, bias=False)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, keys: Tensor, values: Tensor, table: PageTable) -> Tensor:
+    def forward(
+        self, x: Tensor, cos: Tensor, sin: Tensor, keys: Tensor, values: Tensor, table: PageTable, tap: Tap | None
+    ) -> Tensor:
         q, k, v = self.qkv_proj(x).view(len(x), sum(self.heads), -1).split(self.heads, 1)  # [N, H or K, D]
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        if tap:
+            tap(q, k)
         write_pages(k, v, keys, values, table)
         return self.o_proj(attend_paged(q, keys, values, table).flatten(1))
 
@@ -64,13 +74,14 @@ class Decoder(nn.Module):
         axes = torch.arange(len(section), device="cpu").repeat_interleave(section)
         self.register_buffer("axes", axes, persistent=False)
 
-    def forward(self, x: Tensor, positions: Tensor, pool: PagePool, table: PageTable) -> Tensor:
+    def forward(self, x: Tensor, positions: Tensor, pool: PagePool, table: PageTable, tap: Tap | None = None) -> Tensor:
         """Run new rows of several sequences, whose earlier rows lie in the pool.
 
         Args:
             x: `[N, C]`, packed as `table.segments` says.
             positions: `[3, N]`, time, height and width of each row.
             pool: gets the rows' keys and values.
+            tap: is shown each layer's turned queries `[N, H, D]` and keys `[N, K, D]`.
 
         Returns:
             `[N, C]`, after the final norm.
@@ -80,7 +91,7 @@ class Decoder(nn.Module):
         residual = x
         x = rms_norm(x, self.layers[0].input_layernorm.weight, eps)
         for i, layer in enumerate(self.layers):
-            x = layer.self_attn(x, cos, sin, pool.keys[i], pool.values[i], table)
+            x = layer.self_attn(x, cos, sin, pool.keys[i], pool.values[i], table, tap)
             x, residual = add_rms_norm(x, residual, layer.post_attention_layernorm.weight, eps)
             following = self.layers[i + 1].input_layernorm if i + 1 < len(self.layers) else self.norm
             x, residual = add_rms_norm(layer.mlp(x), residual, following.weight, eps)

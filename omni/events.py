@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from omni.errors import OmniError
 
 Limit: TypeAlias = Literal["text", "audio", "context"]
+FinishReason: TypeAlias = Literal["stop", "length", "interrupted"]
 
 
 @dataclass(frozen=True)
@@ -75,14 +76,15 @@ class Done:
     """The end of an answer.
 
     Attributes:
-        finish_reason: "stop" when the model ended by itself or met a stop string, "length" when a limit did.
+        finish_reason: "stop" when the model ended by itself or met a stop string, "length" when a limit did, "interrupted"
+            when its session did.
         limits: which, in this order: "text" (max_tokens), "audio" (max_audio_seconds), "context" (the model's longest
             sequence).
         seed: gives the same answer again.
         token_ids, codes: the answer's text and speech as the model's own ids.
     """
 
-    finish_reason: Literal["stop", "length"]
+    finish_reason: FinishReason
     limits: tuple[Limit, ...]
     seed: int
     usage: Usage
@@ -122,7 +124,7 @@ class Reply:
     done: Done
 
     @property
-    def finish_reason(self) -> Literal["stop", "length"]:
+    def finish_reason(self) -> FinishReason:
         return self.done.finish_reason
 
     @property

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from omni.encoders.media import ImageSource, read_image
 from omni.engine.options import Options
 from omni.engine.outbox import Outbox
-from omni.errors import MediaError, MessageError
+from omni.engine.request import Request
+from omni.errors import MediaError, MessageError, OmniError
 from omni.events import Done, Event, Failed, TextDelta
 from omni.prompt import Message
 
@@ -43,6 +44,9 @@ class Session:
         self._sound: list[NDArray[np.float32]] = []
         self._num_ahead = 0
         self._reading: Outbox | None = None
+        self._last: tuple[Message, Request] | None = None
+        self._said: list[str] = []
+        self._num_past = 0
 
     def append_text(self, text: str) -> None:
         """The user has written something."""
@@ -86,24 +90,52 @@ class Session:
         turn: Message = {"role": "user", "content": self._parts}
         request = self._omni.request([*self.messages, turn], self._voice, replace(self._options, **options))
         self._wait()
-        return self._answers(turn, self._omni.run(request))
+        return self._answers(turn, request)
 
-    def _answers(self, turn: Message, events: Generator[Event, None, None]) -> Generator[Event, None, None]:
-        said: list[str] = []
+    def _answers(self, turn: Message, request: Request) -> Generator[Event, None, None]:
+        events, said = self._omni.run(request), list[str]()
+        self._last, self._said, self._num_past, self._parts = (turn, request), said, len(self.messages), []
         try:
             for event in events:
                 if isinstance(event, TextDelta):
                     said.append(event.text)
                 yield event
-        except GeneratorExit:  # an error, on the other hand, leaves the turn to be answered
-            events.close()
-            self._answered(turn, said)
+        except OmniError:  # the turn is still to be answered
+            self._last, self._parts = None, [*turn["content"], *self._parts]
             raise
-        self._answered(turn, said)
+        finally:
+            events.close()
+            if self._last and self._last[1] is request:  # it has not been interrupted
+                self.messages += [turn, {"role": "assistant", "content": "".join(said)}]
 
-    def _answered(self, turn: Message, said: list[str]) -> None:
-        self._parts = []
-        self.messages += [turn, {"role": "assistant", "content": "".join(said)}]
+    def interrupt(self, played_ms: float) -> str:
+        """Stop the answer that is being given, or was given last and still plays, where its listener heard it stop.
+
+        The conversation goes on as if only the words had been said that were heard, a word being heard once half of it is.
+        Without a voice all text that was told was heard.
+
+        Args:
+            played_ms: of the answer's sound, until its player was stopped.
+
+        Returns:
+            What was heard, and now stands in `messages`.
+
+        Raises:
+            MessageError: there is no answer to interrupt.
+        """
+        if self._last is None:
+            raise MessageError("there is no answer to interrupt; ask for one with respond()")
+        turn, request = self._last
+        self._last = None
+        self._omni.engine.interrupt(request)
+        if self._voice is None:
+            heard = "".join(self._said)
+        else:
+            past = self.messages[: self._num_past]
+            words = self._omni.words(request, [*past, turn], self._voice)
+            heard = "".join(word.text for word in words if 500 * (word.start + word.end) <= played_ms)
+        self.messages[self._num_past :] = [turn, {"role": "assistant", "content": heard}]
+        return heard
 
     def _end_sound(self) -> None:
         """What comes next does not go on with the sound before it."""

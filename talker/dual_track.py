@@ -28,6 +28,7 @@ class TalkerState:
         rows: thoughts `[embedding_size]` that wait for their codec step, oldest first.
         text_ended: no more thoughts will come.
         code: the last code, int64 scalar.
+        told: thoughts that have had their step, oldest first.
     """
 
     ending: TextEnd
@@ -35,6 +36,11 @@ class TalkerState:
     text_ended: bool = False
     end_spoken: bool = False
     code: Tensor | None = None
+    told: list[Tensor] = field(default_factory=list)
+
+    def next_row(self) -> Tensor:
+        self.told.append(self.rows.popleft())
+        return self.told[-1]
 
 
 class Talker(nn.Module):
@@ -79,12 +85,21 @@ class Talker(nn.Module):
         for state in states:
             assert state.code is not None and self.ready(state)
             if state.rows:
-                thoughts.append(state.rows.popleft())
+                thoughts.append(state.next_row())
             else:
                 thoughts.append(state.ending.pad if state.end_spoken else state.ending.end)
                 state.end_spoken = True
             codes.append(state.code)
         return self.thinker_to_talker_proj(self.embed_tokens(torch.stack(codes)) + torch.stack(thoughts))
+
+    def replay_rows(self, voice: Tensor, state: TalkerState, codes: Sequence[int]) -> Tensor:
+        """The rows `[T + 1, hidden_size]` behind the prompt that a speech of T codes was made from, at least one."""
+        opening = self.opening_rows(voice, state.told[0])
+        if len(codes) == 1:
+            return opening
+        thoughts = [*state.told, state.ending.end, *[state.ending.pad] * len(codes)][1 : len(codes)]
+        said = self.embed_tokens(torch.tensor(codes[:-1], device=opening.device))
+        return torch.cat((opening, self.thinker_to_talker_proj(said + torch.stack(thoughts))))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """`[N, V]` for hidden rows `[N, hidden_size]`."""

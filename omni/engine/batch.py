@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from omni.cache import PAGE_SIZE, CachedSequence, PagePool
-from omni.decoder import Decoder
+from omni.decoder import Decoder, Tap
 
 CHUNK = 2048
 """Rows of one sequence that pass through the decoder at once; bounds the memory of a long prompt."""
@@ -37,9 +37,15 @@ class Lane:
         return self.decoder.config.max_positions
 
     def advance(
-        self, sequences: Sequence[CachedSequence], rows: Sequence[Tensor], positions: Sequence[Tensor]
+        self,
+        sequences: Sequence[CachedSequence],
+        rows: Sequence[Tensor],
+        positions: Sequence[Tensor],
+        tap: Tap | None = None,
     ) -> list[Tensor]:
         """Append rows `[n, C]` at positions `[3, n]` to each sequence; their hidden rows `[n, C]`.
+
+        tap: as for `Decoder`.
 
         Raises:
             CapacityError: the cache is full; sequences keep what they held.
@@ -53,7 +59,7 @@ class Lane:
             at = torch.cat([positions[i][:, first : first + CHUNK] for i in live], 1).to(parts[0].device)
             held = [sequences[i] for i in live]
             table = self.pool.table(held, lens)
-            hidden = self.decoder(torch.cat(parts), at, self.pool, table)
+            hidden = self.decoder(torch.cat(parts), at, self.pool, table, tap)
             self.pool.commit(held, lens)
             for i, piece in zip(live, hidden.split(lens), strict=True):
                 out[i].append(piece)

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import Literal, TypeVar, get_args
+from typing import TypeVar, get_args
 from weakref import WeakSet
 
 import torch
@@ -25,7 +25,7 @@ from omni.engine.scheduler import Costs, Kind, Policy, Record, Work, first_sound
 from omni.engine.speak import OPENING_ROWS, SpeakStage
 from omni.engine.think import ThinkStage
 from omni.errors import CapacityError, ContextError, EngineError, OmniError
-from omni.events import Done, Event, Failed, Limit, Timings, Usage
+from omni.events import Done, Event, Failed, FinishReason, Limit, Timings, Usage
 from omni.model import Qwen2_5Omni
 from omni.prompt import Prompt
 
@@ -117,6 +117,11 @@ class Engine:
                 self.call(lambda: self._end_all(requests))
             else:
                 self._post(lambda: self._end_all(requests))
+
+    def interrupt(self, request: Request) -> None:
+        """End an answer, if it has not ended; its reader is told that it is done."""
+        if not request.done:
+            self.call(lambda: None if request.done else self._finish(request, interrupted=True))
 
     def call(self, work: Callable[[], T]) -> T:
         """Have the engine's thread do something between two steps, and wait for it."""
@@ -231,8 +236,8 @@ class Engine:
             num_pages = self.speak.begin_reading(request, request.speech)
         self.think.begin_reading(request, num_pages)
         self._room.take(request)
-        if request.only_reads and not request.num_unread:
-            self._finish(request)
+        if request.only_reads:
+            self._after_reading(request)
 
     def _num_running(self) -> int:
         return sum(not request.is_aside for request in self._live.values())
@@ -314,8 +319,7 @@ class Engine:
         """See whether a request has ended, or waits for its reader."""
         speech = request.speech
         if request.only_reads:
-            if not request.num_unread and not (speech and self.speak and self.speak.num_unread(speech)):
-                self._finish(request)
+            self._after_reading(request)
             return
         if speech and self.speak:
             if request.text_ended and speech.track.code is None and not speech.track.rows and not speech.ended:
@@ -325,6 +329,15 @@ class Engine:
             over = True
         self._ask(request)
         if request.text_ended and over:
+            self._finish(request)
+
+    def _after_reading(self, request: Request) -> None:
+        if request.num_unread or (request.speech and self.speak and self.speak.num_unread(request.speech)):
+            return
+        with self._faults_of(request):
+            if request.then:
+                request.then()
+        if not request.done:
             self._finish(request)
 
     @staticmethod
@@ -392,7 +405,7 @@ class Engine:
         for request in requests:
             self._end(request)
 
-    def _finish(self, request: Request) -> None:
+    def _finish(self, request: Request, *, interrupted: bool = False) -> None:
         prompt, speech = request.prompt, request.speech
         codes = tuple(speech.codes) if speech else ()
         usage = Usage(
@@ -412,7 +425,7 @@ class Engine:
             audio=speech.num_samples / self.speak.vocoder.sample_rate if speech and self.speak else 0.0,
         )
         limits = tuple(limit for limit in get_args(Limit) if limit in request.limits)
-        reason: Literal["stop", "length"] = "length" if limits else "stop"
+        reason: FinishReason = "interrupted" if interrupted else "length" if limits else "stop"
         done = Done(reason, limits, request.seed, usage, timings, tuple(request.ids), codes)
         self._end(request, done)
 

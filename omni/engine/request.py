@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -60,7 +61,8 @@ class Request:
         rows, is_media: `[n, C]`, `[n]`, the prompt's rows that are still to be read, once all their media are encoded.
         given: ids to be spoken word for word that have not been read; None for an answer that the model finds itself.
         given_ended: no others will come; hungry: its reader was asked for more.
-        only_reads: it ends once its prompt is read, so that those that begin like it find that done.
+        only_reads: it ends once its prompt is read, so that those that begin like it find that done; then: what is done with
+            it before it ends.
         next_id: the id that the thinker reads next.
         last_id: a limit has been met; `next_id` is the last of the answer.
         saved: the rows of a request that was set aside to make room for others, thinker's and talker's.
@@ -85,6 +87,7 @@ class Request:
     given_ended: bool = False
     hungry: bool = False
     only_reads: bool = False
+    then: Callable[[], None] | None = None
     started: float = field(default_factory=time.perf_counter)
     media_read: float = 0.0
     cache: CachedSequence = field(default_factory=CachedSequence)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Sequence
+from itertools import cycle
 
 import torch
 from torch import Tensor
 
+from omni.align import attention_scores, token_starts
+from omni.cache import CachedSequence
 from omni.decoder import Decoder
 from omni.engine.batch import Lane
 from omni.engine.options import Options
 from omni.engine.request import Request, Speech
 from omni.events import AudioChunk
+from omni.prompt import Prompt
 from omni.sampler import Sampler
 from omni.talker.dual_track import Talker, TextEnd
 from omni.talker.vocoder import PreparedVoice, Vocoder
@@ -117,9 +122,33 @@ class SpeakStage:
         clock = request.prompt.clock_after()
         positions = torch.cat((request.prompt.positions[:, speech.cache.length :], clock.text(OPENING_ROWS)), 1)
         speech.position = clock.top + 1
-        opening = self.model.opening_rows(speech.voice_row, speech.track.rows.popleft())
+        opening = self.model.opening_rows(speech.voice_row, speech.track.next_row())
         rows, speech.prompt_rows = torch.cat((*speech.prompt_rows, opening)), []
         return rows, positions
+
+    def token_starts(self, prompt: Prompt, cache: CachedSequence, speech: Speech) -> list[int]:
+        """The code at which each thought of a speech begins to be spoken.
+
+        cache: holds the prompt; the speech's rows are read behind it once more.
+        """
+        track, num = speech.track, len(speech.codes)
+        if not num:
+            return []
+        clock = prompt.clock_after()
+        opening = clock.text(OPENING_ROWS)
+        steps = (clock.top + 1 + torch.arange(num - 1)).expand(3, -1)
+        queries, keys = defaultdict[int, list[Tensor]](list), defaultdict[int, list[Tensor]](list)
+        layers = cycle(range(self.lane.decoder.config.num_layers))
+
+        def tap(q: Tensor, k: Tensor) -> None:
+            layer = next(layers)
+            queries[layer].append(q)
+            keys[layer].append(k)
+
+        rows = self.model.replay_rows(speech.voice_row, track, speech.codes)
+        self.lane.advance([cache], [rows], [torch.cat((opening, steps), 1)], tap)
+        q, k = ([torch.cat(of[layer]) for layer in sorted(of)] for of in (queries, keys))
+        return token_starts(attention_scores(q, k, 1, min(num, len(track.told))))
 
     def _pick(self, speaking: Sequence[tuple[Request, Speech]], hidden: Tensor) -> None:
         """Choose the next codec id of each answer from its last hidden row `[B, C]`."""

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from omni import Done, Omni, Reply
+from omni import Done, Omni, Reply, TextDelta
 from omni.errors import MediaError, MessageError, VoiceError
 from omni.events import collect
 from omni.session import Session
@@ -144,3 +144,33 @@ def test_refusals_lose_nothing(omni: Omni) -> None:
     assert session.messages[0] == {"role": "user", "content": [{"type": "text", "text": "Hm?"}]}
     with pytest.raises(VoiceError):
         omni.session(voice="Nobody")
+
+
+@pytest.mark.parametrize("played_ms", [0.0, 30.0, 70.0, 1e6])
+@pytest.mark.parametrize("still_running", [True, False])
+def test_after_an_interruption_only_what_was_heard_was_said(omni: Omni, played_ms: float, still_running: bool) -> None:
+    session = omni.session(voice="Ethan", **(OPTIONS | {"max_audio_seconds": 5.0 if still_running else 0.1}))
+    session.append_audio(sound(2.2), RATE)
+    events = session.respond(max_tokens=12)
+    told = [next(events)] if still_running else list(events)
+    heard = session.interrupt(played_ms)
+    told += list(events)
+    done = told[-1]
+    assert isinstance(done, Done)
+    assert done.finish_reason == ("interrupted" if still_running else "length")
+    text = "".join(e.text for e in told if isinstance(e, TextDelta))
+    assert text.startswith(heard)
+    if played_ms == 0:
+        assert heard == ""
+    if played_ms == 1e6 and not still_running:
+        assert len(heard) > 0
+    assert session.messages[-1] == {"role": "assistant", "content": heard}
+    fresh = omni.session(voice="Ethan", **OPTIONS)
+    fresh.messages = [*session.messages]
+    for each in (session, fresh):
+        each.append_text("Go on.")
+    replies = [answer(session, max_audio_seconds=0.1), answer(fresh)]
+    assert replies[0].text == replies[1].text
+    assert replies[0].done.codes == replies[1].done.codes
+    with pytest.raises(MessageError, match="no answer to interrupt"):
+        omni.session().interrupt(0)

@@ -1,0 +1,91 @@
+"""When each token of an answer is spoken: the talker's attention to the thoughts it was given, followed in order.
+
+Whisper times words so (its `timing.py`), with heads found by hand. Here the heads are those whose attention, in this very
+speech, tells most about time: the mutual information of code and thought along the best monotone path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+NUM_HEADS = 4
+"""Heads whose evidence is added up."""
+FLOOR = 1e-6
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word with what is written before the next one, and when it is said, in seconds from the start of the speech."""
+
+    text: str
+    start: float
+    end: float
+
+
+def join_words(pieces: Sequence[str], times: Sequence[float]) -> list[Word]:
+    """Words of the texts of tokens, which begin at `times`; one time more says when the last has ended."""
+    words: list[Word] = []
+    for piece, start, end in zip(pieces, times[:-1], times[1:], strict=True):
+        if words and not (piece[:1].isspace() or words[-1].text[-1:].isspace()):
+            words[-1] = Word(words[-1].text + piece, words[-1].start, end)
+        elif piece:
+            words.append(Word(piece, start, end))
+    return words
+
+
+def token_starts(scores: Tensor) -> list[int]:
+    """The code at which each text row begins to be spoken; the number of codes for those that are not reached.
+
+    scores: `[heads, T, n]`, of T codes to n text rows, -inf at rows that come later.
+    """
+    num_codes, num_rows = scores.shape[1:]
+    if not num_codes or not num_rows:
+        return [num_codes] * num_rows
+    attention = scores.float().softmax(-1).clamp(min=FLOOR)
+    # how much likelier than over the whole speech: who always looks at the same row says nothing about when
+    evidence = (attention / attention.mean(1, keepdim=True)).log().cpu().numpy().astype(np.float64)
+    told = _best_path(evidence)[1] / num_codes
+    best = np.argsort(-told)[:NUM_HEADS]
+    path = _best_path(evidence[best].sum(0, keepdims=True))[0][0]
+    return [int(np.searchsorted(path, row)) for row in range(num_rows)]
+
+
+def _best_path(evidence: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """For each of `[heads, T, n]` the row of every code, never going back and leaving none out, and what it adds up to."""
+    heads, num_codes, num_rows = evidence.shape
+    total = np.full((heads, num_rows), -np.inf)
+    total[:, 0] = evidence[:, 0, 0]
+    went_on = np.zeros((num_codes, heads, num_rows), bool)
+    for t in range(1, num_codes):
+        before = np.concatenate((np.full((heads, 1), -np.inf), total[:, :-1]), 1)
+        went_on[t] = before > total
+        total = np.maximum(before, total) + evidence[:, t]
+    row = total.argmax(1)
+    best = total[np.arange(heads), row]
+    path = np.empty((heads, num_codes), np.int64)
+    for t in range(num_codes - 1, -1, -1):
+        path[:, t] = row
+        row = row - went_on[t, np.arange(heads), row]
+    return path, best
+
+
+def attention_scores(queries: list[Tensor], keys: list[Tensor], first: int, num_rows: int) -> Tensor:
+    """Scores `[layers * H, T, num_rows]` of rows from `first` on to the text rows among them, each of them in its place.
+
+    Args:
+        queries, keys: of each layer, turned: `[N, H, D]`, `[N, K, D]`.
+    """
+    out = []
+    for q, k in zip(queries, keys, strict=True):
+        q, k = q[first:].float(), k[first : first + num_rows].float()
+        k = k.repeat_interleave(q.shape[1] // k.shape[1], 1)
+        scores = torch.einsum("thd,nhd->htn", q, k) * q.shape[-1] ** -0.5
+        later = torch.ones(scores.shape[1:], dtype=torch.bool, device=q.device).triu(1)
+        out.append(scores.masked_fill(later, -torch.inf))
+    return torch.cat(out)
