@@ -190,11 +190,6 @@ bench = typer.Typer(no_args_is_help=True, help="Measure speed.")
 app.add_typer(bench, name="bench")
 
 
-@bench.callback()
-def benches() -> None:
-    """Measure speed."""
-
-
 @bench.command("load")
 def bench_load(
     model: Model = None,
@@ -226,9 +221,36 @@ def bench_load(
         show(figures, Console(highlight=False))
         if out:
             write(figures, omni, out)
-    if check and (faults := missed(figures)):
-        for fault in faults:
-            notes.print("[bold red]missed:[/]", escape(fault), soft_wrap=True)
+    _tell(missed(figures) if check else [])
+
+
+@bench.command("turns")
+def bench_turns(
+    model: Model = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Of which the median is told.")] = 5,
+    check: Annotated[bool, typer.Option("--check", help="Fail where a mark is missed.")] = False,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.  [default: torch's own]")] = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+) -> None:
+    """Tell how long the first sound takes after short and long turns, and after few and many."""
+    import torch
+
+    from omni.turns import measure, show
+
+    if threads:
+        torch.set_num_threads(threads)
+    with _errors_told():
+        waits = measure(_load(model, device, dtype, speech=True), repeats=repeats)
+        show(waits, Console(highlight=False))
+    _tell(waits.missed if check else [])
+
+
+def _tell(faults: list[str]) -> None:
+    """Marks that were missed; fails where there are any."""
+    for fault in faults:
+        notes.print("[bold red]missed:[/]", escape(fault), soft_wrap=True)
+    if faults:
         raise typer.Exit(1)
 
 

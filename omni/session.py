@@ -13,7 +13,7 @@ from omni.encoders.media import ImageSource, read_image
 from omni.engine.options import Options
 from omni.engine.outbox import Outbox
 from omni.engine.request import Request
-from omni.errors import MediaError, MessageError, OmniError
+from omni.errors import ContextError, MediaError, MessageError, OmniError
 from omni.events import Done, Event, Failed, TextDelta
 from omni.prompt import Message
 
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 SETTLED = 0.05
 """Seconds of sound before the last that nothing yet to come changes (resampling, mel windows)."""
+KEPT_TURNS = 2
+"""Past turns whose pictures are kept when others must go."""
+SHOWN = "[a picture]"
 
 
 class Session:
@@ -32,8 +35,11 @@ class Session:
     turns are read once. It all lies in the engine's cache: where that runs out of room the past is read again, and nothing
     else changes. So a session's answers are those to its `messages`, however they came in.
 
+    A conversation that outgrows the model's context, or the cache, goes on: pictures of turns before the last two are
+    forgotten first, then the older half of the turns; never what the system said.
+
     Attributes:
-        messages: all whole turns.
+        messages: all whole turns that are remembered.
     """
 
     def __init__(self, omni: Omni, system: str | None, voice: str | None, options: Options) -> None:
@@ -88,9 +94,34 @@ class Session:
         if not self._parts:
             raise MessageError("there is nothing to respond to; append text, a picture or sound first")
         turn: Message = {"role": "user", "content": self._parts}
-        request = self._omni.request([*self.messages, turn], self._voice, replace(self._options, **options))
-        self._wait()
+        request = self._request(turn, replace(self._options, **options))
+        self.settle()
         return self._answers(turn, request)
+
+    def _request(self, turn: Message, options: Options) -> Request:
+        """A turn behind as much of the past as fits with its answer."""
+        while True:
+            try:
+                request = self._omni.request([*self.messages, turn], self._voice, options)
+                if self._omni.engine.has_room_for(request, options.max_tokens) or not self._forget():
+                    return request
+            except ContextError:
+                if not self._forget():
+                    raise
+
+    def _forget(self) -> bool:
+        """Shorten the past: first the pictures of older turns, then the older half of the turns; whether it could.
+
+        More goes than must, since all that is left has to be read again.
+        """
+        first = int(bool(self.messages) and self.messages[0]["role"] == "system")
+        bare = [_without_pictures(message) for message in self.messages[first : -2 * KEPT_TURNS]]
+        if bare != self.messages[first : -2 * KEPT_TURNS]:
+            self.messages[first : -2 * KEPT_TURNS] = bare
+            return True
+        turns = (len(self.messages) - first) // 2
+        del self.messages[first : first + 2 * -(-turns // 2)]
+        return turns > 0
 
     def _answers(self, turn: Message, request: Request) -> Generator[Event, None, None]:
         events, said = self._omni.run(request), list[str]()
@@ -151,10 +182,10 @@ class Session:
         if self._reading:
             if not self._reading.num_waiting:
                 return
-            self._wait()
+            self.settle()
         parts = [*self._parts, self._sound_part()] if self._sound else self._parts
         turn: Message = {"role": "user", "content": parts}
-        request = self._omni.request([*self.messages, turn], self._voice, self._options)
+        request = self._request(turn, self._options)
         prompt = request.prompt
         last = prompt.runs[-1]
         settled = int(share * (last.last - last.first)) - (last.last - last.first)
@@ -166,8 +197,16 @@ class Session:
             self._reading = Outbox()
             self._omni.engine.submit([request], self._reading)
 
-    def _wait(self) -> None:
-        """Until nothing is being read ahead. A fault of that is none of the turn: it will be read again."""
+    def settle(self) -> None:
+        """Wait until what has come of the turn has been read as far as can be; `respond` does so itself."""
         while self._reading:
+            # a fault in reading ahead is none of the turn: it will be read again
             if isinstance(self._reading.get()[1], (Done, Failed)):
                 self._reading = None
+
+
+def _without_pictures(message: Message) -> Message:
+    if isinstance(message["content"], str):
+        return message
+    parts = [{"type": "text", "text": SHOWN} if part["type"] == "image" else part for part in message["content"]]
+    return {**message, "content": parts}

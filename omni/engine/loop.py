@@ -82,6 +82,12 @@ class Engine:
                 "smaller pictures, or sample fewer video frames"
             )
 
+    def has_room_for(self, request: Request, num_tokens: int) -> bool:
+        """Whether prompt and so many tokens more would fit context and cache, were the request alone."""
+        longest = min(stage.lane.max_positions for stage in (self.think, self.speak) if stage)
+        held = min(stage.lane.pool.max_pages * stage.lane.pool.page_size for stage in (self.think, self.speak) if stage)
+        return request.prompt.num_tokens + max(OPENING_ROWS, num_tokens) <= min(longest, held)
+
     def check_text(self, prompt: Prompt, num_tokens: int) -> None:
         """Raise ContextError where a text that is to be spoken does not fit behind its prompt."""
         room = self.think.lane.max_positions - prompt.num_tokens

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from random import Random
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from omni import Done, Omni, Reply, TextDelta
-from omni.errors import MediaError, MessageError, VoiceError
+from omni.errors import CapacityError, MediaError, MessageError, VoiceError
 from omni.events import collect
 from omni.session import Session
 from tests.oracle.tiny import tiny
@@ -99,7 +100,7 @@ def test_what_is_left_to_read_does_not_grow_with_the_turn(omni: Omni, monkeypatc
         for at in range(0, seconds * RATE, RATE // 4):
             session.append_audio(sound(seconds, seed=seconds)[at : at + RATE // 4], RATE)
             omni.engine.call(lambda: None)
-        session._wait()
+        session.settle()
         with rows_read(omni, monkeypatch) as read:
             answer(session)
         left[seconds] = dict(read)
@@ -174,3 +175,22 @@ def test_after_an_interruption_only_what_was_heard_was_said(omni: Omni, played_m
     assert replies[0].done.codes == replies[1].done.codes
     with pytest.raises(MessageError, match="no answer to interrupt"):
         omni.session().interrupt(0)
+
+
+def test_a_long_conversation_forgets_and_goes_on() -> None:
+    """Pictures of old turns first, then old turns; never the system prompt, never with an error."""
+    small = Omni.load(tiny("7b-like"), dtype="float32", cache_tokens=512, progress=False)
+    session = small.session(system="Be brief.", voice="Chelsie", **OPTIONS)
+    lengths = []
+    for i in range(14):
+        if i < 4:
+            session.append_image(PIXELS)
+        session.append_text(f"This is turn number {i}.")
+        assert answer(session).usage.text_tokens == 4
+        lengths.append(len(session.messages))
+        assert session.messages[0] == {"role": "system", "content": "Be brief."}
+        assert session.messages[-2]["content"][-1] == {"type": "text", "text": f"This is turn number {i}."}
+    assert any(a > b for a, b in pairwise(lengths)), lengths
+    session.append_text("x" * 600)
+    with pytest.raises(CapacityError, match="rows free"):
+        answer(session)
