@@ -27,7 +27,7 @@ from omni.errors import OmniError
 from omni.evaluate import MAX_AUDIO_SECONDS, MAX_TOKENS, Case, read_set
 from omni.events import AudioChunk, Done
 
-POLICIES: Mapping[str, Policy] = {"first sound first": first_sound_first, "first come first served": first_come_first_served}
+POLICIES: Mapping[str, Policy] = {"first sound first": first_sound_first, "fifo": first_come_first_served}
 PAUSE = 1.0
 """Mean seconds, exponentially spread, between the end of an answer's sound and the next question of a session."""
 SMOOTH = 0.1
@@ -191,11 +191,10 @@ def missed(figures: Sequence[Figures]) -> list[str]:
 
 
 def show(figures: Sequence[Figures], console: Console) -> None:
-    table = Table(title="load: answers spoken to listeners that come at random", title_justify="left")
-    table.add_column("sessions", justify="right")
-    table.add_column("policy")
-    for name in ("first sound p50", "p99", "factor", "silent inside", "continuous", "sound / s"):
-        table.add_column(name, justify="right")
+    title = "first sound after the question (p50, p99), silence inside answers, sound for each second"
+    table = Table(title=title, title_justify="left")
+    for name in ("sessions", "policy", "p50", "p99", "factor", "silent", "smooth", "sound"):
+        table.add_column(name, justify="left" if name == "policy" else "right", no_wrap=True)
     for f in figures:
         table.add_row(
             str(f.sessions),
