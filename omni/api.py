@@ -187,6 +187,11 @@ class Omni:
     ) -> AsyncGenerator[Event, None]:
         """As `stream`, for an event loop, which goes on while media are read and while the answer is made."""
         request = await asyncio.to_thread(self.request, messages, voice, Options(**options), audio_in_video)
+        async for event in self.arun(request):
+            yield event
+
+    async def arun(self, request: Request) -> AsyncGenerator[Event, None]:
+        """As `run`, for an event loop."""
         outbox = Outbox()
         self.engine.submit([request], outbox)
         try:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from dataclasses import replace
+import asyncio
+from collections.abc import AsyncGenerator, Generator, Iterator
+from contextlib import aclosing, closing, contextmanager
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +27,21 @@ SETTLED = 0.05
 KEPT_TURNS = 2
 """Past turns whose pictures are kept when others must go."""
 SHOWN = "[a picture]"
+
+
+@dataclass(eq=False)
+class _Answer:
+    """One answer: to which turn, what its session held before the turn ended, and its text as far as it was told."""
+
+    turn: Message
+    request: Request
+    before: tuple[list[dict[str, Any]], list[NDArray[np.float32]], int]
+    num_past: int
+    said: list[str] = field(default_factory=list)
+
+    def note(self, event: Event) -> None:
+        if isinstance(event, TextDelta):
+            self.said.append(event.text)
 
 
 class Session:
@@ -50,9 +67,7 @@ class Session:
         self._sound: list[NDArray[np.float32]] = []
         self._num_ahead = 0
         self._reading: Outbox | None = None
-        self._last: tuple[Message, Request] | None = None
-        self._said: list[str] = []
-        self._num_past = 0
+        self._last: _Answer | None = None
 
     def append_text(self, text: str) -> None:
         """The user has written something."""
@@ -90,13 +105,65 @@ class Session:
         Args:
             options: other than the session's, for this answer.
         """
+        answer = self._ask(options)
+        return self._answers(answer)
+
+    async def arespond(self, **options: Any) -> AsyncGenerator[Event, None]:
+        """As `respond`, for an event loop."""
+        answer = await asyncio.to_thread(self._ask, options)
+        with self._giving(answer):
+            async with aclosing(self._omni.arun(answer.request)) as events:
+                async for event in events:
+                    answer.note(event)
+                    yield event
+
+    def _ask(self, options: dict[str, Any]) -> _Answer:
+        before = ([*self._parts], [*self._sound], self._num_ahead)
         self._end_sound()
         if not self._parts:
             raise MessageError("there is nothing to respond to; append text, a picture or sound first")
-        turn: Message = {"role": "user", "content": self._parts}
+        turn: Message = {"role": "user", "content": [*self._parts]}
         request = self._request(turn, replace(self._options, **options))
         self.settle()
-        return self._answers(turn, request)
+        return _Answer(turn, request, before, len(self.messages))
+
+    def _answers(self, answer: _Answer) -> Generator[Event, None, None]:
+        with self._giving(answer), closing(self._omni.run(answer.request)) as events:
+            for event in events:
+                answer.note(event)
+                yield event
+
+    @contextmanager
+    def _giving(self, answer: _Answer) -> Iterator[None]:
+        self._last, self._parts = answer, self._parts[len(answer.turn["content"]) :]
+        try:
+            yield
+        except OmniError:  # the turn is still to be answered
+            self._last, self._parts = None, [*answer.turn["content"], *self._parts]
+            raise
+        finally:
+            if self._last is answer:  # neither interrupted nor taken back
+                self.messages += [answer.turn, {"role": "assistant", "content": "".join(answer.said)}]
+
+    def take_back(self) -> None:
+        """The turn had not ended: drop the answer to it without a trace, and go on with the turn.
+
+        What was appended since `respond` goes on where the turn was. MessageError where there is no answer to drop.
+        """
+        answer = self._last
+        if answer is None:
+            raise MessageError("there is no answer to take back; ask for one with respond()")
+        self._last = None
+        self._omni.engine.interrupt(answer.request)
+        del self.messages[answer.num_past :]
+        parts, sound, num_ahead = answer.before
+        new_parts, new_sound = self._parts, self._sound
+        self._parts, self._sound, self._num_ahead = parts, sound, num_ahead
+        if new_parts:
+            self._end_sound()
+            self._parts += new_parts
+            self._num_ahead = 0
+        self._sound += new_sound
 
     def _request(self, turn: Message, options: Options) -> Request:
         """A turn behind as much of the past as fits with its answer."""
@@ -123,22 +190,6 @@ class Session:
         del self.messages[first : first + 2 * -(-turns // 2)]
         return turns > 0
 
-    def _answers(self, turn: Message, request: Request) -> Generator[Event, None, None]:
-        events, said = self._omni.run(request), list[str]()
-        self._last, self._said, self._num_past, self._parts = (turn, request), said, len(self.messages), []
-        try:
-            for event in events:
-                if isinstance(event, TextDelta):
-                    said.append(event.text)
-                yield event
-        except OmniError:  # the turn is still to be answered
-            self._last, self._parts = None, [*turn["content"], *self._parts]
-            raise
-        finally:
-            events.close()
-            if self._last and self._last[1] is request:  # it has not been interrupted
-                self.messages += [turn, {"role": "assistant", "content": "".join(said)}]
-
     def interrupt(self, played_ms: float) -> str:
         """Stop the answer that is being given, or was given last and still plays, where its listener heard it stop.
 
@@ -156,16 +207,15 @@ class Session:
         """
         if self._last is None:
             raise MessageError("there is no answer to interrupt; ask for one with respond()")
-        turn, request = self._last
-        self._last = None
-        self._omni.engine.interrupt(request)
+        answer, self._last = self._last, None
+        self._omni.engine.interrupt(answer.request)
         if self._voice is None:
-            heard = "".join(self._said)
+            heard = "".join(answer.said)
         else:
-            past = self.messages[: self._num_past]
-            words = self._omni.words(request, [*past, turn], self._voice)
+            asked = [*self.messages[: answer.num_past], answer.turn]
+            words = self._omni.words(answer.request, asked, self._voice)
             heard = "".join(word.text for word in words if 500 * (word.start + word.end) <= played_ms)
-        self.messages[self._num_past :] = [turn, {"role": "assistant", "content": heard}]
+        self.messages[answer.num_past :] = [answer.turn, {"role": "assistant", "content": heard}]
         return heard
 
     def _end_sound(self) -> None:
