@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+import resource
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -260,19 +263,54 @@ def test_a_crash_ends_only_the_requests_of_its_step(
     beside.close()
 
 
-def test_nothing_is_left_of_a_thousand_cancels(omni: Omni) -> None:
-    rng, threads = Random(0), threading.active_count()
-    for _ in range(100):
-        batch = [asked(omni, rng.randrange(16)) for _ in range(rng.randrange(1, 5))]
-        outbox = Outbox(size=rng.choice([1, 4, 64]))
-        omni.engine.submit(batch, outbox)
-        for _ in range(rng.randrange(4)):
-            if any(not r.done for r in batch) or outbox.num_waiting:
-                outbox.get()
-        omni.engine.cancel(batch)
+def leave_early(omni: Omni, rng: Random, count: int) -> None:
+    """Requests that are cancelled, interrupted or whose readers go, at any time."""
+    while count > 0:
+        kinds = [rng.randrange(16) for _ in range(min(count, rng.randrange(1, 5)))]
+        batch = [asked(omni, i) for i in kinds]
+        count -= len(batch)
+        if len(batch) == 1:
+            stream = omni.run(batch[0])
+            for _, _event in zip(range(1 + rng.randrange(4)), stream, strict=False):
+                pass
+            if rng.random() < 0.5:
+                stream.close()
+            del stream  # a reader that goes without a word
+        else:
+            outbox = Outbox(size=rng.choice([1, 4, 64]))
+            omni.engine.submit(batch, outbox)
+            for _ in range(rng.randrange(4)):
+                if any(not r.done for r in batch) or outbox.num_waiting:
+                    outbox.get()
+            if rng.random() < 0.3:
+                omni.engine.interrupt(batch[0])
+            omni.engine.cancel(batch)
         assert all(r.done for r in batch)
+
+
+def test_nothing_is_left_of_those_who_leave(omni: Omni) -> None:
+    threads = threading.active_count()
+    leave_early(omni, Random(0), 200)
     assert_idle(omni)
     assert threading.active_count() <= threads + 1
+
+
+@pytest.mark.slow
+def test_nothing_is_left_of_ten_thousand_who_leave(omni: Omni, capsys: pytest.CaptureFixture[str]) -> None:
+    """Resident memory stays within 2 % once caches are full."""
+    leave_early(omni, Random(1), 2000)
+    before = resident_bytes()
+    leave_early(omni, Random(2), 10_000)
+    after = resident_bytes()
+    with capsys.disabled():
+        print(f"\nresident memory {before / 2**20:.0f} MiB, after 10,000 who left {after / 2**20:.0f} MiB")
+    assert after <= 1.02 * before
+    assert_idle(omni)
+
+
+def resident_bytes() -> int:
+    gc.collect()
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def test_the_thread_ends_when_nothing_is_left_to_do(omni: Omni, monkeypatch: pytest.MonkeyPatch) -> None:
