@@ -39,8 +39,7 @@ def test_tour(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tour.main(out=tmp_path)
     told = capsys.readouterr().out
     for name in ("where", "follow_up", "what_moves", "when"):
-        answer = re.escape(SPOKEN[name].answer) if name in ("what_moves", "when") else r"[A-Z][a-z ]+\."
-        assert re.search(rf"heard   {re.escape(SPOKEN[name].question)}\nanswer  {answer}\n", told)
+        assert f"heard   {SPOKEN[name].question}\nanswer  {SPOKEN[name].answer}\n" in told
     assert told.count("first sound after") == 4
     sound = soundfile.info(tmp_path / "conversation.wav")
     assert sound.samplerate == 24000 and sound.duration > 8
