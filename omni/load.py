@@ -191,18 +191,18 @@ def missed(figures: Sequence[Figures]) -> list[str]:
 
 
 def show(figures: Sequence[Figures], console: Console) -> None:
-    title = "first sound after the question (p50, p99), silence inside answers, sound for each second"
+    title = "seconds to the first sound (p50, p99), of silence inside answers, of sound for each second"
     table = Table(title=title, title_justify="left")
-    for name in ("sessions", "policy", "p50", "p99", "factor", "silent", "smooth", "sound"):
+    for name in ("n", "policy", "p50", "p99", "factor", "silent", "smooth", "sound"):
         table.add_column(name, justify="left" if name == "policy" else "right", no_wrap=True)
     for f in figures:
         table.add_row(
             str(f.sessions),
             f.policy,
-            f"{f.median_audio_ttfp_ms / 1000:.2f} s",
-            f"{f.p99_audio_ttfp_ms / 1000:.2f} s",
+            f"{f.median_audio_ttfp_ms / 1000:.2f}",
+            f"{f.p99_audio_ttfp_ms / 1000:.2f}",
             f"{f.mean_audio_rtf:.2f}",
-            f"{f.audio_underrun_s:.2f} s",
+            f"{f.audio_underrun_s:.1f}",
             f"{100 * f.continuity_ok:.0f} %",
             f"{f.audio_throughput:.2f}",
         )

@@ -14,12 +14,14 @@ from rich.table import Table
 from omni.api import Omni
 from omni.encoders.media import read_audio
 from omni.errors import EvaluationError
-from omni.evaluate import MAX_AUDIO_SECONDS, MAX_TOKENS, read_set
+from omni.evaluate import MAX_TOKENS, read_set
 from omni.events import AudioChunk
 from omni.session import Session
 
 RATE, PIECE = 16000, 4000
 SHORT, LONG = 1.0, 20.0
+SPOKEN = 1.5
+"""Seconds of each answer's sound that are made."""
 TURNS = 20
 MOST = 1.15
 """How much longer the wait may be after the long turn than after the short, and after the last turn than after the first."""
@@ -60,7 +62,7 @@ def measure(omni: Omni, *, repeats: int = 5) -> Waits:
 
 
 def _session(omni: Omni) -> Session:
-    return omni.session(voice=omni.default_voice, seed=1, max_tokens=MAX_TOKENS, max_audio_seconds=MAX_AUDIO_SECONDS)
+    return omni.session(voice=omni.default_voice, seed=1, max_tokens=MAX_TOKENS, max_audio_seconds=SPOKEN)
 
 
 def _speech() -> NDArray[np.float32]:
@@ -78,7 +80,7 @@ def _wait_after(session: Session, wave: NDArray[np.float32]) -> float:
     last = (len(wave) - 1) // PIECE * PIECE
     for at in range(0, last, PIECE):
         session.append_audio(wave[at : at + PIECE], RATE)
-    session.settle()
+        session.settle()  # as there would be time for while somebody talks
     asked, wait = time.perf_counter(), float("nan")
     session.append_audio(wave[last:], RATE)
     for event in session.respond():
@@ -88,7 +90,7 @@ def _wait_after(session: Session, wave: NDArray[np.float32]) -> float:
 
 
 def show(waits: Waits, console: Console) -> None:
-    table = Table(title="first sound after the end of a turn", title_justify="left")
+    table = Table(title="until the first sound", title_justify="left")
     table.add_column("turn")
     table.add_column("wait", justify="right")
     for name, seconds in (
