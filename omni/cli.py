@@ -54,6 +54,7 @@ Media = Annotated[list[Path] | None, typer.Option(help="May be given several tim
 Voice = Annotated[str | None, typer.Option(help="Who speaks; see `omni voices`.")]
 Seconds = Annotated[float | None, typer.Option(help="Longest speech.  [default: 300]")]
 Seed = Annotated[int | None, typer.Option(help="Gives the same answer again.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.  [default: torch's own]")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
@@ -161,7 +162,7 @@ def evaluate(
     model: Model = None,
     rows: Annotated[str, typer.Option(help="Only these: hears,sees")] = "",
     out: Annotated[Path | None, typer.Option("--json", help="Write figures and wrong answers into this file.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.  [default: torch's own]")] = None,
+    threads: Threads = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="List wrong answers.")] = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -198,7 +199,7 @@ def bench_load(
     seed: Annotated[int, typer.Option(help="Of when they ask, and what.")] = 0,
     check: Annotated[bool, typer.Option("--check", help="Fail where a mark is missed.")] = False,
     out: Annotated[Path | None, typer.Option("--json", help="Write all figures into this file.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.  [default: torch's own]")] = None,
+    threads: Threads = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
 ) -> None:
@@ -229,7 +230,7 @@ def bench_turns(
     model: Model = None,
     repeats: Annotated[int, typer.Option(min=1, help="Of which the median is told.")] = 5,
     check: Annotated[bool, typer.Option("--check", help="Fail where a mark is missed.")] = False,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.  [default: torch's own]")] = None,
+    threads: Threads = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
 ) -> None:

@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias
 
 from omni.events import Event, Failed
@@ -73,7 +74,7 @@ class Outbox:
                 if self._told:
                     break
                 loop, arrived = asyncio.get_running_loop(), asyncio.Event()
-                self._notify = lambda: loop.call_soon_threadsafe(arrived.set)  # noqa: B023
+                self._notify = partial(loop.call_soon_threadsafe, arrived.set)
             await arrived.wait()
         return self.get()
 
