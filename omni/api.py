@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncGenerator, Generator, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Unpack
+from typing import Any, TypeVar, Unpack
 
 import torch
 
@@ -34,6 +34,7 @@ from omni.talker.voices import Voice, pick, read_voices
 from omni.template import Template
 from omni.tokenizer import PieceEncoder, StreamDecoder, Tokenizer
 
+T = TypeVar("T")
 CACHE_TOKENS = 65536
 
 
@@ -138,6 +139,7 @@ class Omni:
         *,
         voice: str | None = None,
         audio_in_video: bool | None = None,
+        tools: Sequence[Mapping[str, Any]] = (),
         **options: Unpack[OptionArgs],
     ) -> Reply:
         """Answer chat messages, all at once.
@@ -152,6 +154,8 @@ class Omni:
                 and OpenAI's `image_url`, `input_audio`, `video_url`.
             voice: speak the answer with this voice; None for text alone.
             audio_in_video: hear the sound of clips; None for those that have one.
+            tools: functions that the model may call, as OpenAI describes them, for a checkpoint whose chat template takes
+                them; calls are part of the text, in the checkpoint's own form.
             options: lengths, sampling, stop strings, seed; see `Options`.
 
         Raises:
@@ -160,7 +164,7 @@ class Omni:
         asked = Options(**options)
         if "chunks" not in options:  # one window over the whole speech is exact, and cheaper than several that overlap
             asked = replace(asked, chunks=WHOLE)
-        events = self.run(self.request(messages, voice, asked, audio_in_video))
+        events = self.run(self.request(messages, voice, asked, audio_in_video, tools))
         return collect(events, self.sample_rate, spoken=voice is not None)
 
     def stream(
@@ -169,13 +173,14 @@ class Omni:
         *,
         voice: str | None = None,
         audio_in_video: bool | None = None,
+        tools: Sequence[Mapping[str, Any]] = (),
         **options: Unpack[OptionArgs],
     ) -> Generator[Event, None, None]:
         """Answer chat messages with events as they are made: TextDelta and AudioChunk, then one Done.
 
         Arguments and errors are `generate`'s. Closing the iterator cancels the answer.
         """
-        return self.run(self.request(messages, voice, Options(**options), audio_in_video))
+        return self.run(self.request(messages, voice, Options(**options), audio_in_video, tools))
 
     async def astream(
         self,
@@ -183,28 +188,50 @@ class Omni:
         *,
         voice: str | None = None,
         audio_in_video: bool | None = None,
+        tools: Sequence[Mapping[str, Any]] = (),
         **options: Unpack[OptionArgs],
     ) -> AsyncGenerator[Event, None]:
         """As `stream`, for an event loop, which goes on while media are read and while the answer is made."""
-        request = await asyncio.to_thread(self.request, messages, voice, Options(**options), audio_in_video)
+        request = await asyncio.to_thread(self.request, messages, voice, Options(**options), audio_in_video, tools)
         async for event in self.arun(request):
             yield event
 
-    async def arun(self, request: Request) -> AsyncGenerator[Event, None]:
-        """As `run`, for an event loop."""
+    async def arun(self, request: Request, given: AsyncIterator[list[int]] | None = None) -> AsyncGenerator[Event, None]:
+        """As `run`, for an event loop; sound that is there does not wait for text that is still being written."""
         outbox = Outbox()
         self.engine.submit([request], outbox)
+        told: asyncio.Future[tuple[int, Event | Failed | Hungry]] | None = None
+        feeding: asyncio.Future[list[int] | None] | None = None
         try:
             while True:
-                _, event = await outbox.aget()
-                if isinstance(event, Failed):
-                    raise event.error
-                assert not isinstance(event, Hungry)
-                yield event
-                if isinstance(event, Done):
-                    return
+                told = told or asyncio.ensure_future(outbox.aget())
+                waiting: list[asyncio.Future[Any]] = [told, feeding] if feeding else [told]
+                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                if feeding and feeding.done():
+                    ids, feeding = feeding.result(), None
+                    self.engine.feed(request, ids or [], ended=ids is None)
+                if not told.done():
+                    continue
+                (_, event), told = told.result(), None
+                match event:
+                    case Hungry():
+                        assert given
+                        feeding = asyncio.ensure_future(_next(given))
+                    case Failed():
+                        raise event.error
+                    case _:
+                        yield event
+                        if isinstance(event, Done):
+                            return
         finally:
+            for task in (told, feeding):
+                if task:
+                    task.cancel()
             self.engine.cancel([request], wait=False)
+
+    def ping(self, timeout: float) -> bool:
+        """Whether the engine's thread does what it is told within so many seconds; between two of its steps it does."""
+        return self.engine.answers(timeout)
 
     def say(
         self,
@@ -228,19 +255,37 @@ class Omni:
         Raises:
             InputError: before anything runs.
         """
+        request = self._saying(text if isinstance(text, str) else None, voice, context, options)
+        return self.run(request, None if isinstance(text, str) else self._given(text))
+
+    async def asay(
+        self,
+        text: str | AsyncIterable[str],
+        *,
+        voice: str | None = None,
+        context: str | Sequence[Message] = (),
+        **options: Unpack[SpeechArgs],
+    ) -> AsyncGenerator[Event, None]:
+        """As `say`, for an event loop; text in pieces comes from an asynchronous iterable."""
+        request = await asyncio.to_thread(self._saying, text if isinstance(text, str) else None, voice, context, options)
+        given = None if isinstance(text, str) else self._agiven(text)
+        async for event in self.arun(request, given):
+            yield event
+
+    def _saying(self, text: str | None, voice: str | None, context: str | Sequence[Message], options: SpeechArgs) -> Request:
+        """The request of `say`; without a text it is still to be written."""
         before = [{"role": "user", "content": context}] if isinstance(context, str) else context
-        if isinstance(text, str) and not text.strip():
+        if text is not None and not text.strip():
             raise MessageError("there is no text to say; give at least one word")
         if others := options.keys() - SpeechArgs.__annotations__.keys():
             raise OptionError(f"say takes the words as they are; leave out {', '.join(sorted(others))}")
         request = self.request(before, voice or self.default_voice, Options(**options))
-        if isinstance(text, str):
+        request.given = []
+        if text is not None:
             ids = self._reader.tokenizer.encode(text)
             self.engine.check_text(request.prompt, len(ids))
             request.given, request.given_ended = ids, True
-            return self.run(request)
-        request.given = []
-        return self.run(request, self._given(text))
+        return request
 
     def words(self, request: Request, messages: Sequence[Message], voice: str) -> list[Word]:
         """When each word of a spoken answer is said, by what the talker attends to.
@@ -283,6 +328,12 @@ class Omni:
             yield self._encoder.step(state, piece)
         yield self._encoder.finish(state)
 
+    async def _agiven(self, pieces: AsyncIterable[str]) -> AsyncGenerator[list[int], None]:
+        state = self._encoder.start()
+        async for piece in pieces:
+            yield self._encoder.step(state, piece)
+        yield self._encoder.finish(state)
+
     def run(self, request: Request, given: Iterator[list[int]] | None = None) -> Generator[Event, None, None]:
         """Events of a request of `request`'s making, as `stream` gives them.
 
@@ -308,13 +359,18 @@ class Omni:
             self.engine.cancel([request])
 
     def request(
-        self, messages: Sequence[Message], voice: str | None, options: Options, audio_in_video: bool | None = None
+        self,
+        messages: Sequence[Message],
+        voice: str | None,
+        options: Options,
+        audio_in_video: bool | None = None,
+        tools: Sequence[Mapping[str, Any]] = (),
     ) -> Request:
         """A request whose media have been read; every fault of its input shows here."""
         started = time.perf_counter()
         if voice is not None:
             self._check_voice(voice)
-        prompt = self._reader.read(messages, speaking=voice is not None, audio_in_video=audio_in_video)
+        prompt = self._reader.read(messages, speaking=voice is not None, audio_in_video=audio_in_video, tools=tools)
         self.engine.check(prompt)
         seed = secrets.randbelow(2**62) if options.seed is None else options.seed
         config, device = self.model.thinker.config, self.engine.think.lane.device
@@ -348,3 +404,7 @@ class Omni:
         if name not in self._prepared:
             self._prepared[name] = self.engine.call(lambda: stage.vocoder.prepare(voice))
         return stage.begin(voice, self._prepared[name], options, seed)
+
+
+async def _next(pieces: AsyncIterator[T]) -> T | None:
+    return await anext(pieces, None)

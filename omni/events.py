@@ -16,10 +16,30 @@ FinishReason: TypeAlias = Literal["stop", "length", "interrupted"]
 
 
 @dataclass(frozen=True)
+class TokenLogprob:
+    """How likely a token was.
+
+    Attributes:
+        token: its bytes; of a character that several tokens make up, a part.
+        logprob: natural, of the model's own odds, before temperature and cuts.
+        top: the likeliest tokens at its place, (bytes, logprob), likeliest first.
+    """
+
+    token: bytes
+    logprob: float
+    top: tuple[tuple[bytes, float], ...] = ()
+
+
+@dataclass(frozen=True)
 class TextDelta:
-    """More of the answer's text."""
+    """More of the answer's text.
+
+    Attributes:
+        logprobs: of the tokens found since the delta before, where they were asked for.
+    """
 
     text: str
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True)

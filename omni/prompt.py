@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -33,7 +34,7 @@ SPEAKING = (
 )
 """The system prompt that the published checkpoints were taught to speak with."""
 
-ROLES = ("system", "user", "assistant")
+ROLES = ("system", "user", "assistant", "tool")
 
 
 @dataclass(frozen=True)
@@ -157,16 +158,25 @@ class PromptReader:
     max_tokens: int
     budget: Budget = field(default_factory=Budget)
 
-    def read(self, messages: Sequence[Message], *, speaking: bool = False, audio_in_video: bool | None = None) -> Prompt:
+    def read(
+        self,
+        messages: Sequence[Message],
+        *,
+        speaking: bool = False,
+        audio_in_video: bool | None = None,
+        tools: Sequence[Mapping[str, Any]] = (),
+    ) -> Prompt:
         """Read chat messages, ending where the assistant's answer begins.
 
         Args:
             messages: OpenAI's chat shape, or the same with Python objects for media: see `Omni.generate`.
             speaking: begin with the system prompt that speech needs, unless the messages bring one of their own.
             audio_in_video: hear the sound of clips; None where they have one.
+            tools: functions that the model may call, as OpenAI describes them.
 
         Raises:
             MessageError, MediaError, ContextError: saying which message and part is at fault.
+            OptionError: tools, for a checkpoint whose chat template has no place for them.
         """
         if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Sequence):
             raise MessageError('messages must be a list such as [{"role": "user", "content": "Hello"}]')
@@ -181,7 +191,7 @@ class PromptReader:
             turns.insert(0, {"role": "system", "content": SPEAKING})
         if not turns:
             raise MessageError('there are no messages; give a list such as [{"role": "user", "content": "Hello"}]')
-        ids = self.tokenizer.encode_runs(self.template.render(turns, add_generation_prompt=True))
+        ids = self.tokenizer.encode_runs(self.template.render(turns, add_generation_prompt=True, tools=tools))
         return self._lay_out(ids, media)
 
     def _check_rows(self, media: Sequence[Medium]) -> None:
@@ -195,9 +205,11 @@ class PromptReader:
     def _turn(self, message: Message, where: str, audio_in_video: bool | None) -> tuple[dict[str, Any], list[Medium]]:
         if not isinstance(message, Mapping) or message.get("role") not in ROLES:
             raise MessageError(f"{where} needs a 'role' that is one of {', '.join(ROLES)}, and 'content'")
-        content = message.get("content")
-        if isinstance(content, str):
-            return {"role": message["role"], "content": content}, []
+        content, bare = message.get("content"), {"role": message["role"]}
+        if calls := message.get("tool_calls"):
+            bare["tool_calls"] = _calls(calls, where)
+        if isinstance(content, str) or (content is None and calls):
+            return {**bare, "content": content or ""}, []
         if not isinstance(content, Sequence) or isinstance(content, bytes):
             raise MessageError(f"{where}.content must be a text or a list of parts")
         parts, media = [], list[Medium]()
@@ -213,7 +225,7 @@ class PromptReader:
                 parts.append({"type": kind})
                 media.append(value)
                 self._check_rows(media)
-        return {"role": message["role"], "content": parts}, media
+        return {**bare, "content": parts}, media
 
     def _part(self, part: object, where: str, audio_in_video: bool | None) -> tuple[str, str | Medium]:
         """The kind of one part of a message, and its text or medium."""
@@ -345,6 +357,24 @@ def fill(
         rows, positions, clock, pictures, sounds, tuple(runs), is_media,
         count[known.image], count[known.video], count[known.audio],
     )  # fmt: skip
+
+
+def _calls(calls: object, where: str) -> list[dict[str, Any]]:
+    """The calls of an assistant's message, their arguments as objects, which is what templates write as JSON."""
+    if not isinstance(calls, Sequence) or isinstance(calls, (str, bytes)):
+        raise MessageError(f"{where}.tool_calls must be a list")
+    out = []
+    for i, call in enumerate(calls):
+        function = call.get("function") if isinstance(call, Mapping) else None
+        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+            raise MessageError(f"{where}.tool_calls[{i}] has no function with a name")
+        arguments = function.get("arguments") or {}
+        try:
+            arguments = json.loads(arguments) if isinstance(arguments, str) else arguments
+        except ValueError as e:
+            raise MessageError(f"{where}.tool_calls[{i}].function.arguments is no JSON: {e}") from e
+        out.append({"type": "function", "function": {"name": function["name"], "arguments": arguments}})
+    return out
 
 
 def _numbers(part: Message, where: str, *names: str) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Generator, Iterator
+from collections.abc import AsyncGenerator, Generator, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -31,10 +31,17 @@ SHOWN = "[a picture]"
 
 @dataclass(eq=False)
 class _Answer:
-    """One answer: to which turn, what its session held before the turn ended, and its text as far as it was told."""
+    """One answer.
 
-    turn: Message
+    Attributes:
+        turn: what is answered, at most one message; none where the model speaks unasked.
+        before: what the session held of the turn before it ended.
+        said: its text as far as it was told.
+    """
+
+    turn: list[Message]
     request: Request
+    voice: str | None
     before: tuple[list[dict[str, Any]], list[NDArray[np.float32]], int]
     num_past: int
     said: list[str] = field(default_factory=list)
@@ -57,10 +64,13 @@ class Session:
 
     Attributes:
         messages: all whole turns that are remembered.
+        voice: speaks the answers; None for text alone.
+        tools: functions that the model may call.
     """
 
     def __init__(self, omni: Omni, system: str | None, voice: str | None, options: Options) -> None:
-        self._omni, self._voice, self._options = omni, voice, options
+        self._omni, self.voice, self._options = omni, voice, options
+        self.tools: Sequence[Mapping[str, Any]] = ()
         self.messages: list[Message] = [{"role": "system", "content": system}] if system else []
         self._parts: list[dict[str, Any]] = []
         self._rate = 0
@@ -68,6 +78,24 @@ class Session:
         self._num_ahead = 0
         self._reading: Outbox | None = None
         self._last: _Answer | None = None
+
+    def begin(self, messages: Sequence[Message]) -> None:
+        """Go on from these messages instead of what was said here; what was appended and not answered is dropped.
+
+        Where the last message is the user's, the turn goes on from it; otherwise the next turn is empty yet. What the engine
+        has read of them before is not read again. An answer that is being given ends.
+
+        Args:
+            messages: as `Omni.generate` takes them.
+        """
+        if self._last:
+            self._omni.engine.interrupt(self._last.request)
+            self._last = None
+        self._sound, self._num_ahead = [], 0
+        self.messages, self._parts = [*messages], []
+        if self.messages and self.messages[-1]["role"] == "user":
+            content = self.messages.pop()["content"]
+            self._parts = [{"type": "text", "text": content}] if isinstance(content, str) else [*content]
 
     def append_text(self, text: str) -> None:
         """The user has written something."""
@@ -104,6 +132,9 @@ class Session:
 
         Args:
             options: other than the session's, for this answer.
+
+        Raises:
+            InputError: the turn then is still to be answered.
         """
         answer = self._ask(options)
         return self._answers(answer)
@@ -120,12 +151,12 @@ class Session:
     def _ask(self, options: dict[str, Any]) -> _Answer:
         before = ([*self._parts], [*self._sound], self._num_ahead)
         self._end_sound()
-        if not self._parts:
+        if not self._parts and not self.messages:
             raise MessageError("there is nothing to respond to; append text, a picture or sound first")
-        turn: Message = {"role": "user", "content": [*self._parts]}
+        turn = self._turn(self._parts)
         request = self._request(turn, replace(self._options, **options))
         self.settle()
-        return _Answer(turn, request, before, len(self.messages))
+        return _Answer(turn, request, self.voice, before, len(self.messages))
 
     def _answers(self, answer: _Answer) -> Generator[Event, None, None]:
         with self._giving(answer), closing(self._omni.run(answer.request)) as events:
@@ -135,15 +166,16 @@ class Session:
 
     @contextmanager
     def _giving(self, answer: _Answer) -> Iterator[None]:
-        self._last, self._parts = answer, self._parts[len(answer.turn["content"]) :]
+        asked = [part for message in answer.turn for part in message["content"]]
+        self._last, self._parts = answer, self._parts[len(asked) :]
         try:
             yield
         except OmniError:  # the turn is still to be answered
-            self._last, self._parts = None, [*answer.turn["content"], *self._parts]
+            self._last, self._parts = None, [*asked, *self._parts]
             raise
         finally:
             if self._last is answer:  # neither interrupted nor taken back
-                self.messages += [answer.turn, {"role": "assistant", "content": "".join(answer.said)}]
+                self.messages += [*answer.turn, {"role": "assistant", "content": "".join(answer.said)}]
 
     def take_back(self) -> None:
         """The turn had not ended: drop the answer to it without a trace, and go on with the turn.
@@ -165,11 +197,15 @@ class Session:
             self._num_ahead = 0
         self._sound += new_sound
 
-    def _request(self, turn: Message, options: Options) -> Request:
+    @staticmethod
+    def _turn(parts: list[dict[str, Any]]) -> list[Message]:
+        return [{"role": "user", "content": [*parts]}] if parts else []
+
+    def _request(self, turn: list[Message], options: Options) -> Request:
         """A turn behind as much of the past as fits with its answer."""
         while True:
             try:
-                request = self._omni.request([*self.messages, turn], self._voice, options)
+                request = self._omni.request([*self.messages, *turn], self.voice, options, tools=self.tools)
                 if self._omni.engine.has_room_for(request, options.max_tokens) or not self._forget():
                     return request
             except ContextError:
@@ -209,13 +245,13 @@ class Session:
             raise MessageError("there is no answer to interrupt; ask for one with respond()")
         answer, self._last = self._last, None
         self._omni.engine.interrupt(answer.request)
-        if self._voice is None:
+        if answer.voice is None:
             heard = "".join(answer.said)
         else:
-            asked = [*self.messages[: answer.num_past], answer.turn]
-            words = self._omni.words(answer.request, asked, self._voice)
+            asked = [*self.messages[: answer.num_past], *answer.turn]
+            words = self._omni.words(answer.request, asked, answer.voice)
             heard = "".join(word.text for word in words if 500 * (word.start + word.end) <= played_ms)
-        self.messages[answer.num_past :] = [answer.turn, {"role": "assistant", "content": heard}]
+        self.messages[answer.num_past :] = [*answer.turn, {"role": "assistant", "content": heard}]
         return heard
 
     def _end_sound(self) -> None:
@@ -234,8 +270,7 @@ class Session:
                 return
             self.settle()
         parts = [*self._parts, self._sound_part()] if self._sound else self._parts
-        turn: Message = {"role": "user", "content": parts}
-        request = self._request(turn, self._options)
+        request = self._request(self._turn(parts), self._options)
         prompt = request.prompt
         last = prompt.runs[-1]
         settled = int(share * (last.last - last.first)) - (last.last - last.first)

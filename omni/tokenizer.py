@@ -157,6 +157,10 @@ class StreamDecoder:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
 
+    def bytes_of(self, id: int) -> bytes:
+        """The bytes that one id stands for, maybe a part of a character."""
+        return self._tokenizer.bytes_of(id)
+
     def start(self) -> DecodeState:
         return DecodeState()
 

@@ -100,6 +100,8 @@ class Student(nn.Module):
     def open_senses(self) -> None:
         """Take the towers as they are now."""
         for network, tower, name in ((Ears(), self.thinker.audio_tower, "ears"), (Eyes(), self.thinker.visual, "eyes")):
+            if not (BUILD / f"{name}.pt").exists():  # the shipped ones, see `resume`
+                continue
             state = torch.load(BUILD / f"{name}.pt", map_location="cpu", weights_only=False)["average"]
             network.load_state_dict(state)
             tower.load_state_dict(network.tower.state_dict())

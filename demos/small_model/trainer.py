@@ -72,7 +72,7 @@ class Trainer:
             muon = torch.optim.Muon(within, lr=inner * rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
             self.optimisers.append(muon)
         self._rates = [[group["lr"] for group in optimiser.param_groups] for optimiser in self.optimisers]
-        self.step, self._before, self._start, self._saved = 0, 0.0, time.time(), time.time()
+        self.step, self._before, self._start, self._saved = 0, 0.0, time.process_time(), time.time()
         self._clock = 0.0
         if path.exists():
             state = torch.load(path, map_location=DEVICE, weights_only=False)
@@ -85,8 +85,8 @@ class Trainer:
 
     @property
     def elapsed(self) -> float:
-        """Minutes of work so far, the same in all processes."""
-        return self._clock if WORLD > 1 else self._before + (time.time() - self._start) / 60
+        """Minutes of a core's work so far, the same in all processes; while others have the core, no time passes."""
+        return self._clock if WORLD > 1 else self._before + (time.process_time() - self._start) / 60
 
     @property
     def done(self) -> bool:
@@ -121,7 +121,7 @@ class Trainer:
         dist.all_reduce(flat)
         for p, grad in zip(shared, (flat / WORLD).split([p.numel() for p in shared]), strict=True):
             p.grad = grad.view_as(p)
-        clock = torch.tensor(self._before + (time.time() - self._start) / 60, dtype=torch.float64)
+        clock = torch.tensor(self._before + (time.process_time() - self._start) / 60, dtype=torch.float64)
         dist.broadcast(clock, 0)
         self._clock = float(clock)
 

@@ -142,6 +142,12 @@ class Engine:
         self._post(do)
         return future.result()
 
+    def answers(self, timeout: float) -> bool:
+        """Whether the thread takes a message within so many seconds."""
+        taken = threading.Event()
+        self._post(taken.set)
+        return taken.wait(timeout)
+
     def run(self, requests: Sequence[Request]) -> Generator[tuple[int, Event | Failed], None, None]:
         """Events of several requests as they are made, each with its request's index; closing the iterator cancels all.
 

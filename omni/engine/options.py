@@ -13,6 +13,8 @@ from omni.talker.vocoder import CODES_PER_SECOND, STREAMED, ChunkPolicy
 VOICE_SAMPLING = Sampling(temperature=0.9, top_k=40, top_p=0.8, repetition_penalty=1.05)
 """As transformers samples codec ids."""
 
+MAX_LOGPROBS = 20
+
 
 def _is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
@@ -40,6 +42,7 @@ class OptionArgs(SpeechArgs, total=False):
     top_p: float
     repetition_penalty: float
     stop: str | Sequence[str] | None
+    logprobs: int | None
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class Options:
         temperature, top_k, top_p, repetition_penalty: of text; greedy unless told otherwise, as the model was released.
         voice_sampling: of codec ids; the released defaults.
         stop: a string, or several, that end the answer; neither written nor spoken.
+        logprobs: tell how likely each token was, and so many of the likeliest at its place; None tells nothing.
         seed: of every random draw; None for a new one each time.
         chunks: how streamed speech is cut into pieces.
     """
@@ -64,6 +68,7 @@ class Options:
     repetition_penalty: float = 1.0
     voice_sampling: Sampling = VOICE_SAMPLING
     stop: str | Sequence[str] | None = ()
+    logprobs: int | None = None
     seed: int | None = None
     chunks: ChunkPolicy = STREAMED
 
@@ -75,6 +80,8 @@ class Options:
             raise OptionError(f"max_audio_seconds is {self.max_audio_seconds!r}; give a number from {shortest} on")
         if not all(isinstance(s, str) and s for s in self.stop_strings):
             raise OptionError(f"stop is {self.stop!r}; give strings of at least one character")
+        if self.logprobs is not None and not (_is_int(self.logprobs) and 0 <= self.logprobs <= MAX_LOGPROBS):
+            raise OptionError(f"logprobs is {self.logprobs!r}; give a whole number from 0 to {MAX_LOGPROBS}, or None")
         if self.seed is not None and not (_is_int(self.seed) and 0 <= self.seed < 2**62):
             raise OptionError(f"seed is {self.seed!r}; give a whole number from 0 to 2**62 - 1")
         _ = self.sampling  # checks its own ranges

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeAlias
@@ -53,7 +54,8 @@ class Outbox:
             self._ready.notify()
             notify, self._notify = self._notify, None
         if notify:
-            notify()
+            with suppress(RuntimeError):  # the reader's event loop is gone
+                notify()
 
     def get(self) -> tuple[int, Told]:
         """The next event; waits for it."""

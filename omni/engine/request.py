@@ -13,7 +13,7 @@ from omni.engine.options import Options
 from omni.engine.outbox import Outbox
 from omni.engine.relay import Relay
 from omni.engine.text import TextState, TextTrack
-from omni.events import Limit, TextDelta
+from omni.events import Limit, TextDelta, TokenLogprob
 from omni.positions import Clock
 from omni.prompt import MediaRun, Prompt
 from omni.sampler import Sampler
@@ -65,6 +65,7 @@ class Request:
             it before it ends.
         next_id: the id that the thinker reads next.
         last_id: a limit has been met; `next_id` is the last of the answer.
+        logprobs: of ids whose text has not been let out.
         saved: the rows of a request that was set aside to make room for others, thinker's and talker's.
     """
 
@@ -95,6 +96,7 @@ class Request:
     next_id: int | None = None
     last_id: bool = False
     ids: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
     text_ended: bool = False
     limits: set[Limit] = field(default_factory=set)
     prefilled: float | None = None
@@ -124,7 +126,8 @@ class Request:
         if text:
             if self.first_text is None:
                 self.first_text = self.elapsed()
-            self.outbox.put(self.key, TextDelta(text))
+            self.outbox.put(self.key, TextDelta(text, tuple(self.logprobs)))
+            self.logprobs.clear()
 
     def think(self, thoughts: Tensor) -> None:
         """New thoughts `[n, C]`, of ids whose text has been written or waits."""

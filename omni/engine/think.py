@@ -12,7 +12,7 @@ from omni.encoders.features import Picture, Sound
 from omni.engine.batch import Lane
 from omni.engine.features import FeatureCache
 from omni.engine.request import Request
-from omni.events import Limit
+from omni.events import Limit, TokenLogprob
 from omni.thinker import Thinker
 
 
@@ -145,11 +145,13 @@ class ThinkStage:
         """Choose the next id of each answer from its last hidden row `[B, C]`."""
         logits = self.model.logits(hidden)
         ids = torch.stack([r.sampler.pick(row) for r, row in zip(requests, logits, strict=True)]).tolist()
-        for request, token in zip(requests, ids, strict=True):
+        for request, token, row in zip(requests, ids, logits, strict=True):
             if token in self.model.config.eos_ids:
                 self._end(request)
                 continue
             request.ids.append(token)
+            if request.options.logprobs is not None:
+                request.logprobs.append(_likely(request, row, token, request.options.logprobs))
             request.next_id = token
             request.write(request.track.step(request.text, token))
             if request.text.stopped:
@@ -173,3 +175,11 @@ class ThinkStage:
         request.relay()
         if request.speech:
             request.speech.track.text_ended = True
+
+
+def _likely(request: Request, logits: Tensor, token: int, num: int) -> TokenLogprob:
+    """How likely a token was by its logits `[V]`, and the `num` likeliest there."""
+    bytes_of, odds = request.track.decoder.bytes_of, logits.float().log_softmax(-1)
+    best = odds.topk(num)
+    top = tuple((bytes_of(i), p) for i, p in zip(best.indices.tolist(), best.values.tolist(), strict=True))
+    return TokenLogprob(bytes_of(token), float(odds[token]), top)

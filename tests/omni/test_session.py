@@ -37,7 +37,7 @@ def sound(seconds: float, seed: int = 0, rate: int = RATE) -> NDArray[np.float32
 
 
 def answer(session: Session, **options: Any) -> Reply:
-    return collect(session.respond(**options), 24000, spoken=session._voice is not None)
+    return collect(session.respond(**options), 24000, spoken=session.voice is not None)
 
 
 @contextmanager
@@ -241,3 +241,27 @@ def test_sessions_in_an_event_loop(omni: Omni) -> None:
 
     for seed, told in enumerate(asyncio.run(several())):
         assert told == asyncio.run(talk(seed))
+
+
+def test_begin_goes_on_from_any_messages(omni: Omni) -> None:
+    past: list[dict[str, Any]] = [
+        {"role": "system", "content": "You are brief."},
+        {"role": "user", "content": [{"type": "image", "image": PIXELS}, {"type": "text", "text": "One."}]},
+        {"role": "assistant", "content": "Two."},
+    ]
+    session = omni.session(voice="Ethan", **OPTIONS)
+    session.append_text("What is dropped.")
+    session.begin([*past, {"role": "user", "content": "Three."}])
+    session.append_audio(sound(2.2), RATE)
+    reply = answer(session)
+    turn = {"role": "user", "content": [{"type": "text", "text": "Three."}, {"type": "audio", "audio": (sound(2.2), RATE)}]}
+    expected = omni.generate([*past, turn], voice="Ethan", **OPTIONS)
+    assert (reply.text, reply.done.codes) == (expected.text, expected.done.codes)
+    session.begin(past)
+    unasked = answer(session)
+    assert unasked.done.token_ids == omni.generate(past, voice="Ethan", **OPTIONS).done.token_ids
+    assert session.messages == [*past, {"role": "assistant", "content": unasked.text}]
+    session.voice = None
+    session.begin([])
+    with pytest.raises(MessageError, match="nothing to respond to"):
+        session.respond()

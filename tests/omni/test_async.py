@@ -1,0 +1,103 @@
+"""Speech of text that comes in pieces into an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from omni import AudioChunk, Done, Event, Omni
+from omni.errors import MessageError
+from omni.events import collect
+from tests.oracle.tiny import tiny
+
+TEXT = "One moment, here it is, all of it."
+OPTIONS: dict[str, Any] = {"seed": 5, "max_audio_seconds": 1.5}
+
+
+@pytest.fixture(scope="module")
+def omni() -> Omni:
+    return Omni.load(tiny("7b-like"), dtype="float32", progress=False)
+
+
+def test_pieces_are_spoken_as_the_whole(omni: Omni) -> None:
+    async def pieces() -> AsyncIterator[str]:
+        for at in range(0, len(TEXT), 5):
+            await asyncio.sleep(0)
+            yield TEXT[at : at + 5]
+
+    async def both() -> list[list[Event]]:
+        return [[e async for e in omni.asay(text, voice="Ethan", **OPTIONS)] for text in (pieces(), TEXT)]
+
+    came, whole = (collect(events, omni.sample_rate, spoken=True) for events in asyncio.run(both()))
+    assert came.text == whole.text == TEXT
+    assert came.done.codes == whole.done.codes
+    assert came.audio is not None and whole.audio is not None
+    np.testing.assert_allclose(came.audio, whole.audio, atol=1e-5)
+
+
+def test_sound_does_not_wait_for_text_that_is_still_written(omni: Omni) -> None:
+    async def until_sound() -> int:
+        heard = asyncio.Event()
+
+        async def pieces() -> AsyncIterator[str]:
+            yield "A long beginning, long enough to be spoken for a while by itself, "
+            await asyncio.wait_for(heard.wait(), 20)
+            yield "and its end."
+
+        number = 0
+        async for event in omni.asay(pieces(), voice="Ethan", **OPTIONS):
+            if isinstance(event, AudioChunk):
+                number += not heard.is_set()
+                heard.set()
+        return number
+
+    assert asyncio.run(until_sound()) == 1
+
+
+def test_what_breaks_the_text_breaks_the_speech_and_nothing_else(omni: Omni) -> None:
+    async def pieces() -> AsyncIterator[str]:
+        yield "A beginning, "
+        raise ConnectionError("gone")
+
+    async def speak() -> None:
+        with pytest.raises(ConnectionError, match="gone"):
+            async for _ in omni.asay(pieces(), voice="Ethan", **OPTIONS):
+                pass
+        with pytest.raises(MessageError, match="no text"):
+            async for _ in omni.asay(" "):
+                pass
+
+    asyncio.run(speak())
+    assert omni.ping(10)
+    assert omni.engine._num_open == 0
+
+
+def test_an_event_loop_that_is_gone_harms_nobody(omni: Omni) -> None:
+    """Its answer was abandoned; whoever else is answered goes on."""
+
+    async def abandon() -> None:
+        events = omni.astream([{"role": "user", "content": "Hello!"}], max_tokens=500, seed=1)
+        await anext(events)
+        asyncio.get_running_loop().create_task(events.__anext__())
+        await asyncio.sleep(0)
+
+    expected = omni.generate([{"role": "user", "content": "And you?"}], max_tokens=40)
+    asyncio.run(abandon())
+    assert omni.generate([{"role": "user", "content": "And you?"}], max_tokens=40).text == expected.text
+
+
+def test_logprobs_add_up_and_change_nothing(omni: Omni) -> None:
+    messages = [{"role": "user", "content": "Hello!"}]
+    plain = omni.generate(messages, max_tokens=12)
+    events = list(omni.stream(messages, max_tokens=12, logprobs=3))
+    told = [token for event in events if not isinstance(event, (AudioChunk, Done)) for token in event.logprobs]
+    assert collect(events, omni.sample_rate, spoken=False).text == plain.text
+    assert b"".join(t.token for t in told).decode(errors="replace").startswith(plain.text[:3])
+    for token in told:
+        assert token.top[0] == (token.token, token.logprob), "greedy takes the likeliest"
+        assert [p for _, p in token.top] == sorted((p for _, p in token.top), reverse=True)
+        assert len(token.top) == 3 and token.logprob < 0
