@@ -28,10 +28,11 @@ class Picture:
         """Of the pixels and their shape, not of the time between them."""
         return _digest(f"picture {self.grid}", self.patches)
 
+    @cached_property
     def pieces(self) -> list[Picture]:
         """Its temporal grids, none of which the tower lets see another."""
         t, h, w = self.grid
-        return [Picture(patches, (1, h, w), self.second_per_grid) for patches in self.patches.chunk(t)]
+        return [Picture(patches, (1, h, w), self.second_per_grid) for patches in self.patches.chunk(t)] if t > 1 else [self]
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,15 @@ class Sound:
 
     def pieces(self, block_frames: int) -> list[Sound]:
         """Its blocks, none of which the tower lets see another; a last one too short for a row belongs to no block."""
+        if block_frames not in self._pieces:
+            self._pieces[block_frames] = self._cut(block_frames)
+        return self._pieces[block_frames]
+
+    @cached_property
+    def _pieces(self) -> dict[int, list[Sound]]:
+        return {}
+
+    def _cut(self, block_frames: int) -> list[Sound]:
         blocks = [Sound(mel) for mel in self.mel.split(block_frames, 1)]
         return blocks if num_audio_tokens(blocks[-1].mel.shape[1]) > 0 else blocks[:-1]
 

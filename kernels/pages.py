@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ class PageTable:
         kv_len: the same, int32 `[B]` on the device.
         pages: int32 `[B, M]`, page numbers in order; entries past the last used page are 0.
         slots: int64 `[N]`, page * P + offset of every new row.
+        firsts: of each sequence whose pages in use lie one behind the other, the first; -1 for the others.
     """
 
     segments: Segments
@@ -29,6 +31,7 @@ class PageTable:
     kv_len: Tensor
     pages: Tensor
     slots: Tensor
+    firsts: tuple[int, ...]
 
     @classmethod
     def of(
@@ -53,7 +56,12 @@ class PageTable:
             torch.tensor(kv_lens, dtype=torch.int32, device=device),
             table.to(device),
             torch.cat(slots).to(device),
+            tuple(_first(row[: -(-n // page_size)]) for row, n in zip(pages, kv_lens, strict=True)),
         )
+
+
+def _first(pages: Sequence[int]) -> int:
+    return pages[0] if all(a + 1 == b for a, b in pairwise(pages)) else -1
 
 
 def write_pages(k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, table: PageTable) -> None:

@@ -280,12 +280,17 @@ class Omni:
         if others := options.keys() - SpeechArgs.__annotations__.keys():
             raise OptionError(f"say takes the words as they are; leave out {', '.join(sorted(others))}")
         request = self.request(before, voice or self.default_voice, Options(**options))
-        request.given = []
-        if text is not None:
-            ids = self._reader.tokenizer.encode(text)
-            self.engine.check_text(request.prompt, len(ids))
-            request.given, request.given_ended = ids, True
+        if text is None:
+            request.given = []
+        else:
+            self.give(request, text)
         return request
+
+    def give(self, request: Request, text: str) -> None:
+        """Have a request that was not run yet answered with exactly these words; ContextError where they do not fit."""
+        ids = self._reader.tokenizer.encode(text)
+        self.engine.check_text(request.prompt, len(ids))
+        request.given, request.given_ended = ids, True
 
     def words(self, request: Request, messages: Sequence[Message], voice: str) -> list[Word]:
         """When each word of a spoken answer is said, by what the talker attends to.

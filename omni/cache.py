@@ -61,7 +61,7 @@ class PagePool:
         self.keys = torch.empty(shape, dtype=dtype, device=device)
         self.values = torch.empty(shape, dtype=dtype, device=device)
         self._num_holders: list[int] = []  # of each page
-        self._free: list[int] = []
+        self._free: dict[int, None] = {}  # the next to be handed out is last
         self._cached: OrderedDict[int, None] = OrderedDict()  # the next to be handed out is first
         self._page_of: dict[bytes, int] = {}
         self._key_of: dict[int, bytes] = {}
@@ -109,7 +109,7 @@ class PagePool:
                 f"the cache has {self.num_free * self.page_size} rows free and {need * self.page_size} are needed; "
                 "wait for other requests to end, shorten the prompt, or load with a larger cache"
             )
-        fresh = self._take(need)
+        fresh = self._take(need, sequence.pages[-1] if sequence.pages else None)
         if copy:
             old, new = sequence.pages[last], fresh.pop()
             for x in (self.keys, self.values):
@@ -179,7 +179,7 @@ class PagePool:
 
     def forget(self) -> None:
         """Publish nothing any more."""
-        self._free += reversed(self._cached)
+        self._free |= dict.fromkeys(reversed(self._cached))
         self._cached.clear()
         self._page_of.clear()
         self._key_of.clear()
@@ -213,17 +213,26 @@ class PagePool:
     def _unpublish(self, page: int) -> None:
         del self._page_of[self._key_of.pop(page)]
 
-    def _take(self, num_pages: int) -> list[int]:
-        """Pages for one holder, of which there are enough."""
+    def _take(self, num_pages: int, last: int | None) -> list[int]:
+        """Pages for one holder, of which there are enough; each behind the one before, from `last` on, where that is free.
+
+        Rows that lie in one piece are read where they lie, which a plain kernel otherwise would have to gather.
+        """
         if num_pages > len(self._free):
             self._grow(num_pages - len(self._free))
         while num_pages > len(self._free):
             page, _ = self._cached.popitem(last=False)
             self._unpublish(page)
-            self._free.append(page)
-        pages = [self._free.pop() for _ in range(num_pages)]
-        for page in pages:
-            self._num_holders[page] = 1
+            self._free[page] = None
+        pages = []
+        for _ in range(num_pages):
+            if last is None or last + 1 not in self._free:
+                last, _ = self._free.popitem()
+            else:
+                last += 1
+                del self._free[last]
+            self._num_holders[last] = 1
+            pages.append(last)
         return pages
 
     def _give_up(self, pages: list[int]) -> None:
@@ -234,7 +243,7 @@ class PagePool:
             if page in self._key_of:
                 self._cached[page] = None
             else:
-                self._free.append(page)
+                self._free[page] = None
 
     def _grow(self, at_least: int) -> None:
         have = self.keys.shape[1]
@@ -242,7 +251,7 @@ class PagePool:
         if not more:
             return
         self.keys, self.values = (self._longer(x, more) for x in (self.keys, self.values))
-        self._free = [*range(have + more - 1, have - 1, -1), *self._free]
+        self._free = dict.fromkeys([*range(have + more - 1, have - 1, -1), *self._free])
         self._num_holders += [0] * more
 
     @staticmethod

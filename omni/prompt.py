@@ -7,7 +7,7 @@ import binascii
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
@@ -20,8 +20,10 @@ from omni.encoders.features import Picture, Sound, num_audio_tokens
 from omni.encoders.media import Budget, read_audio, read_image, read_video
 from omni.encoders.mel import log_mel
 from omni.encoders.pixels import image_patches, video_patches
+from omni.encoders.sources import digest_of
 from omni.errors import ContextError, MediaError, MediaLimitError, MessageError
 from omni.positions import AudioSpan, AudioVideoSpan, Clock, ImageSpan, Span, TextSpan, VideoSpan
+from omni.recent import Recent
 from omni.template import Template
 from omni.tokenizer import Tokenizer
 
@@ -34,6 +36,8 @@ SPEAKING = (
 )
 """The system prompt that the published checkpoints were taught to speak with."""
 
+MAX_BYTES = 256 * 2**20
+"""Of the pictures, clips and sounds that were read lately."""
 ROLES = ("system", "user", "assistant", "tool")
 
 
@@ -129,7 +133,7 @@ class Prompt:
     def _row_names(self, is_sound: bool, index: int, block_frames: int) -> list[bytes]:
         """For each row of a medium, the digest of the piece that it is of, and its place there."""
         medium = self.medium(is_sound, index)
-        pieces = medium.pieces(block_frames) if isinstance(medium, Sound) else medium.pieces()
+        pieces = medium.pieces(block_frames) if isinstance(medium, Sound) else medium.pieces
         size = max(1, self.rows_of(is_sound, index) // len(pieces))
         names = []
         for piece in pieces:
@@ -148,6 +152,7 @@ class PromptReader:
 
     Attributes:
         max_tokens: media are refused once their rows alone are more.
+        recent: media that were read lately.
     """
 
     tokenizer: Tokenizer
@@ -157,6 +162,7 @@ class PromptReader:
     mel: MelConfig
     max_tokens: int
     budget: Budget = field(default_factory=Budget)
+    recent: Recent[Medium] = field(default_factory=lambda: Recent(MAX_BYTES), repr=False, compare=False)
 
     def read(
         self,
@@ -239,21 +245,35 @@ class PromptReader:
                     raise MessageError(f"{where}.text must be a string")
                 return "text", part["text"]
             case "image" | "image_url":
-                return "image", (self._image(part, where), None)
+                return "image", self._once(part, "image", where, self._image)
             case "audio" | "audio_url" | "input_audio":
-                wave = read_audio(_source(part, "audio", where), rate=self.mel.sampling_rate, budget=self.budget)
-                return "audio", (None, log_mel(wave, self.mel))
+                return "audio", self._once(part, "audio", where, self._sound)
             case "video" | "video_url":
-                return "video", self._video(part, where, audio_in_video)
+                return "video", self._once(part, "video", where, self._video, audio_in_video)
             case other:
                 raise MessageError(f"{where}.type is {other!r}; known are text, image, audio and video")
 
-    def _image(self, part: Message, where: str) -> Picture:
-        image = read_image(_source(part, "image", where), budget=self.budget)
-        return image_patches(image, self.pixels, **_numbers(part, where, "min_pixels", "max_pixels"))
+    def _once(self, part: Message, kind: str, where: str, read: Callable[..., Medium], *how: object) -> Medium:
+        """A medium, which is not read again where it comes again: each turn brings all that were before it."""
+        source = _source(part, kind, where)
+        if (content := digest_of(source)) is None:
+            return read(part, source, where, *how)
+        rest = [item for item in sorted(part.items()) if item[0] not in ("type", *_names(kind))]
+        key = content + repr((kind, how, rest)).encode()
+        if (medium := self.recent.get(key)) is None:
+            picture, sound = medium = read(part, source, where, *how)
+            num_bytes = (picture.patches.nbytes if picture else 0) + (sound.mel.nbytes if sound else 0)
+            self.recent.put(key, medium, num_bytes)
+        return medium
 
-    def _video(self, part: Message, where: str, audio_in_video: bool | None) -> Medium:
-        source = _source(part, "video", where)
+    def _sound(self, part: Message, source: Any, where: str) -> Medium:
+        return None, log_mel(read_audio(source, rate=self.mel.sampling_rate, budget=self.budget), self.mel)
+
+    def _image(self, part: Message, source: Any, where: str) -> Medium:
+        image = read_image(source, budget=self.budget)
+        return image_patches(image, self.pixels, **_numbers(part, where, "min_pixels", "max_pixels")), None
+
+    def _video(self, part: Message, source: Any, where: str, audio_in_video: bool | None) -> Medium:
         sampling = _numbers(part, where, "fps", "num_frames", "min_frames", "max_frames", "start", "end")
         clip = read_video(source, budget=self.budget, **sampling)
         # the clock of a clip runs by the rate asked for, 2 frames a second unless told, as published
@@ -386,9 +406,13 @@ def _numbers(part: Message, where: str, *names: str) -> dict[str, Any]:
     return found
 
 
+def _names(kind: str) -> tuple[str, ...]:
+    return kind, f"{kind}_url", f"input_{kind}"
+
+
 def _source(part: Message, kind: str, where: str) -> Any:
     """What a part holds its medium in: `kind`, OpenAI's `kind_url` with its `url`, or `input_audio` with its `data`."""
-    for name in (kind, f"{kind}_url", f"input_{kind}"):
+    for name in _names(kind):
         value = part.get(name)
         if isinstance(value, Mapping):
             if "data" in value:

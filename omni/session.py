@@ -139,6 +139,15 @@ class Session:
         answer = self._ask(options)
         return self._answers(answer)
 
+    def say(self, text: str, **options: Any) -> Generator[Event, None, None]:
+        """As `respond`, with exactly these words instead of the model's own, which it will remember as its own.
+
+        Where nothing was appended it speaks unasked, after the messages that there are.
+        """
+        if not text.strip():
+            raise MessageError("there is no text to say; give at least one word")
+        return self._answers(self._ask(options, text))
+
     async def arespond(self, **options: Any) -> AsyncGenerator[Event, None]:
         """As `respond`, for an event loop."""
         answer = await asyncio.to_thread(self._ask, options)
@@ -148,13 +157,15 @@ class Session:
                     answer.note(event)
                     yield event
 
-    def _ask(self, options: dict[str, Any]) -> _Answer:
+    def _ask(self, options: dict[str, Any], text: str | None = None) -> _Answer:
         before = ([*self._parts], [*self._sound], self._num_ahead)
         self._end_sound()
         if not self._parts and not self.messages:
             raise MessageError("there is nothing to respond to; append text, a picture or sound first")
         turn = self._turn(self._parts)
         request = self._request(turn, replace(self._options, **options))
+        if text is not None:
+            self._omni.give(request, text)
         self.settle()
         return _Answer(turn, request, self.voice, before, len(self.messages))
 

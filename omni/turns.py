@@ -14,12 +14,14 @@ from rich.table import Table
 from omni.api import Omni
 from omni.encoders.media import read_audio
 from omni.errors import EvaluationError
-from omni.evaluate import MAX_TOKENS, read_set
+from omni.evaluate import read_set
 from omni.events import AudioChunk
 from omni.session import Session
 
 RATE, PIECE = 16000, 4000
 SHORT, LONG = 1.0, 20.0
+ANSWER = "I see a red circle and two blue stars."
+"""What is answered to every turn, so that only what was before the answer differs."""
 SPOKEN = 1.5
 """Seconds of each answer's sound that are made."""
 TURNS = 20
@@ -62,7 +64,7 @@ def measure(omni: Omni, *, repeats: int = 5) -> Waits:
 
 
 def _session(omni: Omni) -> Session:
-    return omni.session(voice=omni.default_voice, seed=1, max_tokens=MAX_TOKENS, max_audio_seconds=SPOKEN)
+    return omni.session(voice=omni.default_voice, seed=1, max_audio_seconds=SPOKEN)
 
 
 def _speech() -> NDArray[np.float32]:
@@ -76,14 +78,17 @@ def _speech() -> NDArray[np.float32]:
 
 
 def _wait_after(session: Session, wave: NDArray[np.float32]) -> float:
-    """Seconds from the last sample of a turn to the first of its answer, which is then heard to its end."""
+    """Seconds from the last sample of a turn to the first of its answer, which is then heard to its end.
+
+    The answer is given: what the model would find itself has another length each time, which would be timed instead.
+    """
     last = (len(wave) - 1) // PIECE * PIECE
     for at in range(0, last, PIECE):
         session.append_audio(wave[at : at + PIECE], RATE)
         session.settle()  # as there would be time for while somebody talks
     asked, wait = time.perf_counter(), float("nan")
     session.append_audio(wave[last:], RATE)
-    for event in session.respond():
+    for event in session.say(ANSWER):
         if isinstance(event, AudioChunk) and np.isnan(wait):
             wait = time.perf_counter() - asked
     return wait

@@ -76,9 +76,10 @@ def attend_paged(q: Tensor, k_pages: Tensor, v_pages: Tensor, table: PageTable) 
     out = torch.empty_like(q)
     start = 0
     for b, (q_len, kv_len) in enumerate(zip(table.segments.lens, table.kv_lens, strict=True)):
-        pages = table.pages[b, : -(-kv_len // P)]
-        k = k_pages[pages].flatten(0, 1)[:kv_len].transpose(0, 1)[None]  # [1, K, kv_len, D]
-        v = v_pages[pages].flatten(0, 1)[:kv_len].transpose(0, 1)[None]
+        first, pages = table.firsts[b], table.pages[b, : -(-kv_len // P)]
+        held = slice(first, first + len(pages)) if first >= 0 else pages  # in one piece nothing is copied
+        k = k_pages[held].flatten(0, 1)[:kv_len].transpose(0, 1)[None]  # [1, K, kv_len, D]
+        v = v_pages[held].flatten(0, 1)[:kv_len].transpose(0, 1)[None]
         rows = q[start : start + q_len]
         if q_len == kv_len:
             y = F.scaled_dot_product_attention(rows.transpose(0, 1)[None], k, v, is_causal=True, enable_gqa=H != K)

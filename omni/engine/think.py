@@ -46,7 +46,7 @@ class ThinkStage:
         return [torch.cat([next(left) for _ in of_one]) for of_one in pieces]
 
     def _pieces(self, medium: Sound | Picture) -> Sequence[Sound | Picture]:
-        return medium.pieces(self.block_frames) if isinstance(medium, Sound) else medium.pieces()
+        return medium.pieces(self.block_frames) if isinstance(medium, Sound) else medium.pieces
 
     @property
     def block_frames(self) -> int:

@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 
 from omni.encoders.media import Budget, frame_indices, read_audio, read_image, read_video
+from omni.encoders.sources import digest_of
 from omni.errors import MediaError, MediaLimitError, OptionError
 from tests.encoders.samples import Wave, encoded_sound, grey_level, sound_file, speech_like, video_file
 
@@ -491,3 +492,37 @@ def test_read_video_within_the_budget(name: str, budget: Budget, message: str, t
         read_video(path, budget=budget)
     exact = Budget(path.stat().st_size, 66 * 48, 30, 3.0, 6 * 3 * 66 * 48)
     assert len(read_video(path, budget=exact).times) == 6
+
+
+def test_digest_of_tells_apart_what_reading_would() -> None:
+    wave, pixels = np.linspace(-1, 1, 64, dtype=np.float32), np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    turned = Image.fromarray(pixels)
+    turned.info["exif"] = b"turned"
+    known = [
+        b"a file",
+        "data:audio/wav;base64,AAAA",
+        pixels,
+        pixels[::-1],
+        pixels.reshape(2, 8, 3),
+        Image.fromarray(pixels),
+        Image.fromarray(pixels[::-1].copy()),
+        (wave, 16000),
+        (wave, 24000),
+        (wave * 0.5, 16000),
+        (wave.astype(np.float64), 16000),
+    ]
+    digests = [digest_of(source) for source in known]
+    assert None not in digests
+    assert len(set(digests)) == len(known)
+    assert digest_of((wave.copy(), 16000)) == digest_of((wave, 16000))
+    unknown = [
+        "path.wav",
+        Path("path.wav"),
+        turned,
+        Image.new("P", (2, 2)),
+        (wave, "16000"),
+        np.array([object()]),
+        None,
+        [b""],
+    ]
+    assert [digest_of(source) for source in unknown] == [None] * len(unknown)

@@ -99,12 +99,13 @@ SCHEDULES = {
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("heads", HEADS)
 @pytest.mark.parametrize("schedule", list(SCHEDULES.values()), ids=list(SCHEDULES))
-def test_attend_paged(schedule: list[tuple[int, ...]], heads: tuple[int, int, int], dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("lie", ["scattered", "in one piece"])
+def test_attend_paged(lie: str, schedule: list[tuple[int, ...]], heads: tuple[int, int, int], dtype: torch.dtype) -> None:
     P, (_, K, D) = 4, heads
     lens = (13, 6, 21)
     whole = [draw(n, *heads, dtype) for n in lens]
-    scattered = (1 + torch.randperm(12)).tolist()  # pages 0 and one more belong to nobody
-    pages = [scattered[:4], scattered[4:6], scattered[6:12]]
+    order = (1 + (torch.randperm(12) if lie == "scattered" else torch.arange(12))).tolist()  # pages 0 and 13 are nobody's
+    pages = [order[:4], order[4:6], order[6:12]]
     k_pages, v_pages = (torch.full((14, P, K, D), torch.nan, dtype=dtype) for _ in "kv")
     outs: list[list[Tensor]] = [[], [], []]
     past = [0, 0, 0]

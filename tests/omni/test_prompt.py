@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from omni import Omni, Options
-from omni.errors import ContextError, MediaError
+from omni.errors import ContextError, MediaError, MessageError
 from omni.prompt import SPEAKING, Message, Prompt
 from tests.encoders.samples import video_file
 from tests.oracle.tiny import tiny, token
@@ -180,3 +180,22 @@ def test_runs_after_a_row(omni: Omni, films: dict[bool, Path]) -> None:
     for at in (0, 1, int(prompt.is_media.nonzero()[7]), prompt.num_tokens // 2, prompt.num_tokens):
         left = [(run.is_sound, run.index, row) for run in prompt.runs_after(at) for row in range(run.first, run.last)]
         assert left == rows[int(prompt.is_media[:at].sum()) :]
+
+
+def test_a_medium_that_comes_again_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = Omni.load(tiny("7b-like"), dtype="float32", progress=False)._reader
+    wave = np.sin(np.arange(16000) / 9).astype(np.float32)
+    messages = [{"role": "user", "content": [{"type": "audio", "audio": (wave, 16000)}]}]
+    first = reader.read(messages)
+    monkeypatch.setattr("omni.prompt.log_mel", None)
+    again = reader.read([{"role": "user", "content": [{"type": "audio", "audio": (wave.copy(), 16000)}]}])
+    assert again.sounds[0] is first.sounds[0]
+    with pytest.raises(TypeError):
+        reader.read([{"role": "user", "content": [{"type": "audio", "audio": (wave[:-1], 16000)}]}])
+    picture = {"type": "image", "image": np.zeros((56, 56, 3), np.uint8)}
+    small, large = (
+        reader.read([{"role": "user", "content": [picture | {"min_pixels": n * 784}]}]).image_tokens for n in (4, 16)
+    )
+    assert small < large, "options of a part are part of what it is"
+    with pytest.raises(MessageError, match="give a number"):
+        reader.read([{"role": "user", "content": [picture | {"min_pixels": "4"}]}])
