@@ -15,7 +15,7 @@ import torch
 from omni.align import Word, join_words
 from omni.checkpoint import Checkpoint, find, load
 from omni.config import read_config, read_mel, read_pixels
-from omni.device import leave_cores, pick_device, pick_dtype
+from omni.device import leave_cores, pick_devices, pick_dtype
 from omni.encoders.media import Budget
 from omni.engine.loop import Engine
 from omni.engine.options import OptionArgs, Options, SpeechArgs
@@ -24,7 +24,7 @@ from omni.engine.request import Request, Speech
 from omni.engine.text import TextTrack
 from omni.errors import CheckpointError, DeviceError, MessageError, OptionError, VoiceError
 from omni.events import Done, Event, Failed, Reply, collect
-from omni.model import LAYOUT, SPEECH, Qwen2_5Omni, build, dtype_of
+from omni.model import LAYOUT, SPEECH, Qwen2_5Omni, build, dtype_of, is_voice
 from omni.progress import loading_bar
 from omni.prompt import Message, PromptReader
 from omni.sampler import Sampler
@@ -76,7 +76,8 @@ class Omni:
 
         Args:
             model: a folder, or a hub id such as "Qwen/Qwen2.5-Omni-3B"; None for the small one that ships with the package.
-            device: "cpu", "cuda", "cuda:1", or "auto" for the GPU where there is one.
+            device: "cpu", "cuda", "cuda:1", or "auto" for the GPU where there is one; two with a comma, "cuda:0,cuda:1", for
+                the thinker and for the voice (talker and vocoder).
             dtype: "float32", "bfloat16", "float16", or "auto" for the checkpoint's own where the device is fast at it. The
                 vocoder always computes in float32.
             speech: False leaves talker and vocoder out, and their memory free.
@@ -90,9 +91,9 @@ class Omni:
         if cache_tokens < 1:
             raise OptionError(f"cache_tokens is {cache_tokens}; give 1 or more, and at least the longest prompt and answer")
         folder = find(model)
-        place = pick_device(device)
+        place, voice_place = pick_devices(device)
         config = read_config(folder)
-        kept = pick_dtype(dtype, config.dtype, place)
+        kept, voice_kept = (pick_dtype(dtype, config.dtype, where) for where in (place, voice_place))
         tokenizer = Tokenizer.read(folder)
         net = build(config, speech=speech)
         voices = read_voices(folder) if net.talker else {}
@@ -112,13 +113,20 @@ class Omni:
         )
         layout = LAYOUT if net.talker else replace(LAYOUT, unused=LAYOUT.unused + SPEECH)
         with loading_bar(folder.name, shown=progress) as bar:
-            load(net, Checkpoint.open(folder), layout, dtype_of=lambda n: dtype_of(n, kept), device=place, progress=bar)
+            load(
+                net,
+                Checkpoint.open(folder),
+                layout,
+                dtype_of=lambda name: dtype_of(name, voice_kept if is_voice(name) else kept),
+                device_of=lambda name: voice_place if is_voice(name) else place,
+                progress=bar,
+            )
         leave_cores()
         try:
             return cls(net, reader, voices, cache_tokens=cache_tokens)
         except torch.OutOfMemoryError as e:
             raise DeviceError(
-                f"{place} has no room for a cache of {cache_tokens} tokens beside the weights; load with fewer cache_tokens"
+                f"{device} has no room for a cache of {cache_tokens} tokens beside the weights; load with fewer cache_tokens"
             ) from e
 
     @property

@@ -286,31 +286,31 @@ def load(
     layout: Layout,
     *,
     dtype_of: Callable[[str], torch.dtype],
-    device: torch.device | str,
+    device_of: Callable[[str], torch.device],
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Give a model that was built on meta its weights, one parameter at a time.
 
     Args:
-        dtype_of: our parameter's name -> the dtype to keep it in.
+        dtype_of, device_of: our parameter's name -> the dtype to keep it in, and where.
         progress: told (bytes read, bytes to read) every PIECE.
 
-    Parameters are frozen. Buffers are computed tables: they move to the device as they are. Needs PIECE bytes of host memory
-    beside the weights. CheckpointError as `plan`, before any weight is read; DeviceError when the device is full.
+    Parameters are frozen. Buffers are computed tables: they move as they are. Needs PIECE bytes of host memory beside the
+    weights. CheckpointError as `plan`, before any weight is read; DeviceError when the device is full.
     """
     todo = plan(model, checkpoint, layout)
-    device = torch.device(device)
-    piece = torch.empty(PIECE, dtype=torch.uint8, device="cpu", pin_memory=device.type == "cuda")
+    on_gpu = any(device_of(name).type == "cuda" for name in todo.parts)
+    piece = torch.empty(PIECE, dtype=torch.uint8, device="cpu", pin_memory=on_gpu)
     done, total = 0, todo.read_bytes
     with ExitStack() as stack:
         files: dict[Path, FileIO] = {}
         for name, parts in todo.parts.items():
             shape = model.get_parameter(name).shape
             try:
-                weight = torch.empty(shape, dtype=dtype_of(name), device=device)
+                weight = torch.empty(shape, dtype=dtype_of(name), device=device_of(name))
             except torch.OutOfMemoryError as e:
                 gib = sum(todo.sizes(dtype_of).values()) / 2**30
-                raise DeviceError(f"{device} is full; the weights alone need {gib:.1f} GiB") from e
+                raise DeviceError(f"{device_of(name)} is full; the weights alone need {gib:.1f} GiB") from e
             rows = weight.view(-1)
             for part in parts:
                 row, rows = rows[: math.prod(part.shape)], rows[math.prod(part.shape) :]
@@ -328,7 +328,7 @@ def load(
         _set(model, name, model.get_parameter(other))
     for name, buffer in list(model.named_buffers(remove_duplicate=False)):
         assert not buffer.is_meta, f"{name} is a table that was left on meta"
-        _set(model, name, buffer.to(device))
+        _set(model, name, buffer.to(device_of(name)))
 
 
 def _fill(row: Tensor, entry: Entry, file: FileIO, piece: Tensor) -> Iterator[int]:

@@ -48,7 +48,7 @@ Model = Annotated[
     str | None,
     typer.Option("--model", "-m", envvar="OMNI_MODEL", help="A checkpoint's folder, or its hub id; else the bundled one."),
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N; two with a comma for thinker and voice.")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
 Media = Annotated[list[Path] | None, typer.Option(help="May be given several times.")]
 Voice = Annotated[str | None, typer.Option(help="Who speaks; see `omni voices`.")]

@@ -13,6 +13,16 @@ from omni.errors import DeviceError
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
+def pick_devices(names: str) -> tuple[torch.device, torch.device]:
+    """Where the thinker runs and where the voice does: one name for both, or two with a comma, "cuda:0,cuda:1".
+
+    DeviceError when one is not there.
+    """
+    first, comma, second = names.partition(",")
+    thinker = pick_device(first.strip())
+    return thinker, pick_device(second.strip()) if comma else thinker
+
+
 def pick_device(name: str) -> torch.device:
     """The device of that name; "auto" is the GPU where there is one. DeviceError when it is not there."""
     if name == "auto":

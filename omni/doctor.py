@@ -16,10 +16,10 @@ from rich.table import Table
 from omni.api import CACHE_TOKENS
 from omni.checkpoint import Checkpoint, find, plan
 from omni.config import DecoderConfig, read_config
-from omni.device import has_fast_bfloat16, pick_device, pick_dtype
+from omni.device import has_fast_bfloat16, pick_devices, pick_dtype
 from omni.engine.features import MAX_BYTES
 from omni.errors import OmniError
-from omni.model import LAYOUT, build, dtype_of
+from omni.model import LAYOUT, build, dtype_of, is_voice
 from omni.talker.voices import read_voices
 from omni.template import Template
 from omni.tokenizer import Tokenizer
@@ -46,13 +46,14 @@ def examine(console: Console, model: str | None, device: str, dtype: str) -> boo
             import_module(module)
         except (ImportError, OSError) as e:
             missing.append(f"{module} cannot be imported ({e}): pip install --force-reinstall {module}")
-    place = pick_device(device)
-    table.add_row("device", _device(place))
-    free = _free(place)
-    table.add_row("memory", "unknown" if free is None else f"{free / GIB:.1f} GiB free")
+    places = pick_devices(device)
+    for place in dict.fromkeys(places):
+        table.add_row("device", _device(place))
+        free = _free(place)
+        table.add_row("memory", "unknown" if free is None else f"{free / GIB:.1f} GiB free")
     console.print(table)
     if model is not None:
-        missing += _checkpoint(console, model, place, dtype)
+        missing += _checkpoint(console, model, places, dtype)
     for line in missing:
         console.print("[bold red]missing[/]", escape(line), soft_wrap=True)
     if not missing:
@@ -74,39 +75,47 @@ def _free(place: torch.device) -> int | None:
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")), None)
 
 
-def _checkpoint(console: Console, model: str, place: torch.device, dtype: str) -> list[str]:
-    """Print a checkpoint's memory plan; what it lacks."""
+def _checkpoint(console: Console, model: str, places: tuple[torch.device, torch.device], dtype: str) -> list[str]:
+    """Print a checkpoint's memory plan for the devices of thinker and voice; what it lacks."""
     try:
         folder = find(model)
         config = read_config(folder)
-        kept = pick_dtype(dtype, config.dtype, place)
+        kept = [pick_dtype(dtype, config.dtype, place) for place in places]
         net = build(config)
-        sizes = plan(net, Checkpoint.open(folder), LAYOUT).sizes(lambda name: dtype_of(name, kept))
+        sizes = plan(net, Checkpoint.open(folder), LAYOUT).sizes(lambda name: dtype_of(name, kept[is_voice(name)]))
     except OmniError as e:
         return [str(e)]
-    table = Table(title=f"memory plan for {escape(str(folder))} in {str(kept).removeprefix('torch.')}", title_justify="left")
+    names = " and ".join(dict.fromkeys(str(each).removeprefix("torch.") for each in kept))
+    table = Table(title=f"memory plan for {escape(str(folder))} in {names}", title_justify="left")
     table.add_column("part")
+    table.add_column("device")
     table.add_column("GiB", justify="right")
+    need = dict.fromkeys(places, 0)
     for part, size in sizes.items():
-        table.add_row(part, f"{size / GIB:.2f}")
-    total = sum(sizes.values())
-    table.add_row("weights in all", f"{total / GIB:.2f}", style="bold")
-    caches = list[int]()
-    for name, decoder in (("thinker", config.thinker.decoder), ("talker", config.talker_decoder)):
+        place = places[is_voice(f"{part}.")]
+        table.add_row(part, str(place), f"{size / GIB:.2f}")
+        need[place] += size
+    table.add_row("weights in all", "", f"{sum(sizes.values()) / GIB:.2f}", style="bold")
+    most = dict(need)
+    decoders = (("thinker", config.thinker.decoder), ("talker", config.talker_decoder))
+    for (name, decoder), place, dtype_there in zip(decoders, places, kept, strict=True):
         if decoder:
-            most = CACHE_TOKENS * _kv_bytes(decoder, kept)
-            table.add_row(f"{name} cache, up to {CACHE_TOKENS:,} tokens", f"{most / GIB:.2f}")
-            caches.append(most)
-    table.add_row("rows of media seen or heard lately, up to", f"{MAX_BYTES / GIB:.2f}")
-    table.add_row("in all, at most", f"{(total + sum(caches) + MAX_BYTES) / GIB:.2f}", style="bold")
+            size = CACHE_TOKENS * _kv_bytes(decoder, dtype_there)
+            table.add_row(f"{name} cache, up to {CACHE_TOKENS:,} tokens", str(place), f"{size / GIB:.2f}")
+            most[place] += size
+    table.add_row("rows of media seen or heard lately, up to", str(places[0]), f"{MAX_BYTES / GIB:.2f}")
+    most[places[0]] += MAX_BYTES
+    for place, size in most.items():
+        table.add_row("in all, at most", str(place), f"{size / GIB:.2f}", style="bold")
     console.print(table)
     missing = list(_files(folder, speaks=net.talker is not None))
-    free = _free(place)
-    if free is not None and free < total:
-        missing.append(
-            f"memory: the weights need {total / GIB:.1f} GiB and {free / GIB:.1f} GiB are free on {place}; take a smaller "
-            "checkpoint, speech=False, or another device"
-        )
+    for place, size in need.items():
+        free = _free(place)
+        if free is not None and free < size:
+            missing.append(
+                f"memory: the weights need {size / GIB:.1f} GiB and {free / GIB:.1f} GiB are free on {place}; take a "
+                "smaller checkpoint, speech=False, or another device"
+            )
     return missing
 
 

@@ -56,6 +56,11 @@ def build(config: OmniConfig, *, speech: bool = True) -> Qwen2_5Omni:
         return Qwen2_5Omni(config, speech=speech).eval().requires_grad_(False)
 
 
+def is_voice(name: str) -> bool:
+    """Whether a parameter is one of the talker's or the vocoder's."""
+    return name.startswith(("talker.", "token2wav."))
+
+
 def dtype_of(name: str, dtype: torch.dtype) -> torch.dtype:
     """The dtype a parameter is kept in when the model runs in `dtype`: the vocoder always computes in float32."""
     return torch.float32 if name.startswith("token2wav.") else dtype

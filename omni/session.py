@@ -160,7 +160,7 @@ class Session:
     def _ask(self, options: dict[str, Any], text: str | None = None) -> _Answer:
         before = ([*self._parts], [*self._sound], self._num_ahead)
         self._end_sound()
-        if not self._parts and not self.messages:
+        if not self._parts and not self.messages and text is None:
             raise MessageError("there is nothing to respond to; append text, a picture or sound first")
         turn = self._turn(self._parts)
         request = self._request(turn, replace(self._options, **options))

@@ -23,7 +23,13 @@ STEP = 10_000
 
 def main() -> None:
     net = build(shape.omni_config(), speech=True)
-    load(net, Checkpoint.open(BUNDLED), LAYOUT, dtype_of=lambda name: torch.float32, device=torch.device("cpu"))
+    load(
+        net,
+        Checkpoint.open(BUNDLED),
+        LAYOUT,
+        dtype_of=lambda name: torch.float32,
+        device_of=lambda name: torch.device("cpu"),
+    )
     student = Student()
     student.thinker.load_state_dict(net.thinker.state_dict())
     with torch.no_grad():

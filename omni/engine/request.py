@@ -134,7 +134,7 @@ class Request:
         if self.speech:
             # the text of an id that ends inside a character is yet to come
             made = self.text.num_made + bool(self.text.decoding.tail)
-            for thought in thoughts:
+            for thought in thoughts.to(self.speech.voice_row):
                 self.speech.relay.put(thought, made)
         self.relay()
 

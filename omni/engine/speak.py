@@ -38,6 +38,7 @@ class SpeakStage:
     def __init__(self, talker: Talker, vocoder: Vocoder, words: Tensor, *, cache_tokens: int) -> None:
         assert isinstance(talker.decoder, Decoder)
         self.model, self.vocoder, self.words = talker, vocoder, words
+        self._weight = talker.thinker_to_talker_proj.weight
         self.lane = Lane(talker.decoder, cache_tokens)
 
     def begin(self, voice: Voice, prepared: PreparedVoice, options: Options, seed: int) -> Speech:
@@ -54,9 +55,9 @@ class SpeakStage:
             valid=self.vocoder.num_codes,
             stops=config.stop_ids,
         )
-        ending = TextEnd(self.words[config.text_end_id], self.words[config.text_pad_id])
+        end, pad, speaker = self.words[[config.text_end_id, config.text_pad_id, voice.bos_id]].to(self._weight)
         sound = self.vocoder.start(prepared, seed=seed + 2, chunks=options.chunks)
-        return Speech(sampler, self.model.start(ending), sound, self.words[voice.bos_id])
+        return Speech(sampler, self.model.start(TextEnd(end, pad)), sound, speaker)
 
     def begin_reading(self, request: Request, speech: Speech) -> int:
         """Begin with what the cache holds of the prompt already; how many pages that is."""
@@ -68,8 +69,8 @@ class SpeakStage:
         known = speech.cache.length + sum(len(rows) for rows in speech.prompt_rows) - at
         if known < len(hidden):
             skip = max(0, known)
-            here = (x[skip:].to(self.lane.device) for x in (hidden, embedded, is_media))
-            speech.prompt_rows.append(self.model.prompt_rows(*here))
+            heard, said = (x[skip:].to(self._weight) for x in (hidden, embedded))
+            speech.prompt_rows.append(self.model.prompt_rows(heard, said, is_media[skip:].to(self.lane.device)))
 
     def read(self, parts: Sequence[tuple[Request, Speech, int]]) -> None:
         """Let the talker read so many more rows of each prompt."""

@@ -96,6 +96,10 @@ def save(folder: Path, held: dict[str, Tensor], shards: int = 1) -> Checkpoint:
     return Checkpoint.open(folder)
 
 
+def on_cpu(name: str) -> torch.device:
+    return torch.device("cpu")
+
+
 def dtype_of(name: str) -> torch.dtype:
     return torch.float32 if name.startswith("wave.") else torch.bfloat16
 
@@ -116,7 +120,14 @@ def test_open_reads_names_shapes_and_dtypes(shards: int, tmp_path: Path) -> None
 def test_load(shards: int, piece: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(omni.checkpoint, "PIECE", piece)
     held, model, told = tensors(), toy(), list[tuple[int, int]]()
-    load(model, save(tmp_path, held, shards), LAYOUT, dtype_of=dtype_of, device="cpu", progress=lambda *at: told.append(at))
+    load(
+        model,
+        save(tmp_path, held, shards),
+        LAYOUT,
+        dtype_of=dtype_of,
+        device_of=on_cpu,
+        progress=lambda *at: told.append(at),
+    )
     want = {name.replace("thinker.", "mind.").replace("token2wav.", "wave."): tensor for name, tensor in held.items()}
     for ours, theirs in (
         ("mind.block.attn", "thinker.block.attn"),
@@ -138,7 +149,7 @@ def test_load(shards: int, piece: int, tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64])
 def test_load_casts(dtype: torch.dtype, tmp_path: Path) -> None:
     held, model = tensors(), toy()
-    load(model, save(tmp_path, held), LAYOUT, dtype_of=lambda name: dtype, device="cpu")
+    load(model, save(tmp_path, held), LAYOUT, dtype_of=lambda name: dtype, device_of=on_cpu)
     assert torch.equal(model.wave.weight, held["token2wav.weight"].to(dtype))
     assert torch.equal(model.mind.embed.weight, held["thinker.embed.weight"].to(dtype))
 
@@ -163,7 +174,7 @@ def test_plan_says_all_that_does_not_fit(tmp_path: Path) -> None:
     held |= {f"spare.{i}": torch.zeros(1) for i in range(11)}
     model = toy()
     with pytest.raises(CheckpointError) as e:
-        load(model, save(tmp_path, held), LAYOUT, dtype_of=dtype_of, device="cpu")
+        load(model, save(tmp_path, held), LAYOUT, dtype_of=dtype_of, device_of=on_cpu)
     said = str(e.value)
     assert "2 missing (thinker.block.attn.k.bias, thinker.embed.weight)" in said
     assert "11 not used (spare.0, spare.1" in said
@@ -187,7 +198,7 @@ def test_zeros_stand_for_named_keys_only(tmp_path: Path) -> None:
         plan(toy(), save(tmp_path / "a", held), LAYOUT)
     full = tensors() | {"thinker.audio_tower.block.attn.k.bias": torch.ones(2)}
     model = toy()
-    load(model, save(tmp_path / "b", full), LAYOUT, dtype_of=dtype_of, device="cpu")
+    load(model, save(tmp_path / "b", full), LAYOUT, dtype_of=dtype_of, device_of=on_cpu)
     assert model.get_parameter("mind.ears.block.attn.qkv.bias")[4:6].tolist() == [1, 1]
 
 
@@ -196,7 +207,7 @@ def test_tied(held_twice: bool, tmp_path: Path) -> None:
     held, model = tensors(), toy(tied=True)
     if not held_twice:
         del held["thinker.head.weight"]
-    load(model, save(tmp_path, held), LAYOUT, dtype_of=dtype_of, device="cpu")
+    load(model, save(tmp_path, held), LAYOUT, dtype_of=dtype_of, device_of=on_cpu)
     assert torch.equal(model.mind.embed.weight, held["thinker.embed.weight"])
     assert model.mind.head.weight is model.mind.embed.weight
 
@@ -259,7 +270,7 @@ def test_a_shard_that_shrinks_later_is_named(tmp_path: Path) -> None:
     checkpoint = save(tmp_path, tensors())
     cut(tmp_path / "model.safetensors")
     with pytest.raises(CheckpointError, match="became shorter"):
-        load(toy(), checkpoint, LAYOUT, dtype_of=dtype_of, device="cpu")
+        load(toy(), checkpoint, LAYOUT, dtype_of=dtype_of, device_of=on_cpu)
 
 
 @pytest.mark.parametrize(
@@ -295,7 +306,7 @@ def test_load_says_when_the_device_is_full(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(torch, "empty", full)
     with pytest.raises(DeviceError, match=r"cpu is full; the weights alone need 0\.0 GiB"):
-        load(model, checkpoint, LAYOUT, dtype_of=dtype_of, device="cpu")
+        load(model, checkpoint, LAYOUT, dtype_of=dtype_of, device_of=on_cpu)
 
 
 LOADER = """
@@ -314,7 +325,8 @@ layers, rows = map(int, sys.argv[2:])
 with torch.device("meta"):
     model = nn.ModuleList([nn.Linear(1 << 20, rows, bias=False) for _ in range(layers)])
 before = peak()
-load(model, Checkpoint.open(Path(sys.argv[1])), Layout(), dtype_of=lambda name: torch.bfloat16, device="cpu")
+folder, cpu = Path(sys.argv[1]), torch.device("cpu")
+load(model, Checkpoint.open(folder), Layout(), dtype_of=lambda name: torch.bfloat16, device_of=lambda name: cpu)
 print(peak() - before)
 """
 
