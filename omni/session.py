@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 SETTLED = 0.05
 """Seconds of sound before the last that nothing yet to come changes (resampling, mel windows)."""
 KEPT_TURNS = 2
-"""Past turns whose pictures are kept when others must go."""
+"""Past turns whose pictures and clips are kept when others must go."""
 SHOWN = "[a picture]"
+PICTURES = ("image", "image_url", "video", "video_url")
 
 
 @dataclass(eq=False)
@@ -59,8 +60,8 @@ class Session:
     turns are read once. It all lies in the engine's cache: where that runs out of room the past is read again, and nothing
     else changes. So a session's answers are those to its `messages`, however they came in.
 
-    A conversation that outgrows the model's context, or the cache, goes on: pictures of turns before the last two are
-    forgotten first, then the older half of the turns; never what the system said.
+    A conversation that outgrows the model's context, or the cache, goes on: pictures and clips of turns before the last two
+    are forgotten first, then the older half of the turns; never what the system said at its beginning.
 
     Attributes:
         messages: all whole turns that are remembered.
@@ -224,18 +225,22 @@ class Session:
                     raise
 
     def _forget(self) -> bool:
-        """Shorten the past: first the pictures of older turns, then the older half of the turns; whether it could.
+        """Shorten the past: first what was shown in older turns, then the older half of the turns; whether it could.
 
         More goes than must, since all that is left has to be read again.
         """
         first = int(bool(self.messages) and self.messages[0]["role"] == "system")
-        bare = [_without_pictures(message) for message in self.messages[first : -2 * KEPT_TURNS]]
-        if bare != self.messages[first : -2 * KEPT_TURNS]:
-            self.messages[first : -2 * KEPT_TURNS] = bare
-            return True
-        turns = (len(self.messages) - first) // 2
-        del self.messages[first : first + 2 * -(-turns // 2)]
-        return turns > 0
+        turns = [i for i, message in enumerate(self.messages) if i >= first and message["role"] == "user"]
+        if len(turns) > KEPT_TURNS:
+            old = self.messages[first : turns[-KEPT_TURNS]]
+            bare = [_without_pictures(message) for message in old]
+            if bare != old:
+                self.messages[first : turns[-KEPT_TURNS]] = bare
+                return True
+        half = turns[-(-len(turns) // 2)] if len(turns) > 1 else len(self.messages)
+        dropped = self.messages[first:half]
+        del self.messages[first:half]
+        return bool(dropped)
 
     def interrupt(self, played_ms: float) -> str:
         """Stop the answer that is being given, or was given last and still plays, where its listener heard it stop.
@@ -302,7 +307,7 @@ class Session:
 
 
 def _without_pictures(message: Message) -> Message:
-    if isinstance(message["content"], str):
+    if not isinstance(message["content"], list):
         return message
-    parts = [{"type": "text", "text": SHOWN} if part["type"] == "image" else part for part in message["content"]]
+    parts = [{"type": "text", "text": SHOWN} if part["type"] in PICTURES else part for part in message["content"]]
     return {**message, "content": parts}

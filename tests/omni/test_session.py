@@ -11,9 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from omni import Done, Omni, Reply, TextDelta
+from omni.engine.request import Request
 from omni.errors import CapacityError, MediaError, MessageError, VoiceError
 from omni.events import collect
 from omni.session import Session
@@ -55,6 +58,23 @@ def rows_read(omni: Omni, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str,
 
             patch.setattr(lane, "advance", noted)
         yield read
+
+
+@contextmanager
+def caches_at_the_end(omni: Omni, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Tensor]]:
+    """Keys and values of thinker and talker, `[L, rows, K, D]` each, that the answer made meanwhile leaves behind."""
+    rows, room = list[Tensor](), omni.engine._room
+    with monkeypatch.context() as patch:
+        release = room.release
+
+        def look(request: Request) -> None:
+            if request.options.max_tokens == OPTIONS["max_tokens"] and not request.only_reads:
+                for pool, held in room._held(request):
+                    rows.extend(x[:, held.pages].flatten(1, 2)[:, : held.length].clone() for x in (pool.keys, pool.values))
+            release(request)
+
+        patch.setattr(room, "release", look)
+        yield rows
 
 
 @pytest.mark.parametrize("rate", [16000, 48000])
@@ -150,7 +170,9 @@ def test_refusals_lose_nothing(omni: Omni) -> None:
 
 @pytest.mark.parametrize("played_ms", [0.0, 30.0, 70.0, 1e6])
 @pytest.mark.parametrize("still_running", [True, False])
-def test_after_an_interruption_only_what_was_heard_was_said(omni: Omni, played_ms: float, still_running: bool) -> None:
+def test_after_an_interruption_only_what_was_heard_was_said(
+    omni: Omni, played_ms: float, still_running: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     session = omni.session(voice="Ethan", **(OPTIONS | {"max_audio_seconds": 5.0 if still_running else 0.1}))
     session.append_audio(sound(2.2), RATE)
     events = session.respond(max_tokens=12)
@@ -171,9 +193,16 @@ def test_after_an_interruption_only_what_was_heard_was_said(omni: Omni, played_m
     fresh.messages = [*session.messages]
     for each in (session, fresh):
         each.append_text("Go on.")
-    replies = [answer(session, max_audio_seconds=0.1), answer(fresh)]
-    assert replies[0].text == replies[1].text
-    assert replies[0].done.codes == replies[1].done.codes
+    replies = []
+    for each in (session, fresh):
+        omni.engine.call(omni.engine.think.lane.pool.forget)
+        with caches_at_the_end(omni, monkeypatch) as rows:
+            replies.append((answer(each, max_audio_seconds=0.1), rows))
+    (reply, rows), (expected, expected_rows) = replies
+    assert reply.text == expected.text
+    assert reply.done.codes == expected.done.codes
+    for held, expected_held in zip(rows, expected_rows, strict=True):
+        torch.testing.assert_close(held, expected_held, rtol=0, atol=1e-5)
     with pytest.raises(MessageError, match="no answer to interrupt"):
         omni.session().interrupt(0)
 
