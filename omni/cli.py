@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -13,13 +12,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
-from omni.errors import InputError, MessageError, OmniError
+from omni import cli_bench
+from omni.cli_shared import AsJson, Device, Dtype, Media, Model, Seconds, Seed, Threads, Voice, errors_told, loaded, notes
+from omni.errors import MessageError
 
 if TYPE_CHECKING:
+    from numpy import float32
+    from numpy.typing import NDArray
+    from PIL.Image import Image
+
     from omni.api import Omni
     from omni.events import Done, Event
+    from omni.streaming.client import Client
+    from omni.wave import WaveFile
 
 # torch takes seconds to import: commands import what they need when they run, so that --help is quick
 
@@ -42,20 +48,7 @@ app = typer.Typer(
 Without --model, or OMNI_MODEL, the small model that ships with the package answers.
 """,
 )
-notes = Console(stderr=True, highlight=False)
-
-Model = Annotated[
-    str | None,
-    typer.Option("--model", "-m", envvar="OMNI_MODEL", help="A checkpoint's folder, or its hub id; else the bundled one."),
-]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N; two with a comma for thinker and voice.")]
-Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
-Media = Annotated[list[Path] | None, typer.Option(help="May be given several times.")]
-Voice = Annotated[str | None, typer.Option(help="Who speaks; see `omni voices`.")]
-Seconds = Annotated[float | None, typer.Option(help="Longest speech.  [default: 300]")]
-Seed = Annotated[int | None, typer.Option(help="Gives the same answer again.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.  [default: torch's own]")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+app.add_typer(cli_bench.app, name="bench")
 
 
 @app.command()
@@ -85,8 +78,8 @@ def ask(
         raise typer.BadParameter("give --speak FILE too, or leave the voice out", param_hint="--voice")
     if not parts:
         raise typer.BadParameter("give a question, or media to ask about", param_hint="QUESTION")
-    with _errors_told():
-        omni = _load(model, device, dtype, speech=speak is not None)
+    with errors_told():
+        omni = loaded(model, device, dtype, speech=speak is not None)
         events = omni.stream(
             [{"role": "user", "content": parts}],
             voice=(voice or omni.default_voice) if speak else None,
@@ -111,8 +104,8 @@ def say(
     dtype: Dtype = "auto",
 ) -> None:
     """Speak exactly the words given."""
-    with _errors_told():
-        omni = _load(model, device, dtype, speech=True)
+    with errors_told():
+        omni = loaded(model, device, dtype, speech=True)
         events = omni.say(
             _standard_input() if text == "-" else text,
             voice=voice,
@@ -132,7 +125,7 @@ def voices(
     from omni.checkpoint import find
     from omni.talker.voices import read_voices, write_voices
 
-    with _errors_told():
+    with errors_told():
         folder = find(model)
         known = read_voices(folder)
         print("\n".join(known))
@@ -149,9 +142,83 @@ def doctor(
     """Tell what is here, what a checkpoint needs, what is missing and how to get it."""
     from omni.doctor import examine
 
-    with _errors_told():
+    with errors_told():
         if not examine(Console(highlight=False), model, device, dtype):
             raise typer.Exit(1)
+
+
+@app.command()
+def serve(
+    model: Model = None,
+    host: Annotated[str, typer.Option(help="The address to bind; with a key any, such as 0.0.0.0.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    api_key: Annotated[list[str] | None, typer.Option(envvar="OMNI_API_KEY", help="Clients must have one of these.")] = None,
+    name: Annotated[str | None, typer.Option(help="What clients call the model.  [default: its folder's name]")] = None,
+    allow_host: Annotated[list[str] | None, typer.Option(help="A name that this server goes by.")] = None,
+    allow_origin: Annotated[list[str] | None, typer.Option(help="Another page that may connect: https://host.")] = None,
+    media_domain: Annotated[list[str] | None, typer.Option(help="Fetch https media from this host.")] = None,
+    media_folder: Annotated[Path | None, typer.Option(help="Read file:// media below this folder.")] = None,
+    ssl_certfile: Annotated[Path | None, typer.Option(help="In PEM, with --ssl-keyfile: serve https.")] = None,
+    ssl_keyfile: Annotated[Path | None, typer.Option(help="In PEM.")] = None,
+    threads: Threads = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+) -> None:
+    """Serve a page to talk to, OpenAI's Realtime API over a WebSocket, and its chat and speech endpoints over HTTP."""
+    import torch
+
+    from omni.evaluate import REPEAT
+    from omni.streaming.hub import TRANSCRIBE
+    from omni.streaming.serve import Tls
+    from omni.streaming.serve import serve as serve_forever
+    from omni.streaming.settings import Settings
+
+    if (ssl_certfile is None) != (ssl_keyfile is None):
+        raise typer.BadParameter("give --ssl-certfile and --ssl-keyfile together", param_hint="--ssl-certfile")
+    if threads:
+        torch.set_num_threads(threads)
+    settings = Settings(
+        host,
+        port,
+        tuple(api_key or ()),
+        tuple(allow_host or ()),
+        tuple(allow_origin or ()),
+        tuple(media_domain or ()),
+        media_folder,
+    )
+    with errors_told():
+        serve_forever(
+            loaded(model, device, dtype, speech=True),
+            name or (Path(model).name if model else "omni-small"),
+            settings,
+            tls=Tls(ssl_certfile, ssl_keyfile) if ssl_certfile and ssl_keyfile else None,
+            transcribe_prompt=TRANSCRIBE if model else REPEAT,
+        )
+
+
+@app.command()
+def chat(
+    url: Annotated[str, typer.Option(envvar="OMNI_URL", help="Of the server, see `omni serve`.")] = "ws://127.0.0.1:8000",
+    api_key: Annotated[str | None, typer.Option(envvar="OMNI_API_KEY", help="Where the server wants one.")] = None,
+    image: Media = None,
+    audio: Annotated[list[Path] | None, typer.Option(help="A recording to ask with, instead of typing.")] = None,
+    speak: Annotated[Path | None, typer.Option(help="Speak the answers into this file (WAV, FLAC, OGG or MP3).")] = None,
+    voice: Voice = None,
+    instructions: Annotated[str, typer.Option(help="What the model is told before.")] = "",
+) -> None:
+    """Talk with a server: a line for each turn, or a recording; an empty line ends."""
+    from omni.streaming.client import Client
+    from omni.wave import WaveFile
+
+    with (
+        errors_told(),
+        WaveFile(speak, Client.rate) as file,
+        Client(url, key=api_key, voice=voice, instructions=instructions, speaks=speak is not None) as client,
+    ):
+        for path in image or ():
+            client.show(_picture(path))
+        for question in map(_recording, audio) if audio else _typed():
+            _tell_turn(client, question, file)
 
 
 @app.command("eval")
@@ -175,83 +242,15 @@ def evaluate(
 
     if threads:
         torch.set_num_threads(threads)
-    with _errors_told():
+    with errors_told():
         if out:
             check_place(out)
         given = read_set(folder, [name.strip() for name in rows.split(",") if name.strip()])
-        scores = score(_load(model, device, dtype, speech=given.speaks), given, notes)
+        scores = score(loaded(model, device, dtype, speech=given.speaks), given, notes)
         show(scores, Console(highlight=False), verbose=verbose)
         if out:
             write(scores, given, out)
     if not all(each.passed for each in scores):
-        raise typer.Exit(1)
-
-
-bench = typer.Typer(no_args_is_help=True, help="Measure speed.")
-app.add_typer(bench, name="bench")
-
-
-@bench.command("load")
-def bench_load(
-    model: Model = None,
-    sessions: Annotated[str, typer.Option(help="How many conversations at once.")] = "1,2,4,8",
-    questions: Annotated[int, typer.Option(min=1, help="That each of them asks.")] = 8,
-    seed: Annotated[int, typer.Option(help="Of when they ask, and what.")] = 0,
-    check: Annotated[bool, typer.Option("--check", help="Fail where a mark is missed.")] = False,
-    out: Annotated[Path | None, typer.Option("--json", help="Write all figures into this file.")] = None,
-    threads: Threads = None,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-) -> None:
-    """Let listeners ask at random times, and tell how long they waited for sound and whether it ever stopped."""
-    import torch
-
-    from omni.load import measure, missed, show, write
-    from omni.scores import check_place
-
-    counts = [int(n) for n in sessions.split(",") if n.strip().isdecimal()]
-    if not counts or min(counts) < 1:
-        raise typer.BadParameter("give numbers such as 1,2,4,8", param_hint="--sessions")
-    if threads:
-        torch.set_num_threads(threads)
-    with _errors_told():
-        if out:
-            check_place(out)
-        omni = _load(model, device, dtype, speech=True)
-        figures = measure(omni, counts, questions=questions, seed=seed, notes=notes)
-        show(figures, Console(highlight=False))
-        if out:
-            write(figures, omni, out)
-    _tell(missed(figures) if check else [])
-
-
-@bench.command("turns")
-def bench_turns(
-    model: Model = None,
-    repeats: Annotated[int, typer.Option(min=1, help="Of which the median is told.")] = 5,
-    check: Annotated[bool, typer.Option("--check", help="Fail where a mark is missed.")] = False,
-    threads: Threads = None,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-) -> None:
-    """Tell how long the first sound takes after short and long turns, and after few and many."""
-    import torch
-
-    from omni.turns import measure, show
-
-    if threads:
-        torch.set_num_threads(threads)
-    with _errors_told():
-        waits = measure(_load(model, device, dtype, speech=True), repeats=repeats)
-        show(waits, Console(highlight=False))
-    _tell(waits.missed if check else [])
-
-
-def _tell(faults: list[str]) -> None:
-    """Marks that were missed; fails where there are any."""
-    for fault in faults:
-        notes.print("[bold red]missed:[/]", escape(fault), soft_wrap=True)
-    if faults:
         raise typer.Exit(1)
 
 
@@ -275,19 +274,45 @@ def _standard_input() -> Iterator[str]:
         raise MessageError(f"standard input is no text ({e}); give UTF-8") from e
 
 
-@contextmanager
-def _errors_told() -> Iterator[None]:
-    try:
-        yield
-    except OmniError as e:
-        notes.print("[bold red]error:[/]", escape(str(e)), soft_wrap=True)
-        raise typer.Exit(2 if isinstance(e, InputError) else 1) from e
+def _typed() -> Iterator[str]:
+    while True:
+        try:
+            line = input("> " if sys.stdin.isatty() else "").strip()
+        except EOFError:
+            return
+        if not line:
+            return
+        yield line
 
 
-def _load(model: str | None, device: str, dtype: str, *, speech: bool) -> Omni:
-    from omni.api import Omni
+def _picture(path: Path) -> Image:
+    from omni.encoders.media import read_image
 
-    return Omni.load(model, device=device, dtype=dtype, speech=speech, progress=notes.is_terminal)
+    return read_image(path)
+
+
+def _recording(path: Path) -> tuple[NDArray[float32], int]:
+    from omni.encoders.media import read_audio
+    from omni.streaming.client import Client
+
+    return read_audio(path, Client.rate), Client.rate
+
+
+def _tell_turn(client: Client, question: str | tuple[NDArray[float32], int], file: WaveFile) -> None:
+    """Print an answer as it comes, and write its sound."""
+    shown = sounds = 0
+    heard = ""
+    for turn in client.ask(question):
+        if turn.heard and not heard:
+            heard = turn.heard
+            notes.print(f"heard: {heard}", markup=False)
+        print(turn.text[shown:], end="", flush=True)
+        for samples in turn.sound[sounds:]:
+            file.write(samples)
+        shown, sounds = len(turn.text), len(turn.sound)
+    print()
+    if turn.first_sound is not None:
+        notes.print(f"first sound after {turn.first_sound:.2f} s", style="dim")
 
 
 def _follow(omni: Omni, events: Iterable[Event], out: Path | None, as_json: bool) -> None:

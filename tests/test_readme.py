@@ -1,7 +1,8 @@
 """Every example of the README runs.
 
 Blocks of Python share one namespace, blocks of bash run one by one; all in a folder that holds the files of demos/media,
-with a tiny checkpoint in place of the published ones. `<!-- not run: why -->` before a block leaves it out.
+with a tiny checkpoint in place of the published ones. `<!-- not run: why -->` before a block leaves it out, and
+`<!-- with a server -->` runs it beside `omni serve`.
 """
 
 from __future__ import annotations
@@ -9,18 +10,23 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import soundfile
 
 from tests.oracle.tiny import tiny
 
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(
-    r"(?:^<!-- not run: (?P<why>.+?) -->\n+)?^```(?P<language>\w*)[^\n]*\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL
+    r"(?:^<!-- (?:not run: (?P<why>.+?)|(?P<served>with a server)) -->\n+)?"
+    r"^```(?P<language>\w*)[^\n]*\n(?P<code>.*?)^```$",
+    re.MULTILINE | re.DOTALL,
 )
 PUBLISHED = re.compile(r"Qwen/Qwen2\.5-Omni-[37]B")
 
@@ -30,13 +36,14 @@ class Block(NamedTuple):
     language: str
     code: str
     why: str | None
+    served: bool = False
 
 
 def blocks(text: str) -> list[Block]:
     found = []
     for match in BLOCK.finditer(text):
         line = text[: match.start("code")].count("\n") + 1
-        found.append(Block(line, match["language"], match["code"], match["why"]))
+        found.append(Block(line, match["language"], match["code"], match["why"], bool(match["served"])))
     return found
 
 
@@ -49,6 +56,13 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+ENVIRONMENT = os.environ | {
+    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    "PYTHONPATH": str(ROOT),
+    "OMP_NUM_THREADS": "1",
+}
+
+
 def test_python(place: Path) -> None:
     namespace: dict[str, Any] = {"__name__": "__main__"}
     for block in runnable("python"):
@@ -57,23 +71,54 @@ def test_python(place: Path) -> None:
 
 
 def test_bash(place: Path) -> None:
-    environment = os.environ | {
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": str(ROOT),
-        "OMP_NUM_THREADS": "1",
-    }
     for block in runnable("bash"):
-        done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", block.code], env=environment, capture_output=True, text=True, timeout=300
-        )
-        assert done.returncode == 0, f"README.md:{block.line}\n{block.code}\n{done.stdout}{done.stderr}"
+        run(block, ["bash", "-euo", "pipefail", "-c", block.code], ENVIRONMENT)
+
+
+def run(block: Block, command: list[str], environment: Mapping[str, str]) -> str:
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, f"README.md:{block.line}\n{block.code}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def port() -> Iterator[str]:
+    """Of a server with the small model."""
+    command = [str(Path(sys.executable).with_name("omni")), "serve", "--port", "0"]
+    environment = {name: value for name, value in ENVIRONMENT.items() if name not in ("OMNI_MODEL", "OMNI_API_KEY")}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout
+        told = server.stdout.readline()
+        found = re.search(r"http://127\.0\.0\.1:(\d+)", told)
+        assert found, told
+        yield found[1]
+        server.terminate()
+        assert server.wait(20) in (0, -signal.SIGTERM)
+
+
+@pytest.mark.parametrize(
+    ("language", "command", "expected"),
+    [
+        ("bash", ["bash", "-euo", "pipefail", "-c"], ["It is at the top right.", "Two plus three is five."]),
+        ("python", [sys.executable, "-c"], ["Where is the green heart?"]),
+        ("javascript", ["node", "--input-type=module", "-e"], ["I am"]),
+    ],
+)
+def test_with_a_server(place: Path, port: str, language: str, command: list[str], expected: list[str]) -> None:
+    environment = ENVIRONMENT | {"OMNI_URL": f"ws://127.0.0.1:{port}"}
+    found = [block for block in blocks((ROOT / "README.md").read_text()) if block.served and block.language == language]
+    told = "".join(run(b, [*command, b.code.replace("127.0.0.1:8000", f"127.0.0.1:{port}")], environment) for b in found)
+    for words in expected:
+        assert words in told
+    if language == "bash":
+        assert soundfile.info(place / "answer.wav").duration > 0.5 and soundfile.info(place / "words.mp3").duration > 0.5
 
 
 def runnable(language: str) -> list[Block]:
     """Blocks to run, with a checkpoint whose text and speech end by themselves in place of the published names."""
     folder = str(tiny("3b-like", seed=1, ends=True))
     text = PUBLISHED.sub(lambda _: folder, (ROOT / "README.md").read_text())
-    found = [block for block in blocks(text) if block.language == language and block.why is None]
+    found = [block for block in blocks(text) if block.language == language and block.why is None and not block.served]
     assert found, f"the README has no {language} to run"
     return found
 
@@ -85,3 +130,4 @@ def test_blocks() -> None:
         Block(8, "bash", "omni serve\n", "it waits"),
         Block(12, "", "b\n", None),
     ]
+    assert blocks("<!-- with a server -->\n```bash\nls\n```\n") == [Block(3, "bash", "ls\n", None, True)]

@@ -101,18 +101,38 @@ def assert_same(mine: Reply, expected: Reply) -> None:
         np.testing.assert_allclose(mine.audio, expected.audio, atol=1e-5, rtol=0)
 
 
-ALONE: dict[int, Reply] = {}
-
-
-@given(data=st.data(), count=st.sampled_from([1, 2, 7, 16]))
-@settings(
+COMPANY = settings(
     max_examples=6,
     deadline=None,
     derandomize=True,
     phases=[Phase.generate],
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
+
+
+@given(data=st.data(), count=st.sampled_from([1, 2, 7, 16]))
+@COMPANY
 def test_in_company_equals_alone(omni: Omni, data: st.DataObject, count: int) -> None:
+    check_company(omni, data, count)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 2, 7, 16])
+@given(data=st.data())
+@COMPANY
+def test_in_company_equals_alone_on_the_small_model(small: Omni, data: st.DataObject, count: int) -> None:
+    check_company(small, data, count)
+
+
+@pytest.fixture(scope="module")
+def small() -> Omni:
+    return Omni.load(dtype="float32", progress=False)
+
+
+ALONE: dict[tuple[Omni, int], Reply] = {}
+
+
+def check_company(omni: Omni, data: st.DataObject, count: int) -> None:
     """Whoever joins, leaves or is cancelled in between changes nobody else's text, codes or sound."""
     which = data.draw(st.lists(st.integers(0, 15), min_size=count, max_size=count))
     cancelled = data.draw(st.sets(st.integers(0, count - 1), max_size=count // 3))
@@ -134,8 +154,10 @@ def test_in_company_equals_alone(omni: Omni, data: st.DataObject, count: int) ->
     for i, request in enumerate(requests):
         events = told.get(request.key, [])
         if events and isinstance(events[-1], Done):
-            ALONE.setdefault(which[i], alone(omni, which[i]))
-            assert_same(collect(events, 24000, spoken=request.speech is not None), ALONE[which[i]])
+            name = omni, which[i]
+            if name not in ALONE:
+                ALONE[name] = alone(omni, which[i])
+            assert_same(collect(events, 24000, spoken=request.speech is not None), ALONE[name])
         else:
             assert i in cancelled
 

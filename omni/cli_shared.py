@@ -1,0 +1,49 @@
+"""What the commands of `omni` share: options, and how errors are told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from omni.errors import InputError, OmniError
+
+if TYPE_CHECKING:
+    from omni.api import Omni
+
+# torch takes seconds to import: commands import what they need when they run, so that --help is quick
+
+notes = Console(stderr=True, highlight=False)
+
+Model = Annotated[
+    str | None,
+    typer.Option("--model", "-m", envvar="OMNI_MODEL", help="A checkpoint's folder, or its hub id; else the bundled one."),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N; two with a comma for thinker and voice.")]
+Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
+Media = Annotated[list[Path] | None, typer.Option(help="May be given several times.")]
+Voice = Annotated[str | None, typer.Option(help="Who speaks; see `omni voices`.")]
+Seconds = Annotated[float | None, typer.Option(help="Longest speech.  [default: 300]")]
+Seed = Annotated[int | None, typer.Option(help="Gives the same answer again.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.  [default: torch's own]")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+@contextmanager
+def errors_told() -> Iterator[None]:
+    try:
+        yield
+    except OmniError as e:
+        notes.print("[bold red]error:[/]", escape(str(e)), soft_wrap=True)
+        raise typer.Exit(2 if isinstance(e, InputError) else 1) from e
+
+
+def loaded(model: str | None, device: str, dtype: str, *, speech: bool) -> Omni:
+    from omni.api import Omni
+
+    return Omni.load(model, device=device, dtype=dtype, speech=speech, progress=notes.is_terminal)

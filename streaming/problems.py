@@ -1,0 +1,48 @@
+"""What a client is told when something is wrong: OpenAI's error object and a status."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from omni.errors import CapacityError, ContextError, InputError, MediaLimitError, OmniError
+
+
+@dataclass
+class Problem(Exception):
+    """An HTTP error in OpenAI's shape; on a socket the same object goes into an `error` event.
+
+    Attributes:
+        status: of HTTP.
+        kind: "invalid_request_error", "authentication_error", "rate_limit_error", "server_error".
+        param: the field at fault, by its path in the request.
+        code: for programs.
+    """
+
+    message: str
+    status: int = 400
+    kind: str = "invalid_request_error"
+    param: str | None = None
+    code: str | None = None
+
+    def __str__(self) -> str:
+        return self.message
+
+    @property
+    def body(self) -> dict[str, Any]:
+        return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}
+
+
+def problem_of(error: OmniError) -> Problem:
+    """What a client is told of an error of the runtime: its own faults in full, ours without what is inside."""
+    match error:
+        case MediaLimitError():
+            return Problem(str(error), 413, code="media_too_large")
+        case ContextError():
+            return Problem(str(error), code="context_length_exceeded")
+        case InputError():
+            return Problem(str(error), code="invalid_value")
+        case CapacityError():
+            return Problem(str(error), 503, "server_error", code="overloaded")
+        case _:
+            return Problem("the model could not finish the answer; try again", 500, "server_error", code="server_error")

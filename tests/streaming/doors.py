@@ -1,0 +1,131 @@
+"""A server on this machine for a test's HTTP doors, and a runtime that says what it is told to."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import threading
+from collections.abc import AsyncGenerator, AsyncIterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+from openai import DefaultHttpxClient, OpenAI
+
+from omni import AudioChunk, Budget, Done, Event, Omni, TextDelta, Timings, Usage
+from omni.streaming.hub import TRANSCRIBE_BUNDLED, Hub
+from omni.streaming.serve import bind, server_of
+from omni.streaming.settings import Settings
+
+MODEL = "omni-small"
+MEDIA = Path(__file__).parents[2] / "demos" / "media"
+RATE = 24000
+
+
+def hub_of(omni: object, settings: Settings | None = None) -> Hub:
+    return Hub(cast(Omni, omni), MODEL, settings or Settings(), transcribe_prompt=TRANSCRIBE_BUNDLED)
+
+
+@contextmanager
+def serving(hub: Hub) -> Iterator[str]:
+    """The address of a server that runs meanwhile."""
+    with bind(Settings(port=0)) as listener:
+        server = server_of(hub)
+        thread = threading.Thread(target=server.run, args=([listener],))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+@contextmanager
+def openai_of(address: str) -> Iterator[OpenAI]:
+    with (
+        DefaultHttpxClient(trust_env=False, timeout=60) as http,
+        OpenAI(api_key="-", base_url=f"{address}/v1", http_client=http, max_retries=0) as client,
+    ):
+        yield client
+
+
+def data_url(name: str, kind: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode((MEDIA / name).read_bytes()).decode()}"
+
+
+def decoded(data: bytes) -> NDArray[np.float32]:
+    """A sound file as any player decodes it: mono, with the rate checked."""
+    with av.open(io.BytesIO(data)) as container:
+        frames = list(container.decode(audio=0))
+    resampler = av.AudioResampler("flt", "mono", RATE)
+    out = [piece for frame in [*frames, None] for piece in resampler.resample(frame)]
+    return np.concatenate([piece.to_ndarray()[0] for piece in out])
+
+
+def done(finish_reason: str = "stop", limits: tuple[Any, ...] = (), **used: int) -> Done:
+    usage = {
+        "prompt_tokens": 10,
+        "image_tokens": 0,
+        "video_tokens": 0,
+        "audio_tokens": 0,
+        "text_tokens": 3,
+        "codec_tokens": 0,
+    }
+    timings = Timings(media=0, prefill=0, first_text=0, first_audio=None, total=0, audio=0)
+    return Done(cast(Any, finish_reason), limits, 0, Usage(**{**usage, **used}), timings, (1, 2, 3), ())
+
+
+def sound(seconds: float = 0.5) -> AudioChunk:
+    wave = 0.5 * np.sin(2 * np.pi * 300 * np.arange(round(seconds * RATE)) / RATE)
+    return AudioChunk(wave.astype(np.float32), RATE, 0)
+
+
+class Scripted:
+    """Stands in for `Omni`.
+
+    Args:
+        script: what each answer consists of; an exception is raised, and at None it hangs.
+
+    Attributes:
+        asked: the arguments of each call.
+        begun: set when an answer has begun.
+        ended: set when an answer has been closed, however it ended.
+    """
+
+    sample_rate = RATE
+    voices = {"Chelsie": None, "Ethan": None}  # noqa: RUF012
+    default_voice = "Chelsie"
+    budget = Budget()
+
+    def __init__(self, *script: Event | Exception | None) -> None:
+        self.script: Sequence[Event | Exception | None] = script or (TextDelta("Yes."), done())
+        self.asked: list[dict[str, Any]] = []
+        self.begun, self.ended = threading.Event(), threading.Event()
+
+    async def astream(self, messages: Any, **options: Any) -> AsyncGenerator[Event]:
+        self.asked.append({"messages": messages, **options})
+        async for event in self._answer():
+            yield event
+
+    async def asay(self, text: str | AsyncIterable[str], **options: Any) -> AsyncGenerator[Event]:
+        said = text if isinstance(text, str) else "".join([piece async for piece in text])
+        self.asked.append({"text": said, **options})
+        async for event in self._answer():
+            yield event
+
+    async def _answer(self) -> AsyncGenerator[Event]:
+        try:
+            for item in self.script:
+                if item is None:
+                    self.begun.set()
+                    await asyncio.Event().wait()
+                elif isinstance(item, Exception):
+                    raise item
+                else:
+                    yield item
+        finally:
+            self.ended.set()
