@@ -6,6 +6,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar, Unpack
@@ -201,8 +202,9 @@ class Omni:
     ) -> AsyncGenerator[Event, None]:
         """As `stream`, for an event loop, which goes on while media are read and while the answer is made."""
         request = await asyncio.to_thread(self.request, messages, voice, Options(**options), audio_in_video, tools)
-        async for event in self.arun(request):
-            yield event
+        async with aclosing(self.arun(request)) as events:
+            async for event in events:
+                yield event
 
     async def arun(self, request: Request, given: AsyncIterator[list[int]] | None = None) -> AsyncGenerator[Event, None]:
         """As `run`, for an event loop; sound that is there does not wait for text that is still being written."""
@@ -277,8 +279,9 @@ class Omni:
         """As `say`, for an event loop; text in pieces comes from an asynchronous iterable."""
         request = await asyncio.to_thread(self._saying, text if isinstance(text, str) else None, voice, context, options)
         given = None if isinstance(text, str) else self._agiven(text)
-        async for event in self.arun(request, given):
-            yield event
+        async with aclosing(self.arun(request, given)) as events:
+            async for event in events:
+                yield event
 
     def _saying(self, text: str | None, voice: str | None, context: str | Sequence[Message], options: SpeechArgs) -> Request:
         """The request of `say`; without a text it is still to be written."""

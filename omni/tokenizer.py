@@ -104,7 +104,8 @@ class Tokenizer:
             text.encode()
         except UnicodeEncodeError:  # half a surrogate pair, as JSON can carry; pairs are joined, halves become U+FFFD
             text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-        return self._words.encode(text, add_special_tokens=False).ids
+        # alone in a batch, so that a long text does not keep all other threads waiting
+        return self._words.encode_batch_fast([text], add_special_tokens=False)[0].ids
 
     def encode_runs(self, runs: Iterable[Run]) -> list[int]:
         """Ids of a prompt (`Template.render`)."""
