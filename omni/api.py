@@ -37,6 +37,8 @@ from omni.tokenizer import PieceEncoder, StreamDecoder, Tokenizer
 
 T = TypeVar("T")
 CACHE_TOKENS = 65536
+CALL = "<tool_call>"
+"""What a call begins with in the text of Qwen's models."""
 
 
 class Omni:
@@ -164,7 +166,7 @@ class Omni:
             voice: speak the answer with this voice; None for text alone.
             audio_in_video: hear the sound of clips; None for those that have one.
             tools: functions that the model may call, as OpenAI describes them, for a checkpoint whose chat template takes
-                them; calls are part of the text, in the checkpoint's own form.
+                them; calls are part of the text, in the checkpoint's own form, and never spoken.
             options: lengths, sampling, stop strings, seed; see `Options`.
 
         Raises:
@@ -405,6 +407,8 @@ class Omni:
             page_keys=prompt.page_keys(self.engine.think.lane.pool.page_size, config.audio.chunk_frames),
             started=started,
         )
+        if tools and (call := self._reader.tokenizer.specials.get(CALL)) is not None:
+            request.mute_ids = frozenset({call})
         request.media_read = request.elapsed()
         return request
 

@@ -167,8 +167,7 @@ def serve(
     """Serve a page to talk to, OpenAI's Realtime API over a WebSocket, and its chat and speech endpoints over HTTP."""
     import torch
 
-    from omni.evaluate import REPEAT
-    from omni.streaming.hub import TRANSCRIBE
+    from omni.streaming.hub import TRANSCRIBE, TRANSCRIBE_BUNDLED
     from omni.streaming.serve import Tls
     from omni.streaming.serve import serve as serve_forever
     from omni.streaming.settings import Settings
@@ -192,7 +191,7 @@ def serve(
             name or (Path(model).name if model else "omni-small"),
             settings,
             tls=Tls(ssl_certfile, ssl_keyfile) if ssl_certfile and ssl_keyfile else None,
-            transcribe_prompt=TRANSCRIBE if model else REPEAT,
+            transcribe_prompt=TRANSCRIBE if model else TRANSCRIBE_BUNDLED,
         )
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from omni.align import Word
 from omni.encoders.media import ImageSource, read_image
 from omni.engine.options import Options
 from omni.engine.outbox import Outbox
@@ -38,6 +39,7 @@ class _Answer:
         turn: what is answered, at most one message; none where the model speaks unasked.
         before: what the session held of the turn before it ended.
         said: its text as far as it was told.
+        words: when they were spoken, once somebody has asked.
     """
 
     turn: list[Message]
@@ -46,6 +48,8 @@ class _Answer:
     before: tuple[list[dict[str, Any]], list[NDArray[np.float32]], int]
     num_past: int
     said: list[str] = field(default_factory=list)
+    words: list[Word] | None = None
+    interrupted: bool = False
 
     def note(self, event: Event) -> None:
         if isinstance(event, TextDelta):
@@ -186,7 +190,7 @@ class Session:
             self._last, self._parts = None, [*asked, *self._parts]
             raise
         finally:
-            if self._last is answer:  # neither interrupted nor taken back
+            if self._last is answer and not answer.interrupted:  # nor taken back
                 self.messages += [*answer.turn, {"role": "assistant", "content": "".join(answer.said)}]
 
     def take_back(self) -> None:
@@ -195,7 +199,7 @@ class Session:
         What was appended since `respond` goes on where the turn was. MessageError where there is no answer to drop.
         """
         answer = self._last
-        if answer is None:
+        if answer is None or answer.interrupted:
             raise MessageError("there is no answer to take back; ask for one with respond()")
         self._last = None
         self._omni.engine.interrupt(answer.request)
@@ -246,7 +250,7 @@ class Session:
         """Stop the answer that is being given, or was given last and still plays, where its listener heard it stop.
 
         The conversation goes on as if only the words had been said that were heard, a word being heard once half of it is.
-        Without a voice all text that was told was heard.
+        Without a voice all text that was told was heard. Until the next answer it may be told again, of another moment.
 
         Args:
             played_ms: of the answer's sound, until its player was stopped.
@@ -259,14 +263,15 @@ class Session:
         """
         if self._last is None:
             raise MessageError("there is no answer to interrupt; ask for one with respond()")
-        answer, self._last = self._last, None
+        answer, self._last.interrupted = self._last, True
         self._omni.engine.interrupt(answer.request)
         if answer.voice is None:
             heard = "".join(answer.said)
         else:
-            asked = [*self.messages[: answer.num_past], *answer.turn]
-            words = self._omni.words(answer.request, asked, answer.voice)
-            heard = "".join(word.text for word in words if 500 * (word.start + word.end) <= played_ms)
+            if answer.words is None:
+                asked = [*self.messages[: answer.num_past], *answer.turn]
+                answer.words = self._omni.words(answer.request, asked, answer.voice)
+            heard = "".join(word.text for word in answer.words if 500 * (word.start + word.end) <= played_ms)
         self.messages[answer.num_past :] = [*answer.turn, {"role": "assistant", "content": heard}]
         return heard
 

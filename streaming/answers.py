@@ -127,7 +127,7 @@ class Answers:
                     response.fail(told)
                     self._ended(response)
         except CallError as e:
-            response.fail(Problem(str(e), 500, "server_error", code="invalid_function_call"))
+            response.fail(Problem(str(e), 500, "server_error", code="invalid_tool_call"))
             self._ended(response)
             self._state.do(Stop(response.id))
 

@@ -204,7 +204,7 @@ async def complete(asked: ChatRequest, request: Request) -> Response:
     }
     spoken = spoken_of(request)
     messages = await while_there(request, to_omni(hub, asked.messages, spoken))
-    answers = [_answer(i, asked, spoken, hub.omni.sample_rate) for i in range(asked.n or 1)]
+    answers = await asyncio.to_thread(_answers, asked, spoken, hub.omni.sample_rate)
     events = together(_streams(hub, asked, messages, len(answers)))
     if asked.stream:
         return Events(await begun(request, _chunks(asked, head, answers, events)), last=b"[DONE]")
@@ -221,15 +221,19 @@ def spoken_of(request: Request) -> Spoken:
     return spoken
 
 
-def _answer(index: int, asked: ChatRequest, spoken: Spoken, rate: int) -> Answer:
-    tools = tools_of(asked)
-    return Answer(
-        index,
-        spoken,
-        spoken.new_id() if asked.audio else None,
-        FileEncoder(asked.audio.format, rate) if asked.audio and asked.stream else None,
-        CallParser([tool["function"]["name"] for tool in tools]) if tools else None,
-    )
+def _answers(asked: ChatRequest, spoken: Spoken, rate: int) -> list[Answer]:
+    """One for each choice; opening an encoder takes a while."""
+    names = [tool["function"]["name"] for tool in tools_of(asked)]
+    return [
+        Answer(
+            i,
+            spoken,
+            spoken.new_id() if asked.audio else None,
+            FileEncoder(asked.audio.format, rate) if asked.audio and asked.stream else None,
+            CallParser(names) if names else None,
+        )
+        for i in range(asked.n or 1)
+    ]
 
 
 def _streams(hub: Hub, asked: ChatRequest, messages: list[dict[str, Any]], num: int) -> list[AsyncGenerator[Event]]:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
+import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from omni.streaming.http import problem_of_fields
+from omni.streaming.problems import Problem
+from omni.streaming.wire import unbase64
 
 M = TypeVar("M", bound=BaseModel)
+APPEND_BYTES = 15 << 20
+"""Sound in one event."""
 TAGS = ("server_vad", "semantic_vad")
 """Kinds that pydantic puts into a path, though they are no keys."""
 
@@ -49,7 +55,9 @@ class CreateItemEvent(Lenient):
 
 
 class AppendEvent(Lenient):
-    audio: str
+    """audio: base64, unless `decoded` has undone that."""
+
+    audio: str | bytes
 
 
 class UpdateEvent(Lenient):
@@ -151,6 +159,25 @@ def read_item(value: object, param: str) -> InputItem:
     """An item that a client made."""
     kind = read(Choice, value, param).type
     return read(ROLES[read(Role, value, param).role] if kind == "message" else KINDS[kind], value, param)
+
+
+def appended(event: Mapping[str, Any]) -> bytes:
+    """The sound of an `input_audio_buffer.append`; Problem where it is too long or no base64."""
+    audio = read(AppendEvent, event, "").audio
+    return unbase64(audio, APPEND_BYTES, "audio") if isinstance(audio, str) else audio
+
+
+def decoded(text: str) -> object:
+    """The JSON of a large frame, with its sound as bytes: all that takes long, so that a thread can do it.
+
+    Sound that is too long, or is no base64, stays as it is. Raises ValueError where the text is no JSON.
+    """
+    event = orjson.loads(text)
+    match event:
+        case {"type": "input_audio_buffer.append", "audio": str(audio)}:
+            with suppress(Problem):
+                event["audio"] = unbase64(audio, APPEND_BYTES, "audio")
+    return event
 
 
 def pictures(event: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -5,22 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from omni.streaming import client_events as client
 from omni.streaming.answers import Answers
-from omni.streaming.client_events import read
+from omni.streaming.client_events import appended
 from omni.streaming.effects import Deaf, Detect, Hear, Listen, Read, Transcribe
 from omni.streaming.input_buffer import InputBuffer
 from omni.streaming.items import Item, Part, check_samples, num_bytes, seconds
 from omni.streaming.problems import Problem
 from omni.streaming.state import State
 from omni.streaming.turns import ServerVad, SpeechPaused, SpeechResumed, SpeechStarted, SpeechStopped, TurnEvent
-from omni.streaming.wire import FORMATS, unbase64
+from omni.streaming.wire import FORMATS
 
 Json: TypeAlias = dict[str, Any]
 
 LEAST_MS = 100
 """The shortest sound that may be committed."""
-APPEND_BYTES = 15 << 20
 KEPT_MS = 1000
 """Sound before now that is held while nobody speaks, besides the padding: turns are noticed late."""
 
@@ -64,7 +62,7 @@ class Microphone:
 
     def append(self, event: Json, now: float) -> None:
         """`input_audio_buffer.append`."""
-        data = unbase64(read(client.AppendEvent, event, "").audio, APPEND_BYTES, "audio")
+        data = appended(event)
         buffer, detection = self._buffer, self._state.session.detection
         check_samples(buffer.format, data, "audio")
         if not data:

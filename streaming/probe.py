@@ -209,6 +209,7 @@ def _import_all() -> None:
 
 def main() -> None:
     """Give up what a decoder needs not, and serve."""
+    os.nice(10)  # speech that is being made comes first
     _import_all()
     av.logging.set_level(None)
     warnings.simplefilter("error", Image.DecompressionBombWarning)

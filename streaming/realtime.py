@@ -15,7 +15,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from omni.errors import OmniError
 from omni.events import AudioChunk, Done, Event, TextDelta
 from omni.session import Session
-from omni.streaming.client_events import pictures
+from omni.streaming.client_events import decoded, pictures
 from omni.streaming.context import context_of
 from omni.streaming.effects import (
     Answer,
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 Json: TypeAlias = dict[str, Any]
 
 LONG_FRAME = 256 << 10
-"""Characters of JSON that take long enough to read that others should not wait for it."""
+"""Characters that take long enough to read that others should not wait for it."""
 SHORT_SOUND_MS = 60
 """What turns may be looked for in without a thread: two hops of the detector."""
 UNREAD = 1 << 20
@@ -184,6 +184,7 @@ class Connection:
         except WebSocketDisconnect:
             pass
         finally:
+            self._fault.cancel()  # what breaks from now on is of no interest
             left = [*self._tasks]
             for task in left:
                 task.cancel()
@@ -231,7 +232,7 @@ class Connection:
                 f"a frame has {len(text)} characters, and {self._limits.socket_bytes} are allowed", code="invalid_event"
             )
         try:
-            return await asyncio.to_thread(orjson.loads, text) if len(text) > LONG_FRAME else orjson.loads(text)
+            return await asyncio.to_thread(decoded, text) if len(text) > LONG_FRAME else orjson.loads(text)
         except ValueError as e:
             raise Problem(f"the frame is no JSON: {e}", code="invalid_event") from None
 

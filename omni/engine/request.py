@@ -66,6 +66,7 @@ class Request:
         next_id: the id that the thinker reads next.
         last_id: a limit has been met; `next_id` is the last of the answer.
         logprobs: of ids whose text has not been let out.
+        mute_ids: from the first of them on, the answer is written and not spoken; muted: one has come.
         saved: the rows of a request that was set aside to make room for others, thinker's and talker's.
     """
 
@@ -97,6 +98,8 @@ class Request:
     last_id: bool = False
     ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
+    mute_ids: frozenset[int] = frozenset()
+    muted: bool = False
     text_ended: bool = False
     limits: set[Limit] = field(default_factory=set)
     prefilled: float | None = None
@@ -131,7 +134,7 @@ class Request:
 
     def think(self, thoughts: Tensor) -> None:
         """New thoughts `[n, C]`, of ids whose text has been written or waits."""
-        if self.speech:
+        if self.speech and not self.muted:
             # the text of an id that ends inside a character is yet to come
             made = self.text.num_made + bool(self.text.decoding.tail)
             for thought in thoughts.to(self.speech.voice_row):
@@ -142,3 +145,4 @@ class Request:
         """Hand the talker the thoughts whose text has been let out."""
         if self.speech:
             self.speech.track.rows.extend(self.speech.relay.take(self.text.num_released))
+            self.speech.track.text_ended |= self.muted and not self.speech.relay.held

@@ -153,6 +153,7 @@ class ThinkStage:
             if request.options.logprobs is not None:
                 request.logprobs.append(_likely(request, row, token, request.options.logprobs))
             request.next_id = token
+            request.muted |= token in request.mute_ids
             request.write(request.track.step(request.text, token))
             if request.text.stopped:
                 self._end(request)

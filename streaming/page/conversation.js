@@ -36,6 +36,7 @@ export class Conversation {
   }
 
   played({ id, from, length, at }) {
+    if (!this.items.has(id)) return; // from before a new beginning
     const start = this.#place(at);
     const last = this.spans.at(-1);
     if (last && last.id === id && last.from + last.length === from && Math.abs(last.at + last.length - start) < RATE / 10)

@@ -17,7 +17,7 @@ export class Dialogue {
   /**
    * @param parts the page's other parts by name.
    * @param on callbacks: changed(); notice(text, kind) with kind "passing", "lasting" or "" to take it back; refused(text) when
-   *   the server let nobody in.
+   *   the server let nobody in; unsent(text) with what was typed and could not be sent; listening() once there is a microphone.
    */
   constructor(parts, on) {
     Object.assign(this, parts);
@@ -31,6 +31,7 @@ export class Dialogue {
       closed: (end) => this.#closed(end),
     });
     this.serial = 0;
+    this.outbox = ""; // typed before there was a session
     this.#reset();
   }
 
@@ -47,7 +48,6 @@ export class Dialogue {
     this.heard = new Set(); // items that were played to their end
     this.sounded = false; // the server froze the voice of this session
     this.before = [];
-    this.outbox = null;
     clearTimeout(this.releasing);
     this.releasing = null;
   }
@@ -119,6 +119,7 @@ export class Dialogue {
     this.microphone.stop();
     this.camera.stop();
     this.state = "off";
+    this.outbox = "";
     this.#reset();
     this.on.changed();
   }
@@ -135,7 +136,6 @@ export class Dialogue {
 
   startOver() {
     const running = this.state !== "off";
-    if (running) this.#silence(null, false);
     for (const part of [this.captions, this.conversation, this.timing, this.tape]) part.clear();
     if (running) this.renew();
     this.on.changed();
@@ -150,6 +150,7 @@ export class Dialogue {
   }
 
   #closed({ text, refused }) {
+    this.on.unsent(this.outbox);
     this.end();
     if (refused) this.on.refused(text);
     else this.on.notice(text, "lasting");
@@ -167,7 +168,7 @@ export class Dialogue {
       this.captions.note(items.length ? "Connected again. omni was told what was said so far, in writing." : "Connected again.");
     }
     if (this.outbox) this.say(this.outbox);
-    this.outbox = null;
+    this.outbox = "";
     this.on.changed();
   }
 
@@ -250,7 +251,7 @@ export class Dialogue {
   /** A typed message; the connection is made where there is none. */
   async say(text) {
     if (!this.live) {
-      this.outbox = text;
+      this.outbox = this.outbox ? `${this.outbox}\n${text}` : text;
       if (this.state === "off") await this.start(false);
       return;
     }

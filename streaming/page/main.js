@@ -42,6 +42,7 @@ const WELCOMES = {
 };
 const AGAIN = 5000; // ms until a server that was down or busy is asked again
 
+const message = $("message");
 let server = { state: "checking", text: "" };
 let level = 0;
 
@@ -76,7 +77,7 @@ const camera = new Camera({
 });
 const dialogue = new Dialogue(
   { settings, captions, conversation, timing, tape, pictures, speaker, microphone, camera, log },
-  { changed: () => render(), notice, refused, listening: () => devices.list() },
+  { changed: () => render(), notice, refused, listening: () => devices.list(), unsent: (text) => (message.value ||= text) },
 );
 
 // The server
@@ -195,7 +196,6 @@ $("screen").hidden = !navigator.mediaDevices?.getDisplayMedia; // phones have no
 
 // Typing
 
-const message = $("message");
 $("composer").addEventListener("submit", (event) => {
   event.preventDefault();
   const text = message.value.trim();

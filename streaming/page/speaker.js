@@ -15,7 +15,7 @@ export class Speaker {
 
   /** Must be called in a gesture of the user, or the browser keeps it silent. */
   async start(volume) {
-    if (!this.context) {
+    if (!this.node) {
       this.context = new AudioContext({ sampleRate: RATE, latencyHint: "interactive" });
       await this.context.audioWorklet.addModule(new URL("playback-worklet.js", import.meta.url));
       this.node = new AudioWorkletNode(this.context, "playback", { numberOfInputs: 0, outputChannelCount: [1] });

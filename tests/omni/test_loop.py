@@ -162,6 +162,18 @@ def check_company(omni: Omni, data: st.DataObject, count: int) -> None:
             assert i in cancelled
 
 
+def test_a_call_is_written_and_not_spoken(omni: Omni) -> None:
+    options: dict[str, Any] = {"seed": 3, "max_audio_seconds": 0.6}
+    whole = omni.generate(HELLO, voice="Ethan", max_tokens=9, **options)
+    call = next(i for i, token in enumerate(whole.done.token_ids) if i > 2 and token not in whole.done.token_ids[:i])
+    before = omni.generate(HELLO, voice="Ethan", max_tokens=call, **options)
+    request = omni.request(HELLO, "Ethan", Options(max_tokens=9, **options))
+    request.mute_ids = frozenset({whole.done.token_ids[call]})
+    reply = replies(list(omni.engine.run([request])), [request])[0]
+    assert reply.text == whole.text
+    assert reply.done.codes == before.done.codes
+
+
 def test_what_two_prompts_share_is_read_once(omni: Omni, monkeypatch: pytest.MonkeyPatch) -> None:
     assert omni.engine.speak
     system: Message = {"role": "system", "content": "You are a guide who has much to tell. " * 6}

@@ -184,6 +184,10 @@ def test_after_an_interruption_only_what_was_heard_was_said(
     assert done.finish_reason == ("interrupted" if still_running else "length")
     text = "".join(e.text for e in told if isinstance(e, TextDelta))
     assert text.startswith(heard)
+    if not still_running:  # told again, of another moment
+        assert session.interrupt(0) == ""
+        assert session.interrupt(1e6).startswith(heard)
+        assert session.interrupt(played_ms) == heard
     if played_ms == 0:
         assert heard == ""
     if played_ms == 1e6 and not still_running:

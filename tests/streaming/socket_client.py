@@ -34,7 +34,7 @@ def chunk(ms: int, value: float = 0.25) -> AudioChunk:
 class FakeSession:
     """Attributes:
     began: the messages that it began from; heard: samples that were appended since.
-    closed: its answer was ended before it was whole.
+    over: its answer has ended; closed: before it was whole.
     """
 
     def __init__(self, omni: FakeOmni, voice: str | None) -> None:
@@ -44,7 +44,7 @@ class FakeSession:
         self.began: list[Any] = []
         self.heard: list[NDArray[np.float32]] = []
         self.options: dict[str, Any] = {}
-        self.asked = self.closed = False
+        self.asked = self.over = self.closed = False
         self.interrupted: list[float] = []
 
     def begin(self, messages: Sequence[Any]) -> None:
@@ -61,12 +61,11 @@ class FakeSession:
         try:
             async for event in self._omni.play():
                 yield event
-        except GeneratorExit:
+        except (GeneratorExit, asyncio.CancelledError):
             self.closed = True
             raise
-        except asyncio.CancelledError:
-            self.closed = True
-            raise
+        finally:
+            self.over = True
 
     def interrupt(self, played_ms: float) -> str:
         if self.interrupted:

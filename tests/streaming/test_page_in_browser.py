@@ -323,13 +323,16 @@ def test_the_connection_comes_back_and_the_server_is_told_what_was_said(visit: O
     phase(page, "reconnecting")
     expect(page.locator("#notice-text")).to_contain_text("The server is restarting. Trying again in")
     script.events.clear()
+    say(page, "more")  # waits for the connection
+    assert not script.events
     script.open = True
-    phase(page, "listening")
+    phase(page, "speaking")
     expect(page.locator(".line.note")).to_contain_text("Connected again.")
-    until(page, lambda: len(script.of("conversation.item.create")) == 3)
+    until(page, lambda: len(script.of("conversation.item.create")) == 4)
     told = [(event["item"]["role"], event["item"]["content"][0]) for event in script.of("conversation.item.create")]
     assert told[0] == ("user", {"type": "input_text", "text": "hello"})
     assert told[1] == ("assistant", {"type": "output_text", "text": "It is a red circle, and it stands in the middle."})
+    assert told[3] == ("user", {"type": "input_text", "text": "more"})
     until(page, lambda: script.of("input_audio_buffer.append"))  # the microphone goes on
 
 

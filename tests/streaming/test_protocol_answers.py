@@ -460,7 +460,7 @@ def test_a_call_that_is_none(text: str) -> None:
     response = talk.respond()
     events = talk.text(response, "Well. ", text) + talk.finish(response)
     final = events[-1]["response"]
-    assert final["status"] == "failed" and final["status_details"]["error"]["code"] == "invalid_function_call"
+    assert final["status"] == "failed" and final["status_details"]["error"]["code"] == "invalid_tool_call"
     assert [item["type"] for item in final["output"]] == ["message"] and final["output"][0]["status"] == "incomplete"
     talk.respond()
 

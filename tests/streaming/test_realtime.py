@@ -104,6 +104,12 @@ def test_a_large_frame_is_read_beside_the_loop() -> None:
         client.append(8000)
         client.send("input_audio_buffer.commit")
         await client.until("conversation.item.done")
+        client.send("input_audio_buffer.append", audio="x" * 500_001)
+        (event,) = await client.until("error")
+        assert event["error"]["code"] == "invalid_base64"
+        client.send("response.create")
+        await client.until("response.done")
+        assert len(omni.asked[0].began[0]["content"][0]["audio"][0]) == 8000 * 24
 
     run(test)
 
@@ -271,6 +277,20 @@ def test_a_function_call_and_its_output() -> None:
 
     text = 'Let me see.\n<tool_call>\n{"name": "look_up", "arguments": {"word": "hen"}}\n</tool_call>'
     run(test, [TextDelta(text[:20]), TextDelta(text[20:]), chunk(200), done()])
+
+
+@pytest.mark.parametrize("text", ['<tool_call>{"name": "other"}</tool_call>', "<tool_call>none"])
+def test_a_call_that_is_none_ends_the_making(text: str) -> None:
+    async def test(client: Client, omni: FakeOmni) -> None:
+        await manual(client, tools=[TOOL])
+        client.send("response.create")
+        response = done_event(await client.until("response.done"))
+        assert response["status_details"]["error"]["code"] == "invalid_tool_call"
+        client.send("response.create")
+        assert done_event(await client.until("response.done"))["status"] == "completed"
+        assert omni.asked[0].over
+
+    run(test, [TextDelta(text), *[chunk(100)] * 3, done()], [TextDelta("Yes."), done()])
 
 
 # ---- what the user says and shows

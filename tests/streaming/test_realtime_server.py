@@ -46,7 +46,7 @@ def gone(hub: Hub) -> bool:
     omni: FakeOmni = hub.omni  # type: ignore[assignment]
     end = time.monotonic() + WAIT
     while time.monotonic() < end:
-        if not hub.counts.sessions and all(session.closed for session in omni.asked) and not hub.metrics.num_running:
+        if not hub.counts.sessions and all(session.over for session in omni.asked) and not hub.metrics.num_running:
             return True
         time.sleep(0.01)
     return False

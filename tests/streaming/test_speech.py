@@ -126,7 +126,8 @@ def test_sound_is_sent_as_it_is_made() -> None:
     with serving(hub_of(omni)) as address, openai_of(address) as client:
         asked: Any = {"model": MODEL, "input": "Hello.", "voice": "Ethan", "response_format": "pcm"}
         with client.audio.speech.with_streaming_response.create(**asked) as reply:
-            first = next(reply.iter_bytes(1000))
+            pieces = reply.iter_bytes(1000)
+            first = next(pieces)
             assert omni.begun.wait(20) and not omni.ended.is_set()
         assert len(first) == 1000 and omni.ended.wait(20), "leaving ends the speech"
 
