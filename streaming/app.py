@@ -90,7 +90,7 @@ def create_app(hub: Hub, page: Path = PAGE) -> FastAPI:
     static = StaticFiles(directory=page, check_dir=False)
 
     async def serve_file(request: Request) -> Response:
-        name = request.url.path.lstrip("/") or "index.html"
+        name = request.scope["path"].lstrip("/") or "index.html"
         answer = await static.get_response(name, request.scope)
         answer.headers["cache-control"] = "no-cache"
         return answer
@@ -124,7 +124,8 @@ async def drain(hub: Hub, seconds: float = DRAIN_SECONDS) -> None:
         await asyncio.sleep(LOOK)
 
 
-def _told(problem: Problem, headers: dict[str, str] | None = None) -> JSONResponse:
+def _told(request: Request, problem: Problem, headers: dict[str, str] | None = None) -> JSONResponse:
+    request.app.state.hub.metrics.refusals.labels(problem.code or "other").inc()
     return JSONResponse(problem.body, problem.status, headers)
 
 
@@ -132,7 +133,7 @@ async def _on_problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, Problem)
     if request.scope["type"] == "websocket":
         raise error  # before it is accepted, the guard can refuse it
-    return _told(error)
+    return _told(request, error)
 
 
 async def _on_omni_error(request: Request, error: Exception) -> Response:
@@ -140,18 +141,18 @@ async def _on_omni_error(request: Request, error: Exception) -> Response:
     problem = problem_of(error)
     if problem.status == 500:
         log.error("an answer broke", exc_info=error)
-    return _told(problem)
+    return _told(request, problem)
 
 
 async def _on_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    return _told(problem_of_fields(error.errors()))
+    return _told(request, problem_of_fields(error.errors()))
 
 
 async def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if isinstance(error.__cause__, Problem):  # FastAPI wraps whatever ends the reading of a body
-        return _told(error.__cause__)
+        return _told(request, error.__cause__)
     match error.status_code:
         case 404:
             problem = Problem("there is nothing at this path", 404, code="not_found")
@@ -161,7 +162,7 @@ async def _on_http(request: Request, error: Exception) -> Response:
             problem = Problem("the body cannot be read; check its form", code="invalid_body")
         case status:
             problem = Problem(HTTPStatus(status).phrase, status, code=HTTPStatus(status).name.lower())
-    return _told(problem, dict(error.headers or {}))
+    return _told(request, problem, dict(error.headers or {}))
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:

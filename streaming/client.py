@@ -14,7 +14,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 from PIL import Image
-from websockets.exceptions import ConnectionClosed, InvalidHandshake
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
 from websockets.sync.client import ClientConnection, connect
 
 from omni.errors import EngineError, InputError
@@ -81,7 +81,7 @@ class Client:
                 max_size=None,
                 compression=None,
             )
-        except (OSError, InvalidHandshake, ValueError) as e:
+        except (OSError, InvalidHandshake, InvalidURI) as e:
             raise InputError(f"no conversation with {url}: {e}; start a server with `omni serve`, or give --key") from e
         audio: dict[str, Any] = {"input": {"turn_detection": None, "transcription": {"model": "omni"}}}
         if voice:

@@ -237,9 +237,10 @@ class _Talk:
         self._state: Literal["new", "begun", "ended"] = "new"
         self._size, self._since = 0, 0.0
         lengths = _all(scope["headers"], b"content-length")
-        self.length = int(lengths[0]) if lengths and lengths[0].isdigit() else None
-        # without one of these there is no body, and what comes next is the client's leaving, for which nobody waits long
-        self._whole = scope["type"] == "websocket" or not (self.length or _all(scope["headers"], b"transfer-encoding"))
+        self.length = int(lengths[0][:20]) if lengths and lengths[0].isdigit() else None
+        # without one of these there is no body, and what comes next is the client's leaving, however late
+        has_body = (lengths and lengths != [b"0"]) or _all(scope["headers"], b"transfer-encoding")
+        self._whole = scope["type"] == "websocket" or not has_body
 
     async def receive(self) -> Message:
         """The next message; Problem where a body is too large, or comes too slowly."""

@@ -316,6 +316,9 @@ def small(**fields: Any) -> Hub:
         ([HOST, (b"content-length", b"5")], [b"x" * 11], None),
         ([HOST, (b"content-length", b"11")], [b"x" * 11], None),
         ([HOST, (b"content-length", b"9" * 40)], [b"x"], None),
+        ([HOST, (b"content-length", b"9" * 5000)], [b"x"], None),
+        ([HOST, (b"content-length", b"0" * 40)], [b"x" * 11], None),
+        ([HOST, (b"content-length", b"-1")], [b"x" * 11], None),
     ],
 )
 def test_body_is_counted_while_it_is_read(headers: Headers, pieces: list[bytes], reached: int | None) -> None:

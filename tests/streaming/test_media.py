@@ -6,6 +6,7 @@ import asyncio
 import base64
 import os
 import signal
+import ssl
 import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -17,6 +18,7 @@ import httpx
 import pytest
 
 from omni import Budget, Omni
+from omni.streaming import remote
 from omni.streaming.hub import Hub
 from omni.streaming.media import Kind, fetch, verify
 from omni.streaming.problems import Problem
@@ -24,6 +26,7 @@ from omni.streaming.remote import is_public
 from omni.streaming.settings import Limits, Settings
 from tests.streaming.files import boastful_clip, clip, picture, sound, vast_picture
 
+DATA = Path(__file__).parents[1] / "data"
 BUDGET = Budget(max_pixels=10_000, max_frames=50, max_seconds=20)
 
 
@@ -586,6 +589,45 @@ def test_network_that_fails(error: Exception) -> None:
         raise error
 
     assert refused(fetch(web(answer), "https://media.example/a", "image", "messages[0]")).status == 400
+
+
+@pytest.mark.parametrize(("host", "reached"), [("media.example", True), ("other.example", False)])
+def test_https_as_it_is(host: str, reached: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection to an address, under the name of the URL: it is told in the handshake, and has to be the certificate's."""
+    monkeypatch.setattr(remote, "is_public", lambda address: True)
+    hub = hub_of(Settings(media_domains=("media.example", "other.example")))
+    hub.remote._tls = ssl.create_default_context(cafile=DATA / "localhost.cert.pem")
+    named: list[str | None] = []
+    heads: list[bytes] = []
+
+    async def resolve(host: str) -> list[str]:
+        return ["127.0.0.1"]
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        data = picture()
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % len(data) + data)
+        await writer.drain()
+        writer.close()
+
+    async def go() -> bytes:
+        own = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        own.load_cert_chain(DATA / "localhost.cert.pem", DATA / "localhost.key.pem")
+        own.sni_callback = lambda wrapped, name, context: named.append(name)
+        async with await asyncio.start_server(answer, "127.0.0.1", 0, ssl=own) as server:
+            hub.remote.resolve, hub.remote.port = resolve, server.sockets[0].getsockname()[1]
+            return await fetch(hub, f"https://{host}/cat.png", "image", "messages[0]")
+
+    try:
+        if reached:
+            assert asyncio.run(go()) == picture()
+            assert b"\r\nHost: media.example\r\n" in heads[0]
+        else:
+            assert "could not be fetched" in refused(go()).message
+            assert heads == []
+    finally:
+        hub.close()
+    assert named == [host]
 
 
 def test_names_that_lead_nowhere() -> None:

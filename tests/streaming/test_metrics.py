@@ -155,6 +155,8 @@ def test_metrics_over_http(place: Place) -> None:
     after = told(place)
     assert after["omni:ttft_s_count"] == before.get("omni:ttft_s_count", 0) + 1
     assert after["omni:refusals_total{'reason': 'key'}"] >= 1
+    assert place.post("/v1/chat/completions", json={}, headers={"authorization": f"Bearer {KEY}"}).status_code == 400
+    assert told(place)["omni:refusals_total{'reason': 'missing_required_parameter'}"] == 1
     assert after["process_resident_memory_bytes"] > 1 << 20
 
 
