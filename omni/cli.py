@@ -167,8 +167,9 @@ def serve(
     """Serve a page to talk to, OpenAI's Realtime API over a WebSocket, and its chat and speech endpoints over HTTP."""
     import torch
 
+    from omni.encoders.media import Budget
     from omni.streaming.hub import TRANSCRIBE, TRANSCRIBE_BUNDLED
-    from omni.streaming.serve import Tls
+    from omni.streaming.serve import Tls, check_settings
     from omni.streaming.serve import serve as serve_forever
     from omni.streaming.settings import Settings
 
@@ -186,8 +187,9 @@ def serve(
         media_folder,
     )
     with errors_told():
+        check_settings(settings)
         serve_forever(
-            loaded(model, device, dtype, speech=True),
+            loaded(model, device, dtype, speech=True, budget=Budget(max_seconds=1800, max_clip_bytes=1 << 30)),
             name or (Path(model).name if model else "omni-small"),
             settings,
             tls=Tls(ssl_certfile, ssl_keyfile) if ssl_certfile and ssl_keyfile else None,

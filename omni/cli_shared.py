@@ -15,6 +15,7 @@ from omni.errors import InputError, OmniError
 
 if TYPE_CHECKING:
     from omni.api import Omni
+    from omni.encoders.media import Budget
 
 # torch takes seconds to import: commands import what they need when they run, so that --help is quick
 
@@ -43,7 +44,7 @@ def errors_told() -> Iterator[None]:
         raise typer.Exit(2 if isinstance(e, InputError) else 1) from e
 
 
-def loaded(model: str | None, device: str, dtype: str, *, speech: bool) -> Omni:
+def loaded(model: str | None, device: str, dtype: str, *, speech: bool, budget: Budget | None = None) -> Omni:
     from omni.api import Omni
 
-    return Omni.load(model, device=device, dtype=dtype, speech=speech, progress=notes.is_terminal)
+    return Omni.load(model, device=device, dtype=dtype, speech=speech, budget=budget, progress=notes.is_terminal)

@@ -14,8 +14,8 @@ from omni.streaming.wire import Samples
 
 HEARD_SECONDS = 0.2, 0.6
 """How long an answer is heard before somebody speaks."""
-ATTEMPTS = 4
-"""For each trial, at most: an answer that has ended before anybody was noticed cannot be broken off."""
+ATTEMPTS = 2
+"""For each trial, at most: an answer that is not being heard when somebody is noticed cannot be broken off."""
 MOST_MS = BARGE_IN_MS + 150.0
 """The mark: what the detector needs, and what the server and the way to it may add."""
 
@@ -39,10 +39,13 @@ class Cut:
 @dataclass(frozen=True)
 class Figures:
     """Attributes:
+    model: that answered.
     last_sound_ms, told_ms: see Cut; players stop when they are told, with sound left that was sent ahead.
-    void: answers that were over too soon. failed: those that broke; faults: some of what went wrong, in words.
+    void: answers of which nothing was being heard when somebody was noticed. failed: those that broke.
+    faults: some of what went wrong, in words.
     """
 
+    model: str
     last_sound_ms: Spread
     told_ms: Spread
     void: int
@@ -50,8 +53,13 @@ class Figures:
     faults: tuple[str, ...]
 
 
-async def barge_in(place: Place, request: Request, voices: Sequence[Samples], trials: int, *, seed: int = 0) -> Figures:
-    """Break off so many answers, one after the other. voices: steady ones, see `is_steady`."""
+async def barge_in(
+    model: str, place: Place, request: Request, voices: Sequence[Samples], trials: int, *, seed: int = 0
+) -> Figures:
+    """Break off so many answers, one after the other.
+
+    model: its name, for the figures. voices: steady ones, see `is_steady`.
+    """
     rng, cuts = Random(seed), list[Cut]()
     void, faults = 0, list[str]()
     for _ in range(ATTEMPTS * trials):
@@ -67,6 +75,7 @@ async def barge_in(place: Place, request: Request, voices: Sequence[Samples], tr
         else:
             void += 1
     return Figures(
+        model=model,
         last_sound_ms=Spread.of(cut.last_sound for cut in cuts),
         told_ms=Spread.of(cut.told for cut in cuts),
         void=void,
@@ -76,26 +85,25 @@ async def barge_in(place: Place, request: Request, voices: Sequence[Samples], tr
 
 
 async def trial(place: Place, request: Request, voice: Samples, heard_seconds: float) -> Cut | None:
-    """Speak when the answer has been heard for so long; None where it ended by itself."""
+    """Speak when the answer has been heard for so long; None where nothing of it was being heard any more."""
     async with calling(place) as caller:
         await caller.show(request.picture, request.text)
         await caller.send("response.create")
-        last = (await caller.until(SOUND)).at
-        await asyncio.sleep(heard_seconds)
-        said, noticed = caller.say(voice), float("nan")
-        while True:
+        told = await caller.until(SOUND)
+        last, played_out, noticed = told.at, told.at + told.seconds, 0.0
+        await asyncio.sleep(heard_seconds)  # what comes meanwhile is stamped when it does
+        said = caller.say(voice)
+        while told.type != "response.done":
             told = await caller.next()
             if told.type == SOUND:
-                last = told.at
+                last, played_out = told.at, max(played_out, told.at) + told.seconds
             elif told.type == "input_audio_buffer.speech_started":
                 noticed = told.at
-            elif told.type == "response.done":
-                break
         if caller.order.faults:
             raise CallError(caller.order.faults[0])
         match told.event["response"]:
-            case {"status": "cancelled", "status_details": {"reason": "turn_detected"}}:
-                return Cut(max(0.0, last - said.began), noticed - said.began)
+            case {"status": "cancelled", "status_details": {"reason": "turn_detected"}} if noticed:
+                return Cut(max(0.0, last - said.began), noticed - said.began) if noticed < played_out else None
             case {"status": "completed"}:
                 return None
             case response:

@@ -17,7 +17,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 from omni.errors import EngineError
-from omni.streaming.bench_speech import PIECE_LEN, PIECE_MS
+from omni.streaming.bench_speech import PIECE_LEN, PIECE_MS, RATE
 from omni.streaming.wire import FORMATS, Samples
 
 Json: TypeAlias = dict[str, Any]
@@ -60,6 +60,11 @@ class Told:
     def sound(self) -> bytes:
         """Of a SOUND, 16 bit samples at 24 kHz."""
         return b64decode(self.event["delta"])
+
+    @property
+    def seconds(self) -> float:
+        """Of a SOUND."""
+        return len(self.sound) / 2 / RATE
 
 
 @dataclass

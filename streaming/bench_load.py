@@ -15,7 +15,7 @@ from random import Random
 from statistics import mean
 
 from omni.streaming.bench_caller import SOUND, Caller, CallError, Place, Refused, calling
-from omni.streaming.bench_speech import RATE, Conversation
+from omni.streaming.bench_speech import Conversation
 from omni.streaming.spread import Spread, percentile
 from omni.streaming.wire import Samples
 
@@ -178,7 +178,7 @@ async def ask(caller: Caller, voice: Samples) -> Answer:
         elif told.type == "response.created":
             breaks += 1
         elif answer and told.type == SOUND:
-            answer.hear(told.at, len(told.sound) / 2 / RATE)
+            answer.hear(told.at, told.seconds)
         elif answer and told.type == "response.done":
             status = told.event["response"]["status"]
             if status != "completed":

@@ -14,7 +14,7 @@ from random import Random
 from statistics import mean
 
 from omni.streaming.bench_caller import SOUND, CallError, Place, calling
-from omni.streaming.bench_script import RATE, STEADY_SOUND, Made, Sent, number_of
+from omni.streaming.bench_script import STEADY_SOUND, Made, Sent, number_of
 from omni.streaming.bench_server import scripted
 from omni.streaming.spread import Spread
 
@@ -29,8 +29,8 @@ NOTHING = 0.001
 @dataclass(frozen=True)
 class Figures:
     """Attributes:
-    sound_ms: from a chunk's making until its frame has been written to the socket, where it may go at once.
-    client_ms: from its making until the client has it.
+    sound_ms: from a chunk's making until its frame is handed to the socket, where it may go at once.
+    client_ms: from its making until the client has it, which holds the writing, the kernel and the client's waking.
     words_ms: the same as sound_ms for words that are made behind sound which waits until it is due.
     overtaken_s: mean seconds of sound, made before such words, that still waited when they were sent.
     queued: of such words, how many were sent only after all of it.
@@ -50,7 +50,7 @@ async def overhead(sessions: int, *, answers: int = ANSWERS, seed: int = 0) -> F
     """What so many callers at once find, each of whom has a share of so many answers made."""
     received: dict[int, float] = {}
     faults: list[str] = []
-    async with scripted() as server, asyncio.TaskGroup() as group:
+    async with scripted("timed") as server, asyncio.TaskGroup() as group:
         for i in range(sessions):
             rng, share = Random(f"{seed} {i}"), -(-answers // sessions)
             group.create_task(_call(server.place, share, rng, received, faults))
@@ -71,7 +71,7 @@ async def _call(place: Place, answers: int, rng: Random, received: dict[int, flo
                             faults.append(f"sound {number} came after {last}")
                         last = number
                         received.setdefault(number, told.at)
-                        played_out = max(played_out, told.at) + len(told.sound) / 2 / RATE
+                        played_out = max(played_out, told.at) + told.seconds
                 # what is still to be played would hold back the next answer's sound
                 await asyncio.sleep(max(0.0, played_out - time.perf_counter()))
             faults += caller.order.faults

@@ -1,4 +1,4 @@
-"""The server with a model that says what a script has, and stamps when: `python -m omni.streaming.bench_script`.
+"""The server with a model that says what a script has, and stamps when: `python -m omni.streaming.bench_script NAME`.
 
 It prints the port that it listens at, serves until its standard input ends, and then prints what it stamped as JSON.
 """
@@ -53,7 +53,7 @@ class Made:
 
 @dataclass(frozen=True)
 class Sent:
-    """A frame with something of that number; at: it had been written to the socket."""
+    """A frame with something of that number; at: it was handed to the socket."""
 
     number: int
     sound: float
@@ -66,7 +66,7 @@ STEADY_STEPS, STEADY_SOUND = 50, 0.1
 AHEAD_SOUND, NUM_WORDS, WORDS_APART = 3.5, 8, 0.1
 
 
-def script(seed: int = 0) -> Script:
+def timed(seed: int = 0) -> Script:
     """First sound as it is heard, for the server's own time on each chunk; then much at once, and words behind it.
 
     The times of the first are uneven, or they would meet the microphone's pieces, which are even, always or never.
@@ -74,6 +74,9 @@ def script(seed: int = 0) -> Script:
     rng = Random(seed)
     steady = [Step(rng.uniform(0.5, 1.5) * STEADY_SOUND, STEADY_SOUND) for _ in range(STEADY_STEPS)]
     return [*steady, Step(STEADY_SOUND, AHEAD_SOUND), *[Step(WORDS_APART, 0.0)] * NUM_WORDS]
+
+
+SCRIPTS: dict[str, Script] = {"timed": timed(), "long": [Step(0.1, 0.0), Step(0.1, 20.0)]}
 
 
 def number_of(sound: bytes) -> int:
@@ -151,7 +154,10 @@ class ScriptedSession:
 
 
 class Stamped:
-    """An application whose sockets' frames are stamped when they have been written; they are read afterwards."""
+    """An application whose sockets' frames are stamped when they are handed over; they are read afterwards.
+
+    Not when they have been written: on one machine their reader often wakes, and runs, before the writer goes on.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -159,9 +165,9 @@ class Stamped:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def stamped(message: Message) -> None:
-            await send(message)
             if message["type"] == "websocket.send":
                 self._frames.append((time.perf_counter(), message["text"]))
+            await send(message)
 
         await self._app(scope, receive, stamped if scope["type"] == "websocket" else send)
 
@@ -178,8 +184,8 @@ class Stamped:
         return out
 
 
-def main() -> None:
-    model = Scripted(script())
+def main(name: str) -> None:
+    model = Scripted(SCRIPTS[name])
     with bind(Settings(port=0)) as listener:
         server = server_of(Hub(cast("Omni", model), NAME))
         stamped = server.config.loaded_app = Stamped(server.config.loaded_app)
@@ -196,4 +202,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

@@ -19,7 +19,6 @@ from omni.streaming.bench_script import Made, Sent
 END_SECONDS = 30.0
 """How long a server may take to end."""
 OMNI = "from omni.cli import main; main()"
-SCRIPTED = ("-m", "omni.streaming.bench_script")
 
 
 @dataclass
@@ -32,9 +31,9 @@ class Scripting:
 
 
 @asynccontextmanager
-async def scripted() -> AsyncIterator[Scripting]:
-    """The scripted server, until the end of the block."""
-    async with _started(*SCRIPTED) as (process, line):
+async def scripted(script: str) -> AsyncIterator[Scripting]:
+    """A server whose model says a script of SCRIPTS, until the end of the block."""
+    async with _started("-m", "omni.streaming.bench_script", script) as (process, line):
         yield (server := Scripting(Place(f"ws://127.0.0.1:{line}")))
         try:
             async with asyncio.timeout(END_SECONDS):

@@ -26,8 +26,8 @@ SPARE = 256
 class _Patience:
     """What both protocols share: a client that leaves what was sent to it unread is cut off.
 
-    Whoever writes waits until the kernel has taken all, and the kernel takes little: so unsent bytes are few, always under the
-    clock, and fewer as soon as the client reads; and what is said is never far ahead of what is heard.
+    Whoever writes waits until the kernel has taken all, and the kernel takes little: so unsent bytes are few, always under
+    the clock, and fewer as soon as the client reads; and what is said is never far ahead of what is heard.
     """
 
     limits: Limits
