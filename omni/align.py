@@ -1,7 +1,8 @@
 """When each token of an answer is spoken: the talker's attention to the thoughts it was given, followed in order.
 
-Whisper times words so (its `timing.py`), with heads found by hand. Here the heads are those whose attention, in this very
-speech, tells most about time: the mutual information of code and thought along the best monotone path.
+Whisper times words so (its `timing.py`), with heads found by hand. Here they are found in a whole speech: those whose
+attention tells most about time, by the mutual information of code and thought along the best monotone path. In a speech that
+was broken off early, heads that look at the newest thought would seem to tell most: text runs ahead of sound.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-NUM_HEADS = 4
+NUM_HEADS = 3
 """Heads whose evidence is added up."""
 FLOOR = 1e-6
 
@@ -39,21 +40,30 @@ def join_words(pieces: Sequence[str], times: Sequence[float]) -> list[Word]:
     return words
 
 
+def telling_heads(scores: Tensor) -> list[int]:
+    """The heads that tell most about time in a whole speech.
+
+    scores: `[heads, T, n]`, of T codes to n text rows, -inf at rows that come later.
+    """
+    return np.argsort(-_best_path(_evidence(scores))[1])[:NUM_HEADS].tolist()
+
+
 def token_starts(scores: Tensor) -> list[int]:
     """The code at which each text row begins to be spoken; the number of codes for those that are not reached.
 
-    scores: `[heads, T, n]`, of T codes to n text rows, -inf at rows that come later.
+    scores: `[heads, T, n]`, of heads that tell.
     """
     num_codes, num_rows = scores.shape[1:]
     if not num_codes or not num_rows:
         return [num_codes] * num_rows
+    path = _best_path(_evidence(scores).sum(0, keepdims=True))[0][0]
+    return [int(np.searchsorted(path, row)) for row in range(num_rows)]
+
+
+def _evidence(scores: Tensor) -> NDArray[np.float64]:
     attention = scores.float().softmax(-1).clamp(min=FLOOR)
     # how much likelier than over the whole speech: who always looks at the same row says nothing about when
-    evidence = (attention / attention.mean(1, keepdim=True)).log().cpu().numpy().astype(np.float64)
-    told = _best_path(evidence)[1] / num_codes
-    best = np.argsort(-told)[:NUM_HEADS]
-    path = _best_path(evidence[best].sum(0, keepdims=True))[0][0]
-    return [int(np.searchsorted(path, row)) for row in range(num_rows)]
+    return (attention / attention.mean(1, keepdim=True)).log().cpu().numpy().astype(np.float64)
 
 
 def _best_path(evidence: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

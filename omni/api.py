@@ -37,6 +37,7 @@ from omni.tokenizer import PieceEncoder, StreamDecoder, Tokenizer
 
 T = TypeVar("T")
 CACHE_TOKENS = 65536
+SENTENCE = "One, two, three, four, five, six, seven, eight, nine, ten."
 CALL = "<tool_call>"
 """What a call begins with in the text of Qwen's models."""
 
@@ -306,23 +307,44 @@ class Omni:
         request.given, request.given_ended = ids, True
 
     def words(self, request: Request, messages: Sequence[Message], voice: str) -> list[Word]:
-        """When each word of a spoken answer is said, by what the talker attends to.
+        """When each word of a spoken answer is said, by what the talker attends to; those that it did not come to are left out.
 
         request: has been answered, or was interrupted; messages, voice: what it was made from.
         """
-        stage, speech, starts = self.engine.speak, request.speech, list[int]()
+        stage, speech = self.engine.speak, request.speech
         if not stage or not speech or not speech.codes:
             return []
+        if stage.heads is None:
+            self.warm_up()
+        starts = self._starts(request, messages, voice)
+        state = self._decoder.start()
+        pieces = [self._decoder.step(state, [token]) for token in request.ids[: len(starts)]]
+        times = [start / CODES_PER_SECOND for start in [*starts, len(speech.codes)]]
+        words = join_words(pieces, times)
+        if speech.ended and not request.limits & {"audio", "context"}:
+            return words
+        return [word for word in words if word.start < times[-1]]
+
+    def warm_up(self) -> None:
+        """Speak a sentence to itself: the first answer then comes as soon as others, and `words` knows where to look."""
+        if self.engine.speak is None:
+            return
+        request = self._saying(SENTENCE, None, (), {"seed": 0, "max_audio_seconds": 8.0, "chunks": WHOLE})
+        list(self.run(request))
+        if self.engine.speak.heads is None:
+            self._starts(request, (), self.default_voice)
+
+    def _starts(self, request: Request, messages: Sequence[Message], voice: str) -> list[int]:
+        """The code at which each id of a spoken answer begins."""
+        stage, speech, starts = self.engine.speak, request.speech, list[int]()
+        assert stage and speech
         again = self.request(messages, voice, request.options)
         assert again.speech
         cache = again.speech.cache
         again.only_reads = True
         again.then = lambda: starts.extend(stage.token_starts(again.prompt, cache, speech))
         list(self.run(again))
-        state = self._decoder.start()
-        pieces = [self._decoder.step(state, [token]) for token in request.ids[: len(starts)]]
-        times = [start / CODES_PER_SECOND for start in [*starts, len(speech.codes)]]
-        return join_words(pieces, times)
+        return starts
 
     def session(self, *, system: str | None = None, voice: str | None = None, **options: Unpack[OptionArgs]) -> Session:
         """A conversation that keeps its past, and reads what is said while it is being said.

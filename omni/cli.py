@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from importlib.metadata import version
@@ -188,8 +189,10 @@ def serve(
     )
     with errors_told():
         check_settings(settings)
+        omni = loaded(model, device, dtype, speech=True, budget=Budget(max_seconds=1800, max_clip_bytes=1 << 30))
+        threading.Thread(target=omni.warm_up, daemon=True).start()
         serve_forever(
-            loaded(model, device, dtype, speech=True, budget=Budget(max_seconds=1800, max_clip_bytes=1 << 30)),
+            omni,
             name or (Path(model).name if model else "omni-small"),
             settings,
             tls=Tls(ssl_certfile, ssl_keyfile) if ssl_certfile and ssl_keyfile else None,

@@ -19,6 +19,7 @@ from rich.table import Table
 from omni.errors import EvaluationError
 from omni.streaming import bench_barge_in, bench_load, bench_overhead
 from omni.streaming.bench_caller import Place
+from omni.streaming.bench_script import LONG
 from omni.streaming.bench_server import scripted, serving
 from omni.streaming.bench_speech import BARGE_IN_MS, DETECTOR_LAG_MS, Conversation, is_steady, voices_of
 from omni.streaming.spread import Spread
@@ -101,7 +102,7 @@ async def measure(task: Task, place: Place | None, options: Sequence[str] = (), 
         overheads.append(await bench_overhead.overhead(count, seed=task.seed))
         note(f"scripted model, {count} sessions: {overheads[-1].sound_ms.num} chunks")
     cuts = []
-    async with scripted("long") as server:
+    async with scripted(LONG) as server:
         request = bench_barge_in.Request("Go on.")
         cuts.append(await bench_barge_in.barge_in(SCRIPTED, server.place, request, steady, task.trials, seed=task.seed))
         note(f"scripted model, barge-in: {cuts[-1].told_ms.num} trials")
@@ -110,7 +111,8 @@ async def measure(task: Task, place: Place | None, options: Sequence[str] = (), 
         loads = []
         for count in task.sessions:
             loads.append(await bench_load.load(there, conversations, count, task.seconds, seed=task.seed))
-            note(f"{count} sessions: {loads[-1].requests} answers in {task.seconds:g} s")
+            found, late = loads[-1].requests, loads[-1].microphone_late_ms.p99
+            note(f"{count} sessions: {found} answers in {task.seconds:g} s; microphones late by {late:.1f} ms (p99)")
         cuts.append(await bench_barge_in.barge_in(SERVED, there, task.request, steady, task.trials, seed=task.seed))
         note(f"barge-in: {cuts[-1].told_ms.num} trials, and {cuts[-1].void} answers that were not being heard by then")
     return Report(tuple(overheads), tuple(loads), tuple(cuts), task.trials)
@@ -164,11 +166,11 @@ def show(report: Report, console: Console) -> None:
             str(f.sessions),
             str(f.requests),
             str(f.failed + f.refused + f.disordered),
-            f"{f.median_audio_ttfp_ms / 1000:.2f}",
-            f"{f.p99_audio_ttfp_ms / 1000:.2f}",
-            f"{f.mean_audio_rtf:.2f}",
+            _number(f.median_audio_ttfp_ms / 1000, 2),
+            _number(f.p99_audio_ttfp_ms / 1000, 2),
+            _number(f.mean_audio_rtf, 2),
             f"{f.audio_underrun_s:.1f}",
-            f"{100 * f.continuity_ok:.0f} %",
+            f"{_number(100 * f.continuity_ok, 0)} %",
             f"{f.audio_throughput:.2f}",
         )
     console.print(table)

@@ -110,8 +110,8 @@ async def warm(place: Place, conversations: Sequence[Conversation], sessions: in
     async def once(i: int) -> None:
         conversation = conversations[i % len(conversations)]
         async with calling(place) as caller:
-            await caller.show(conversation.picture)
             with suppress(CallError):  # what fails will do so again, when it is counted
+                await caller.show(conversation.picture)
                 await ask(caller, conversation.questions[0])
 
     for done in await asyncio.gather(*map(once, range(sessions)), return_exceptions=True):
@@ -120,31 +120,23 @@ async def warm(place: Place, conversations: Sequence[Conversation], sessions: in
 
 
 async def load(
-    place: Place,
-    conversations: Sequence[Conversation],
-    sessions: int,
-    seconds: float,
-    *,
-    pause: float = PAUSE,
-    seed: int = 0,
+    place: Place, conversations: Sequence[Conversation], sessions: int, seconds: float, *, seed: int = 0
 ) -> Figures:
     """Let so many listeners begin one conversation after the other; after so many seconds nobody asks any more.
 
-    conversations: with voices alone, as `voices_of` cuts them. pause: mean seconds before each question.
+    conversations: with voices alone, as `voices_of` cuts them.
     """
     began, listeners = time.perf_counter(), [Listener() for _ in range(sessions)]
     async with asyncio.TaskGroup() as group:
         for i, listener in enumerate(listeners):
             rng = Random(f"{seed} {i}")
-            group.create_task(_listen(place, conversations, listener, began + seconds, pause, rng))
+            group.create_task(_listen(place, conversations, listener, began + seconds, rng))
     return figures(listeners, time.perf_counter() - began)
 
 
-async def _listen(
-    place: Place, conversations: Sequence[Conversation], listener: Listener, end: float, pause: float, rng: Random
-) -> None:
+async def _listen(place: Place, conversations: Sequence[Conversation], listener: Listener, end: float, rng: Random) -> None:
     async def waited() -> bool:
-        await asyncio.sleep(rng.expovariate(1 / pause))
+        await asyncio.sleep(rng.expovariate(1 / PAUSE))
         return time.perf_counter() < end
 
     while await waited():

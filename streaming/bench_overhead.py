@@ -14,7 +14,7 @@ from random import Random
 from statistics import mean
 
 from omni.streaming.bench_caller import SOUND, CallError, Place, calling
-from omni.streaming.bench_script import STEADY_SOUND, Made, Sent, number_of
+from omni.streaming.bench_script import STEADY_SOUND, Made, Sent, number_of, timed
 from omni.streaming.bench_server import scripted
 from omni.streaming.spread import Spread
 
@@ -50,7 +50,7 @@ async def overhead(sessions: int, *, answers: int = ANSWERS, seed: int = 0) -> F
     """What so many callers at once find, each of whom has a share of so many answers made."""
     received: dict[int, float] = {}
     faults: list[str] = []
-    async with scripted("timed") as server, asyncio.TaskGroup() as group:
+    async with scripted(timed()) as server, asyncio.TaskGroup() as group:
         for i in range(sessions):
             rng, share = Random(f"{seed} {i}"), -(-answers // sessions)
             group.create_task(_call(server.place, share, rng, received, faults))
@@ -60,10 +60,12 @@ async def overhead(sessions: int, *, answers: int = ANSWERS, seed: int = 0) -> F
 async def _call(place: Place, answers: int, rng: Random, received: dict[int, float], faults: list[str]) -> None:
     try:
         async with calling(place) as caller:
+            played_out = 0.0
             for _ in range(answers):
-                await asyncio.sleep(rng.uniform(0, STEADY_SOUND))
+                # what is still to be played would hold back this answer's sound
+                await asyncio.sleep(max(0.0, played_out - time.perf_counter()) + rng.uniform(0, STEADY_SOUND))
                 await caller.send("response.create")
-                last, played_out = 0, 0.0
+                last = 0
                 while (told := await caller.next()).type != "response.done":
                     if told.type == SOUND:
                         number = number_of(told.sound)
@@ -72,8 +74,6 @@ async def _call(place: Place, answers: int, rng: Random, received: dict[int, flo
                         last = number
                         received.setdefault(number, told.at)
                         played_out = max(played_out, told.at) + told.seconds
-                # what is still to be played would hold back the next answer's sound
-                await asyncio.sleep(max(0.0, played_out - time.perf_counter()))
             faults += caller.order.faults
     except CallError as e:
         faults.append(str(e))

@@ -1,6 +1,7 @@
-"""The server with a model that says what a script has, and stamps when: `python -m omni.streaming.bench_script NAME`.
+"""The server with a model that says what a script has, and stamps when: `python -m omni.streaming.bench_script STEPS`.
 
-It prints the port that it listens at, serves until its standard input ends, and then prints what it stamped as JSON.
+STEPS is a script as JSON. It prints the port that it listens at, serves until its standard input ends, and then prints what
+it stamped as JSON.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from omni.streaming.serve import bind, server_of
 from omni.streaming.settings import Settings
 
 if TYPE_CHECKING:
-    from omni import Omni
+    from omni import Budget, Omni
 
 RATE = 24000
 NAME = "scripted"
@@ -76,7 +77,8 @@ def timed(seed: int = 0) -> Script:
     return [*steady, Step(STEADY_SOUND, AHEAD_SOUND), *[Step(WORDS_APART, 0.0)] * NUM_WORDS]
 
 
-SCRIPTS: dict[str, Script] = {"timed": timed(), "long": [Step(0.1, 0.0), Step(0.1, 20.0)]}
+LONG: Script = [Step(0.1, 0.0), Step(0.1, 20.0)]
+"""Sound enough for anybody to interrupt it."""
 
 
 def number_of(sound: bytes) -> int:
@@ -87,7 +89,7 @@ def number_of(sound: bytes) -> int:
 class Scripted:
     """Stands in for `Omni`. What it makes comes from a thread, as from the engine's; made: all of it."""
 
-    budget = None
+    budget: Budget | None = None
     default_voice = NAME
 
     def __init__(self, script: Script) -> None:
@@ -184,8 +186,8 @@ class Stamped:
         return out
 
 
-def main(name: str) -> None:
-    model = Scripted(SCRIPTS[name])
+def main(steps: str) -> None:
+    model = Scripted([Step(**step) for step in orjson.loads(steps)])
     with bind(Settings(port=0)) as listener:
         server = server_of(Hub(cast("Omni", model), NAME))
         stamped = server.config.loaded_app = Stamped(server.config.loaded_app)

@@ -14,7 +14,7 @@ import orjson
 
 from omni.errors import EngineError
 from omni.streaming.bench_caller import Place
-from omni.streaming.bench_script import Made, Sent
+from omni.streaming.bench_script import Made, Script, Sent
 
 END_SECONDS = 30.0
 """How long a server may take to end."""
@@ -31,9 +31,9 @@ class Scripting:
 
 
 @asynccontextmanager
-async def scripted(script: str) -> AsyncIterator[Scripting]:
-    """A server whose model says a script of SCRIPTS, until the end of the block."""
-    async with _started("-m", "omni.streaming.bench_script", script) as (process, line):
+async def scripted(script: Script) -> AsyncIterator[Scripting]:
+    """A server whose model says what a script has, until the end of the block."""
+    async with _started("-m", "omni.streaming.bench_script", orjson.dumps([*script]).decode()) as (process, line):
         yield (server := Scripting(Place(f"ws://127.0.0.1:{line}")))
         try:
             async with asyncio.timeout(END_SECONDS):

@@ -20,9 +20,9 @@ VOICED_DB = -40.0
 QUIET_DB = -60.0
 """What the quietest piece must be below for that to be told: in noise nobody knows where the voice ends."""
 
-DETECTOR_LAG_MS = 96
-"""Three hops, which a detector needs beyond the hops of voice that it counts: the first is cut anywhere by where the voice
-begins, and its probability takes one or two to rise."""
+DETECTOR_LAG_MS = 128
+"""Four hops, which the detector may need beyond the hops of voice that it counts: a voice begins anywhere within a hop, and
+its probability takes one to three of them to rise as high as it must while the model is being heard."""
 BARGE_IN_MS = BARGE_IN_HOPS * HOP_MS + DETECTOR_LAG_MS
 """The window in which a voice that does not pause is noticed while the model is being heard."""
 PHASE_MS = 4

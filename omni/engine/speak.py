@@ -10,7 +10,7 @@ from itertools import cycle
 import torch
 from torch import Tensor
 
-from omni.align import attention_scores, token_starts
+from omni.align import attention_scores, telling_heads, token_starts
 from omni.cache import CachedSequence
 from omni.decoder import Decoder
 from omni.engine.batch import Lane
@@ -33,6 +33,7 @@ class SpeakStage:
 
     Attributes:
         lane: the talker's decoder with its cache.
+        heads: whose attention tells when a thought is spoken; None until a speech has told them.
     """
 
     def __init__(self, talker: Talker, vocoder: Vocoder, words: Tensor, *, cache_tokens: int) -> None:
@@ -40,6 +41,7 @@ class SpeakStage:
         self.model, self.vocoder, self.words = talker, vocoder, words
         self._weight = talker.thinker_to_talker_proj.weight
         self.lane = Lane(talker.decoder, cache_tokens)
+        self.heads: list[int] | None = None
 
     def begin(self, voice: Voice, prepared: PreparedVoice, options: Options, seed: int) -> Speech:
         """The spoken side of a new answer."""
@@ -128,7 +130,7 @@ class SpeakStage:
         return rows, positions
 
     def token_starts(self, prompt: Prompt, cache: CachedSequence, speech: Speech) -> list[int]:
-        """The code at which each thought of a speech begins to be spoken.
+        """The code at which each thought of a speech begins to be spoken; the first speech, a whole one, tells `heads`.
 
         cache: holds the prompt; the speech's rows are read behind it once more.
         """
@@ -149,7 +151,10 @@ class SpeakStage:
         rows = self.model.replay_rows(speech.voice_row, track, speech.codes)
         self.lane.advance([cache], [rows], [torch.cat((opening, steps), 1)], tap)
         q, k = ([torch.cat(of[layer]) for layer in sorted(of)] for of in (queries, keys))
-        return token_starts(attention_scores(q, k, 1, min(num, len(track.told))))
+        scores = attention_scores(q, k, 1, min(num, len(track.told)))
+        if self.heads is None:
+            self.heads = telling_heads(scores)
+        return token_starts(scores[self.heads])
 
     def _pick(self, speaking: Sequence[tuple[Request, Speech]], hidden: Tensor) -> None:
         """Choose the next codec id of each answer from its last hidden row `[B, C]`."""

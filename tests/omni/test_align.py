@@ -9,8 +9,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from omni import Omni, Options
-from omni.align import Word, join_words, token_starts
+from omni import AudioChunk, Omni, Options, TextDelta
+from omni.align import Word, join_words, telling_heads, token_starts
 from omni.encoders.media import read_audio
 from omni.events import collect
 from omni.recogniser import HISS, PEAK, RATE, SILENCE, words_of
@@ -37,7 +37,10 @@ def test_heads_that_follow_the_speech_are_found() -> None:
         scores([min(t, 6) for t in range(num)], 7, 6.0, 0.5, 4),
         *(scores(path, 7, 0.0, 1.0, seed) for seed in range(5, 12)),
     ]
-    starts = token_starts(torch.stack(others + followers))
+    mixed = torch.stack(others + followers)
+    heads = telling_heads(mixed)
+    assert {len(others), len(others) + 1} <= set(heads)
+    starts = token_starts(mixed[[len(others), len(others) + 1]])
     assert max(abs(a - b) for a, b in zip(starts, np.cumsum([0, *lengths[:-1]]), strict=True)) <= 1
 
 
@@ -92,3 +95,24 @@ def test_word_times_are_a_recognisers() -> None:
         guesses += [abs(guess - start) for guess, (start, _) in zip(evenly, truth, strict=False)]
     assert median(errors) <= 0.15, errors
     assert median(errors) < median(guesses) / 2
+
+
+def test_an_answer_broken_off_early_is_timed_as_the_whole() -> None:
+    """Though its text was all written by then."""
+    omni = Omni.load(progress=False)
+    session = omni.session(voice="Chelsie", seed=1)
+    session.append_text("Count from one to ten.")
+    told = session.respond()
+    text = ""
+    for event in told:
+        text += event.text if isinstance(event, TextDelta) else ""
+        if isinstance(event, AudioChunk):
+            break
+    assert text == "One, two, three, four, five, six, seven, eight, nine, ten."
+    assert session.interrupt(100) == ""
+    assert session.interrupt(1e6) in ("One,", "One, two,")
+    whole = omni.session(voice="Chelsie", seed=1)
+    whole.append_text("Count from one to ten.")
+    list(whole.respond())
+    assert whole.interrupt(350) == "One," and whole.interrupt(1e6) == text
+    assert session.interrupt(350) == "One,"
