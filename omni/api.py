@@ -307,7 +307,7 @@ class Omni:
         request.given, request.given_ended = ids, True
 
     def words(self, request: Request, messages: Sequence[Message], voice: str) -> list[Word]:
-        """When each word of a spoken answer is said, by what the talker attends to; those that it did not come to are left out.
+        """When each word of a spoken answer is said, by what the talker attends to; those it did not come to are left out.
 
         request: has been answered, or was interrupted; messages, voice: what it was made from.
         """
