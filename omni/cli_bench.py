@@ -52,7 +52,7 @@ def benchloaded(
 @app.command("turns")
 def bench_turns(
     model: Model = None,
-    repeats: Annotated[int, typer.Option(min=1, help="Of which the median is told.")] = 5,
+    repeats: Annotated[int, typer.Option(min=1, help="Of which the median is told.")] = 9,
     check: Annotated[bool, typer.Option("--check", help="Fail where a mark is missed.")] = False,
     threads: Threads = None,
     device: Device = "auto",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -31,36 +32,45 @@ MOST = 1.15
 
 @dataclass(frozen=True)
 class Waits:
-    """Seconds until the first sound, each the median of several."""
+    """Seconds until the first sound, in pairs measured one right after the other.
 
-    short_turn: float
-    long_turn: float
-    first_turn: float
-    last_turn: float
+    Attributes:
+        turns: after a short turn, and after a long one.
+        sessions: in the first turn, and after many.
+    """
+
+    turns: tuple[tuple[float, float], ...]
+    sessions: tuple[tuple[float, float], ...]
 
     @property
     def missed(self) -> list[str]:
         """Marks that were missed."""
-        pairs = (("a long turn", self.long_turn, self.short_turn), ("the last turn", self.last_turn, self.first_turn))
-        return [f"after {name} the wait is {a / b:.2f} times as long" for name, a, b in pairs if a > MOST * b]
+        pairs = (("a long turn", self.turns), ("many turns", self.sessions))
+        return [f"after {name} the wait is {ratio(of):.2f} times as long" for name, of in pairs if ratio(of) > MOST]
 
 
-def measure(omni: Omni, *, repeats: int = 5) -> Waits:
-    """Spoken turns, appended a quarter of a second at a time; long and short ones take turns."""
+def ratio(pairs: Sequence[tuple[float, float]]) -> float:
+    """Of the second to the first, the median."""
+    return median(b / a for a, b in pairs)
+
+
+def measure(omni: Omni, *, repeats: int = 9) -> Waits:
+    """Spoken turns, appended a quarter of a second at a time; what is compared takes turns."""
     speech = _speech()
-    waits: dict[float, list[float]] = {SHORT: [], LONG: []}
-    first, last = list[float](), list[float]()
     _wait_after(_session(omni), speech[: round(SHORT * RATE)])
+    turns = []
     for i in range(repeats):
-        for seconds, found in waits.items():
-            # from another place each time, so that nothing is in the cache before it is said
-            wave = np.roll(speech, -i * RATE)[: round(seconds * RATE)]
-            found.append(_wait_after(_session(omni), wave))
-        session = _session(omni)
-        turns = [_wait_after(session, np.roll(speech, -(i * TURNS + k) * 777)[: 2 * RATE]) for k in range(TURNS)]
-        first.append(turns[0])
-        last.append(turns[-1])
-    return Waits(median(waits[SHORT]), median(waits[LONG]), median(first), median(last))
+        # from another place each time, so that nothing is in the cache before it is said
+        wave = np.roll(speech, -i * RATE)
+        short, long = (_wait_after(_session(omni), wave[: round(seconds * RATE)]) for seconds in (SHORT, LONG))
+        turns.append((short, long))
+    session, sessions = _session(omni), []
+    for k in range(TURNS - 1 + repeats):
+        wave = np.roll(speech, -k * 777)[: 2 * RATE]
+        wait = _wait_after(session, wave)
+        if k >= TURNS - 1:
+            sessions.append((_wait_after(_session(omni), np.roll(speech, -k * 777 - 333)[: 2 * RATE]), wait))
+    return Waits(tuple(turns), tuple(sessions))
 
 
 def _session(omni: Omni) -> Session:
@@ -95,14 +105,13 @@ def _wait_after(session: Session, wave: NDArray[np.float32]) -> float:
 
 
 def show(waits: Waits, console: Console) -> None:
-    table = Table(title="until the first sound", title_justify="left")
-    table.add_column("turn")
-    table.add_column("wait", justify="right")
-    for name, seconds in (
-        (f"of {SHORT:g} s", waits.short_turn),
-        (f"of {LONG:g} s", waits.long_turn),
-        ("the first", waits.first_turn),
-        (f"after {TURNS - 1} others", waits.last_turn),
+    table = Table(title="seconds until the first sound, medians", title_justify="left")
+    for name in ("turn", "wait", "turn", "wait", "times as long"):
+        table.add_column(name, justify="left" if name == "turn" else "right")
+    for names, pairs in (
+        ((f"of {SHORT:g} s", f"of {LONG:g} s"), waits.turns),
+        (("the first", f"after {TURNS - 1} others"), waits.sessions),
     ):
-        table.add_row(name, f"{seconds:.3f} s")
+        first, second = (median(of) for of in zip(*pairs, strict=True))
+        table.add_row(names[0], f"{first:.3f}", names[1], f"{second:.3f}", f"{ratio(pairs):.2f}")
     console.print(table)

@@ -22,6 +22,12 @@ from omni.talker.voices import Voice, write_voices
 
 BUNDLED = Path(__file__).parents[2] / "omni" / "bundled"
 CARD = Path(__file__).parent / "card.md"
+SPEAKING = {
+    "talker.": "talker",
+    "token2wav.code2wav_dit_model.": "dit",
+    "token2wav.code2wav_bigvgan_model.": "vocoder",
+}
+"""The other parts: what their published names begin with, and the files of their weights."""
 LIMIT = 32_000_000
 """Bytes of the whole folder."""
 
@@ -53,11 +59,7 @@ def tensors() -> dict[str, Tensor]:
     learnt = {key: value for key, value in learnt.items() if key.startswith("thinker.")}
     learnt["thinker.lm_head.weight"] = learnt["thinker.lm_head.weight"] / LOUDNESS
     out = published(learnt)
-    for prefix, file in (
-        ("talker.", "talker"),
-        ("token2wav.code2wav_dit_model.", "dit"),
-        ("token2wav.code2wav_bigvgan_model.", "vocoder"),
-    ):
+    for prefix, file in SPEAKING.items():
         out |= {prefix + key: value for key, value in load_file(BUILD / f"{file}.safetensors").items()}
     # what the published model has and never reads
     out["thinker.audio_tower.audio_bos_eos_token.weight"] = torch.zeros(2, shape.HIDDEN)

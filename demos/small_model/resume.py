@@ -1,21 +1,25 @@
-"""Goes on with the thinker that ships, where nothing is left of its training but the checkpoint.
+"""Goes on from the model that ships, where nothing is left of its training but the checkpoint.
 
     python -m demos.small_model.resume
     python -m demos.small_model.train_thinker MINUTES
+    python -m demos.small_model.assemble
 
-The towers come with it; the heads that only training needs begin anew.
+The thinker may then learn on; its towers come with it, and the heads that only training needs begin anew. The other parts lie
+as their training leaves them, ready to be assembled.
 """
 
 from __future__ import annotations
 
 import torch
+from safetensors.torch import load_file
 
 from demos.small_model import BUILD, shape
-from demos.small_model.assemble import BUNDLED
-from demos.small_model.files import save
+from demos.small_model.assemble import BUNDLED, SPEAKING
+from demos.small_model.files import export, save
 from demos.small_model.train_thinker import LOUDNESS, Student
 from omni.checkpoint import Checkpoint, load
 from omni.model import LAYOUT, build
+from omni.talker.voices import read_voices
 
 STEP = 10_000
 """Lessons follow from the step: those after this one were not learnt from before."""
@@ -39,6 +43,12 @@ def main() -> None:
         {"network": weights, "average": weights, "optimisers": [], "step": STEP, "elapsed": 0.0},
         BUILD / "thinker.pt",
     )
+    shipped = load_file(BUNDLED / "model.safetensors")
+    for prefix, name in SPEAKING.items():
+        weights = {key.removeprefix(prefix): value for key, value in shipped.items() if key.startswith(prefix)}
+        export(weights, BUILD / f"{name}.safetensors")
+    voices = {name: {"cond": v.cond, "ref_mel": v.ref_mel} for name, v in read_voices(BUNDLED).items()}
+    save(voices, BUILD / "voices.pt")
 
 
 if __name__ == "__main__":

@@ -25,8 +25,9 @@ def test_marks() -> None:
     assert missed(figures) == []
     slow = [*figures[:2], replace(many, audio_throughput=0.8, p99_audio_ttfp_ms=600.0, failed=2), figures[3]]
     assert [fault.split()[0] for fault in missed(slow)] == ["2", "the", "first"]
-    assert Waits(0.4, 0.45, 0.4, 0.41).missed == []
-    assert len(Waits(0.4, 0.47, 0.4, 0.47).missed) == 2
+    grown, same, odd = (0.4, 0.47), (0.4, 0.41), (0.4, 4.0)
+    assert Waits((same, odd, same), (same,)).missed == []
+    assert len(Waits((grown, grown, same), (grown,)).missed) == 2
 
 
 def test_load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
