@@ -120,6 +120,8 @@ def digest_of(source: object) -> bytes | None:
             kind, content = f"picture {source.size}", source.tobytes()
         case (np.ndarray() as wave, int() as rate) if (inner := digest_of(wave)) is not None:
             kind, content = f"wave {rate}", inner
+        case list() as frames if frames and None not in (inners := [digest_of(frame) for frame in frames]):
+            kind, content = f"frames {len(frames)}", b"".join(inner for inner in inners if inner)
         case _:
             return None
     digest = hashlib.blake2b(f"{kind}: ".encode(), digest_size=16)

@@ -16,7 +16,7 @@ from omni.encoders.media import ImageSource, read_image
 from omni.engine.options import Options
 from omni.engine.outbox import Outbox
 from omni.engine.request import Request
-from omni.errors import ContextError, MediaError, MessageError, OmniError
+from omni.errors import ContextError, InputError, MediaError, MessageError, OmniError
 from omni.events import Done, Event, Failed, TextDelta
 from omni.prompt import Message
 
@@ -113,6 +113,20 @@ class Session:
         self._end_sound()
         self._parts.append({"type": "image", "image": shown})
         self._read_ahead(1.0)
+
+    def append_frames(self, frames: Sequence[ImageSource], fps: float) -> None:
+        """The user shows something that moves: frames in order, so many a second; each call is a clip of its own.
+
+        frames: at least two, as `append_image` takes them; a camera's, a second or two at a time.
+        """
+        shown = [read_image(frame, budget=self._omni.budget) for frame in frames]
+        self._end_sound()
+        self._parts.append({"type": "video", "video": shown, "fps": fps})
+        try:
+            self._read_ahead(1.0)
+        except InputError:
+            self._parts.pop()
+            raise
 
     def append_audio(self, samples: NDArray[np.float32], rate: int) -> None:
         """The user has said more: float32 `[S]` in -1..1, mono, at any rate, which stays the same within a sound."""

@@ -510,6 +510,9 @@ def test_digest_of_tells_apart_what_reading_would() -> None:
         (wave, 24000),
         (wave * 0.5, 16000),
         (wave.astype(np.float64), 16000),
+        [pixels, pixels],
+        [pixels],
+        [b""],
     ]
     digests = [digest_of(source) for source in known]
     assert None not in digests
@@ -523,6 +526,7 @@ def test_digest_of_tells_apart_what_reading_would() -> None:
         (wave, "16000"),
         np.array([object()]),
         None,
-        [b""],
+        [b"", 7],
+        [],
     ]
     assert [digest_of(source) for source in unknown] == [None] * len(unknown)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from omni import Done, Omni, Reply, TextDelta
 from omni.engine.request import Request
-from omni.errors import CapacityError, MediaError, MessageError, VoiceError
+from omni.errors import CapacityError, InputError, MediaError, MessageError, VoiceError
 from omni.events import collect
 from omni.session import Session
 from tests.oracle.tiny import tiny
@@ -299,6 +299,25 @@ def test_begin_goes_on_from_any_messages(omni: Omni) -> None:
     assert unasked.done.token_ids == omni.generate(past, voice="Ethan", **OPTIONS).done.token_ids
     assert session.messages == [*past, {"role": "assistant", "content": unasked.text}]
     session.voice = None
+    session.begin([])
+    with pytest.raises(MessageError, match="nothing to respond to"):
+        session.respond()
+
+
+def test_frames_of_a_camera_are_clips(omni: Omni) -> None:
+    frames = [np.roll(PIXELS, 9 * i, 1) for i in range(4)]
+    session = omni.session(voice="Ethan", **OPTIONS)
+    session.append_frames(frames[:2], 2.0)
+    session.append_frames(frames[2:], 2.0)
+    session.append_audio(sound(1.3), RATE)
+    reply = answer(session)
+    clips = [{"type": "video", "video": part, "fps": 2.0} for part in (frames[:2], frames[2:])]
+    turn = {"role": "user", "content": [*clips, {"type": "audio", "audio": (sound(1.3), RATE)}]}
+    expected = omni.generate([turn], voice="Ethan", **OPTIONS)
+    assert (reply.text, reply.done.codes) == (expected.text, expected.done.codes)
+    assert reply.usage.video_tokens == expected.usage.video_tokens > 0
+    with pytest.raises(InputError):
+        session.append_frames(frames[:2], -1.0)
     session.begin([])
     with pytest.raises(MessageError, match="nothing to respond to"):
         session.respond()
