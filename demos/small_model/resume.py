@@ -4,8 +4,8 @@
     python -m demos.small_model.train_thinker MINUTES
     python -m demos.small_model.assemble
 
-The thinker may then learn on; its towers come with it, and the heads that only training needs begin anew. The other parts lie
-as their training leaves them, ready to be assembled.
+The thinker may then learn on; its towers come with it, and the heads that only training needs begin anew. The other parts
+lie as their training leaves them, ready to be assembled.
 """
 
 from __future__ import annotations
