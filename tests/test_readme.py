@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import soundfile
+from playwright._impl._driver import compute_driver_executable  # brings a node of its own
 
 from tests.oracle.tiny import tiny
 
@@ -101,7 +102,7 @@ def port() -> Iterator[str]:
     [
         ("bash", ["bash", "-euo", "pipefail", "-c"], ["It is at the top right.", "Two plus three is five."]),
         ("python", [sys.executable, "-c"], ["Where is the green heart?"]),
-        ("javascript", ["node", "--input-type=module", "-e"], ["I am"]),
+        ("javascript", [compute_driver_executable()[0], "--input-type=module", "-e"], ["I am"]),
     ],
 )
 def test_with_a_server(place: Path, port: str, language: str, command: list[str], expected: list[str]) -> None:
