@@ -18,7 +18,7 @@ app = typer.Typer(no_args_is_help=True, help="Measure speed.")
 
 
 @app.command("load")
-def benchloaded(
+def bench_load(
     model: Model = None,
     sessions: Annotated[str, typer.Option(help="How many conversations at once.")] = "1,2,4,8",
     questions: Annotated[int, typer.Option(min=1, help="That each of them asks.")] = 8,
