@@ -97,7 +97,7 @@ def create_app(hub: Hub, page: Path = PAGE) -> FastAPI:
 
     for path in public & {"/", *files}:
         app.add_route(path, serve_file, ["GET", "HEAD"], include_in_schema=False)
-    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # as FastAPI has it done
     return app
 
 

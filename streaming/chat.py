@@ -169,7 +169,7 @@ async def together(streams: Sequence[AsyncGenerator[Event]]) -> AsyncGenerator[t
             async with aclosing(events):
                 async for event in events:
                     await came.put((i, event))
-        except Exception as e:
+        except Exception as e:  # raised where the events are read
             await came.put((i, e))
 
     tasks = [asyncio.create_task(forward(i, events)) for i, events in enumerate(streams)]

@@ -95,7 +95,7 @@ class Guard:
             await self._let_in(scope, visitor, talk)
         except Problem as problem:
             await talk.refuse(problem)
-        except Exception:
+        except Exception:  # a fault of ours: logged, and told without what is inside
             log.exception("request %s failed", request_id)
             await talk.refuse(Problem("the server failed; try again", 500, "server_error", code="server_error"))
 

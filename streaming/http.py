@@ -153,7 +153,7 @@ async def _lines(events: AsyncGenerator[Mapping[str, Any]], last: bytes) -> Asyn
                 yield _line(event)
         if last:
             yield b"data: " + last + b"\n\n"
-    except Exception as e:
+    except Exception as e:  # the status is out: whatever it is, it is told as the last line
         yield _line(told(e).body)
 
 

@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 import av
 
 # Pillow imports these when it meets such a file, and by then it could not
-from PIL import Image, JpegImagePlugin, MpoImagePlugin, PngImagePlugin, WebPImagePlugin  # noqa: F401
+from PIL import Image, JpegImagePlugin, MpoImagePlugin, PngImagePlugin, WebPImagePlugin  # noqa: F401  # no file can be opened later
 
 INVALID, TOO_LARGE = 400, 413
 PICTURES = ("PNG", "JPEG", "WEBP")

@@ -310,7 +310,7 @@ class Connection:
                             )
                         if not isinstance(event, AudioChunk):
                             self._do(self._protocol.transcribed(asked, event))
-            except Exception as e:
+            except Exception as e:  # ends this transcript, not the conversation
                 self._do(self._protocol.transcribed(asked, told(e)))
 
     async def _heard(self, asked: Transcribe) -> AsyncGenerator[Event]:
@@ -386,7 +386,7 @@ class Connection:
                             for piece in sound.finish() if sound else ():
                                 pieces.put_nowait(piece)
                             pieces.put_nowait(event)
-        except Exception as e:
+        except Exception as e:  # ends this answer, not the conversation
             pieces.put_nowait(told(e))
 
     def _keep(self, answer: Answer, session: Session) -> None:

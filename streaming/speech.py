@@ -211,7 +211,7 @@ async def speak_along(socket: WebSocket) -> None:
         return
     except TimeoutError:
         await _fail(socket, Problem("the session has lasted as long as it may; connect again", code="session_expired"))
-    except Exception as e:
+    except Exception as e:  # whatever it is, a client gets an error object, not a dead socket
         await _fail(socket, told(e))
 
 

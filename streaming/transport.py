@@ -37,12 +37,12 @@ class _Patience:
     _unsent = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:
-        super().connection_made(transport)  # type: ignore[misc]
+        super().connection_made(transport)  # type: ignore[misc]  # of the class mixed in
         transport.set_write_buffer_limits(high=1)  # TLS takes 0 for "always full"
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BYTES)
 
     def pause_writing(self) -> None:
-        super().pause_writing()  # type: ignore[misc]
+        super().pause_writing()  # type: ignore[misc]  # of the class mixed in
         self._watch()
 
     def _watch(self) -> None:
@@ -56,11 +56,11 @@ class _Patience:
             self._watch()
 
     def resume_writing(self) -> None:
-        super().resume_writing()  # type: ignore[misc]
+        super().resume_writing()  # type: ignore[misc]  # of the class mixed in
         self._unwatch()
 
     def connection_lost(self, error: Exception | None) -> None:
-        super().connection_lost(error)  # type: ignore[misc]
+        super().connection_lost(error)  # type: ignore[misc]  # of the class mixed in
         self._unwatch()
 
     def _unwatch(self) -> None:
