@@ -1,9 +1,10 @@
-"""Speech codes: clusters of mel frames, and in every code the word that it belongs to.
+"""Speech codes: clusters of mel frames within a phone, and in every code the word that it belongs to.
 
     python -m demos.small_model.codec
 
 Learns the clusters from the shards that are there, unless `codec.pt` is, and adds `clusters` and `unit` to those without.
 The ids say more than sound: with a count of the words and marks so far, what is to be spoken next follows from the last id.
+As no cluster holds frames of two phones, a talker that draws a neighbouring code still speaks the same word.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from demos.small_model import BUILD
 from demos.small_model.corpus import HELD, VOICES, Utterance, load, shard_paths
 from demos.small_model.espeak import Unit
 from demos.small_model.files import log, save
+from demos.small_model.speak import PAUSE
 
 PATH = BUILD / "codec.pt"
 CLUSTERS, COUNTER = 480, 17
@@ -26,18 +28,26 @@ STACK, CODES_PER_SECOND = 2, 50
 ITERATIONS, SEEDS_FROM = 40, 50000
 LOW, HIGH = -2.5, 3.0
 """Where frames are clamped, in deviations from their mean; quieter than LOW is not heard."""
+LEAST = 3
+"""Clusters of the rarest phone."""
+PASSED = 8.0
+"""What the way through a phone, from 0 to 1, weighs beside deviations of the mel bins: beginnings and ends are told apart."""
 
 
 class Codec(TypedDict):
     """How frames become clusters.
 
     Attributes:
-        centroids: `[CLUSTERS, 160]`, of weighted frame pairs.
+        centroids: `[CLUSTERS, 161]`, of weighted frame pairs and the way through their phone.
+        phones: int64 `[CLUSTERS]`, the phone of each cluster, an index into `names`.
+        names: of the phones.
         weights: `[80]`, of the mel bins.
         mean, sd: by voice, `[80]`.
     """
 
     centroids: Tensor
+    phones: Tensor
+    names: list[str]
     weights: Tensor
     mean: dict[str, Tensor]
     sd: dict[str, Tensor]
@@ -53,21 +63,38 @@ def cluster_of(ids: Tensor) -> Tensor:
     return (ids - 1) // COUNTER
 
 
+def centres(num_codes: int) -> Tensor:
+    """Seconds at the middle of each code, `[num_codes]`."""
+    return (torch.arange(num_codes) + 0.5) / CODES_PER_SECOND
+
+
 def unit_indices(units: list[Unit], num_codes: int) -> Tensor:
     """Which unit is spoken at the centre of each code, int16 `[num_codes]`, never falling.
 
     A pause belongs to the unit before it, the first silence to unit 0.
     """
     starts = torch.tensor([start for _, start, _ in units])
-    centres = (torch.arange(num_codes) + 0.5) / CODES_PER_SECOND
-    return (torch.searchsorted(starts, centres, right=True) - 1).clamp(min=0).short()
+    return (torch.searchsorted(starts, centres(num_codes), right=True) - 1).clamp(min=0).short()
 
 
-def points(utterance: Utterance, codec: Codec) -> Tensor:
-    """`[T / 2, 160]`, what is clustered."""
+def phone_indices(utterance: Utterance, names: list[str]) -> tuple[Tensor, Tensor]:
+    """The phone at the centre of each code, int64 `[T / 2]`, and how much of it has passed, 0 to 1."""
+    at = centres(len(utterance["mel"]) // STACK)
+    phones = [*utterance["phones"], (PAUSE, float(at[-1]) + 1)]  # what is left after the last one is silent
+    ends = torch.tensor([end for _, end in phones])
+    index = torch.searchsorted(ends, at, right=True)
+    starts = torch.cat((ends.new_zeros(1), ends[:-1]))
+    passed = (at - starts[index]) / (ends - starts)[index].clamp(min=1e-3)
+    return torch.tensor([names.index(name) for name, _ in phones])[index], passed.clamp(0, 1)
+
+
+def points(utterance: Utterance, codec: Codec) -> tuple[Tensor, Tensor]:
+    """What is clustered, `[T / 2, 161]`, and the phone of each, int64 `[T / 2]`."""
     voice = utterance["voice"]
     frames = (utterance["mel"].float() - codec["mean"][voice]) / codec["sd"][voice]
-    return (frames.clamp(LOW, HIGH) * codec["weights"]).reshape(-1, STACK * len(codec["weights"]))
+    pairs = (frames.clamp(LOW, HIGH) * codec["weights"]).reshape(-1, STACK * len(codec["weights"]))
+    phone, passed = phone_indices(utterance, codec["names"])
+    return torch.cat((pairs, PASSED * passed[:, None]), 1), phone
 
 
 def nearest(x: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
@@ -78,9 +105,17 @@ def nearest(x: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
     return index, (x.square().sum(1) - 2 * score).clamp(min=0)
 
 
+def clusters_of(utterance: Utterance, codec: Codec) -> Tensor:
+    """Of each code the nearest cluster of its phone, int64 `[T / 2]`."""
+    x, phone = points(utterance, codec)
+    scores = x @ codec["centroids"].T - codec["centroids"].square().sum(1) / 2
+    return scores.masked_fill(codec["phones"] != phone[:, None], -torch.inf).argmax(1)
+
+
 def neighbours(codec: Codec, count: int) -> Tensor:
-    """Of each cluster the nearest others, int64 `[CLUSTERS, count]`."""
+    """Of each cluster the nearest others, those of its own phone first, int64 `[CLUSTERS, count]`."""
     apart = torch.cdist(codec["centroids"], codec["centroids"])
+    apart += 2 * apart.max() * (codec["phones"][:, None] != codec["phones"])
     return apart.topk(count + 1, largest=False).indices[:, 1:]
 
 
@@ -108,6 +143,15 @@ def k_means(x: Tensor, count: int) -> Tensor:
     return centroids
 
 
+def shares(spread: Tensor) -> Tensor:
+    """How many of the clusters each phone gets: LEAST, and the others by the root of its squared deviation `[P]`."""
+    root = spread.sqrt()
+    exact = LEAST + (CLUSTERS - LEAST * len(spread)) * root / root.sum()
+    whole = exact.floor()
+    whole[(exact - whole).topk(CLUSTERS - int(whole.sum())).indices] += 1
+    return whole.long()
+
+
 def learn(utterances: list[Utterance]) -> Codec:
     weights = torch.ones(80)
     weights[55:] = 0.7  # differences above 4 kHz are heard less
@@ -115,12 +159,21 @@ def learn(utterances: list[Utterance]) -> Codec:
     for voice in VOICES:
         frames = torch.cat([u["mel"].float() for u in utterances if u["voice"] == voice])
         mean[voice], sd[voice] = frames.mean(0), frames.std(0)
-    codec = Codec(centroids=torch.empty(0), weights=weights, mean=mean, sd=sd)
-    x = torch.cat([points(u, codec) for u in utterances])
-    codec["centroids"] = k_means(x, CLUSTERS)
-    index, distance = nearest(x, codec["centroids"])
-    rest = distance.sum() / (x - x.mean(0)).square().sum()
-    log(f"codec: {len(x)} codes, unexplained variance {rest:.3f}, rarest cluster {index.bincount().min()} codes")
+    names = sorted({PAUSE} | {name for u in utterances for name, _ in u["phones"]})
+    codec = Codec(
+        centroids=torch.empty(0), phones=torch.empty(0), names=names, weights=weights, mean=mean, sd=sd
+    )
+    pairs = [points(u, codec) for u in utterances]
+    x, phone = torch.cat([p for p, _ in pairs]), torch.cat([p for _, p in pairs])
+    own = [x[phone == i] for i in range(len(names))]
+    counts = shares(torch.stack([(part - part.mean(0)).square().sum() for part in own]))
+    codec["centroids"] = torch.cat([k_means(part, int(n)) for part, n in zip(own, counts, strict=True)])
+    codec["phones"] = torch.arange(len(names)).repeat_interleave(counts)
+    rest = sum(float(nearest(part, c)[1].sum()) for part, c in zip(own, codec["centroids"].split(counts.tolist()), strict=True))
+    log(
+        f"codec: {len(x)} codes, {len(names)} phones of {int(counts.min())} to {int(counts.max())} clusters, "
+        f"unexplained variance {rest / float((x - x.mean(0)).square().sum()):.3f}"
+    )
     return codec
 
 
@@ -137,7 +190,7 @@ def main() -> None:
         if "clusters" in shard[0]:
             continue
         for u in shard:
-            clusters = nearest(points(u, codec), codec["centroids"])[0]
+            clusters = clusters_of(u, codec)
             u["clusters"], u["unit"] = clusters.short(), unit_indices(u["units"], len(clusters))
             num_codes, num_changes = num_codes + len(clusters), num_changes + int((clusters.diff() != 0).sum())
         save(shard, path)

@@ -47,6 +47,7 @@ class Utterance(TypedDict, total=False):
     Attributes:
         mel: float16 `[T, 80]`, natural-log amplitudes, T even.
         units: words and punctuation marks, with seconds in the trimmed wave.
+        phones: names, and the seconds in the trimmed wave at which they end.
         wav: float16 `[240 T]`; only for some utterances.
         clusters: int16 `[T / 2]`, see `codec`.
         unit: int16 `[T / 2]`, index of the unit spoken at each code.
@@ -56,6 +57,7 @@ class Utterance(TypedDict, total=False):
     voice: str
     mel: Tensor
     units: list[Unit]
+    phones: list[tuple[str, float]]
     wav: Tensor
     clusters: Tensor
     unit: Tensor
@@ -82,13 +84,14 @@ def trimmed(wave: Wave) -> tuple[Wave, float]:
 
 
 def utterance(text: str, voice: str, with_wave: bool) -> Utterance:
-    spoken, rate, units = say_aligned(text, VOICES[voice])
+    spoken, rate, units, phones = say_aligned(text, VOICES[voice])
     wave, cut = trimmed(soxr.resample(spoken, rate, SAMPLE_RATE))
     wave = (wave * (LOUDNESS / np.sqrt(np.mean(wave**2)))).clip(-0.98, 0.98)
     length = len(wave) / SAMPLE_RATE
     moved = [(unit, min(max(start - cut, 0.0), length), min(max(end - cut, 0.0), length)) for unit, start, end in units]
     samples = torch.from_numpy(wave.astype(np.float32))
-    made = Utterance(text=text, voice=voice, mel=mel_frames(samples).half(), units=moved)
+    ends = [(name, end - cut) for name, end in phones]
+    made = Utterance(text=text, voice=voice, mel=mel_frames(samples).half(), units=moved, phones=ends)
     if with_wave:
         made["wav"] = samples.half()
     return made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -20,6 +21,18 @@ ALL = "Say all you see."
 LISTED = 0.7
 """Part of the pictures and clips that are told in full first: of few words each, answers teach slowly where things are."""
 REPEAT = ("Repeat what I said.", "What did I say?", "Write down what I said.")
+SPLICED = 0.5
+"""Part of what is to be repeated that begins as one sentence and ends as another."""
+OTHERWISE = (
+    (re.compile(r"How many (.+) are there\?"), ("How many {} do you see?", "How many {} can you see?", "Count the {}.")),
+    (re.compile(r"How many shapes are (.+)\?"), ("How many {} shapes do you see?", "Count the {} shapes.")),
+    (re.compile(r"What color is (the .+)\?"), ("Which color is {}?", "Tell me what color {} is.")),
+    (re.compile(r"What shape is (.+)\?"), ("Which shape is {}?", "Tell me which shape is {}.")),
+    (re.compile(r"Where is (.+)\?"), ("Tell me where {} is.", "Where do you see {}?")),
+    (re.compile(r"Is there (.+)\?"), ("Can you see {}?", "Is there {} in the picture?")),
+    (re.compile(r"When does (.+)\?"), ("At what second does {}?",)),
+)
+"""Other ways to type a question; a model that knows one way to ask trips over another."""
 
 
 def changes(shown: world.Scene | world.Clip, size: tuple[int, int]) -> Tensor:
@@ -217,7 +230,10 @@ class Teacher:
         self.split = split
         self.spoken = sorted(spoken, key=lambda u: len(u["wave"]))
         self.by_text: dict[str, list[voices.Utterance]] = {}
+        self.by_voice: dict[str, list[voices.Utterance]] = {}
         for utterance in self.spoken:
+            if utterance["kind"] != "outside":
+                self.by_voice.setdefault(utterance["voice"].split()[0], []).append(utterance)
             if utterance["kind"] != "words":
                 self.by_text.setdefault(utterance["text"], []).append(utterance)
         self.chat = dict(questions.TALK)
@@ -324,6 +340,9 @@ class Teacher:
                     self.ask(lesson, turn, "sound", False, rng)
                 out.append(lesson)
                 continue
+            if kind >= 0.4 and utterance["kind"] != "outside" and rng.random() < SPLICED:
+                other = rng.choice(self.by_voice[utterance["voice"].split()[0]])
+                utterance = voices.spliced(utterance, other, rng) or utterance
             heard = self.voice(utterance, rng)
             answer = self.reply(utterance)
             if answer is not None and kind < 0.4:
@@ -409,7 +428,12 @@ def _alone(text: str) -> str | None:
 
 
 def _casual(question: str, rng: Random) -> str:
-    """As people type it: sometimes without capital or full stop."""
+    """As people type it: sometimes in other words, without capital or full stop."""
+    for pattern, ways in OTHERWISE:
+        if (found := pattern.fullmatch(question)) and rng.random() < 0.4:
+            other = rng.choice(ways).format(found[1])
+            question = question if questions.held_out(other) else other
+            break
     if rng.random() < 0.15:
         question = question[0].lower() + question[1:]
     return question.rstrip(".?!") if rng.random() < 0.1 else question

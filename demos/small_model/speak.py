@@ -58,10 +58,10 @@ def align(text: str, voice: str) -> list[Unit]:
     return _align(text, voice, phones(text, voice))
 
 
-def say_aligned(text: str, voice: str) -> tuple[Wave, int, list[Unit]]:
-    """`say` and `align` at once, for a flite voice."""
+def say_aligned(text: str, voice: str) -> tuple[Wave, int, list[Unit], list[tuple[str, float]]]:
+    """`say`, `align` and `phones` at once, for a flite voice."""
     wave, rate, spoken = _flite(text, _flite_name(voice), 1.0, 1.0)
-    return wave, rate, _align(text, voice, spoken)
+    return wave, rate, _align(text, voice, spoken), spoken
 
 
 def _flite_name(voice: str) -> str:

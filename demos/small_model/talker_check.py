@@ -97,7 +97,7 @@ def visited(counters: Sequence[int]) -> list[int]:
 
 def mel_of(clusters: Tensor, voice: str, codec: Codec) -> Tensor:
     """Natural-log mel `[2 L, 80]` of the clusters' centroids."""
-    frames = (codec["centroids"][clusters] / codec["weights"].repeat(2)).view(-1, 80)
+    frames = (codec["centroids"][clusters, :-1] / codec["weights"].repeat(2)).view(-1, 80)
     return frames * codec["sd"][voice] + codec["mean"][voice]
 
 

@@ -29,6 +29,8 @@ JUMP = 3
 """Most codes that a sample gains or loses at a place."""
 WRONG_CLUSTER, WRONG_COUNTER, NEAR = 0.15, 0.03, 8
 """Shares of codes that are read wrongly; half of the wrong clusters are among the NEAR nearest."""
+UNASKED = 0.25
+"""Share of the prompts without a user's turn, as `omni say` has them."""
 SPOKEN = 20
 """Held-out utterances that are spoken alone."""
 
@@ -119,8 +121,10 @@ def jitter(sample: Sample, rng: Random) -> Sample:
 
 
 def prompt_ids(rng: Random) -> Tensor:
-    """A question as the thinker reads it, int64 `[P]`, with rows of sound or picture in some."""
+    """A question as the thinker reads it, int64 `[P]`, with rows of sound or picture in some; in some none was asked."""
     system = SPEAKING if rng.random() < 0.7 else SYSTEM
+    if rng.random() < UNASKED:
+        return torch.tensor(encode(f"<|im_start|>system\n{system}<|im_end|>\n<|im_start|>assistant\n"))
     media = ""
     if rng.random() < 0.35:
         sign, begin, end = rng.choice((("AUDIO", "audio_bos", "audio_eos"), ("IMAGE", "vision_bos", "vision_eos")))
@@ -136,10 +140,11 @@ class Reader:
     Args:
         table: the thinker's embedding `[vocab, E]`.
         near: `[CLUSTERS, NEAR]`, the nearest other clusters.
+        phones: `[CLUSTERS]`, whose clusters they are.
     """
 
-    def __init__(self, table: Tensor, near: Tensor) -> None:
-        self.table, self.near = table, near
+    def __init__(self, table: Tensor, near: Tensor, phones: Tensor) -> None:
+        self.table, self.near, self.phones = table, near, phones
         self.media = torch.tensor([special("<|AUDIO|>"), special("<|IMAGE|>")])
         self.end, self.pad = special("tts_end"), special("tts_pad")
 
@@ -195,12 +200,12 @@ class Reader:
             wrong = code & (torch.rand(b, t) < WRONG_COUNTER)
             counter = torch.where(wrong, (counter + torch.randint(2, (b, t)) * 2 - 1) % COUNTER, counter)
         rows = self.prompt(prompt), self.text(samples, t)
-        return Batch(*rows, cluster, counter, next_cluster, next_counter, looks, index, paces)
+        return Batch(*rows, cluster, counter, next_cluster, next_counter, looks, index, paces, self.phones)
 
 
 def reader() -> Reader:
     codec: Codec = torch.load(PATH, weights_only=True)
-    return Reader(text_table(), neighbours(codec, NEAR))
+    return Reader(text_table(), neighbours(codec, NEAR), codec["phones"])
 
 
 def held_out() -> list[Sample]:

@@ -47,6 +47,7 @@ class Batch:
         looks: rows that the two guided heads look at, int64 `[B, 2, T]`, or IGNORED.
         index: a text row's index modulo COUNTER, int64 `[B, T]`, or IGNORED.
         paces: codes of the next code's unit before it and after it, int64 `[B, 2, T]`, or IGNORED.
+        phones: of each cluster, int64 `[CLUSTERS]`.
     """
 
     prompt: Tensor
@@ -58,6 +59,7 @@ class Batch:
     looks: Tensor
     index: Tensor
     paces: Tensor
+    phones: Tensor
 
     def to(self, device: str) -> Batch:
         return Batch(**{name: tensor.to(device) for name, tensor in vars(self).items()})
@@ -68,12 +70,14 @@ class Losses:
     """Means over rows, and the shares of rows whose likeliest class is right."""
 
     cluster: Tensor
+    phone: Tensor
     counter: Tensor
     looks: Tensor
     index: Tensor
     pace: Tensor
     level: Tensor
     cluster_right: Tensor
+    phone_right: Tensor
     counter_right: Tensor
 
 
@@ -167,8 +171,12 @@ class TalkerNet(nn.Module):
         clusters, counters = (F.linear(rows, w).float() for w in (self.cluster_out, self.counter_out))
         of_all = clusters.logsumexp(-1) + counters.logsumexp(-1)
         unused = rows.float() @ self.unused_out
+        phone_of = torch.cat((batch.phones, batch.phones.max()[None] + 1))  # the end is a phone of its own
+        phones = clusters.new_zeros(len(rows), int(phone_of[-1]) + 1).index_add(1, phone_of, clusters.softmax(-1))
+        phone = phone_of[cluster]
         return Losses(
             F.cross_entropy(clusters, cluster),
+            F.nll_loss(phones.clamp(min=1e-9).log(), phone),
             F.cross_entropy(counters, counter),
             looks,
             index,
@@ -176,6 +184,7 @@ class TalkerNet(nn.Module):
             # the penalty for repeated ids depends on the level of the logits, which the softmax leaves open
             of_all.square().mean() + F.relu(unused - UNLIKELY).square().mean(),
             (clusters.argmax(-1) == cluster).float().mean(),
+            (phones.argmax(-1) == phone).float().mean(),
             (counters.argmax(-1) == counter).float().mean(),
         )
 

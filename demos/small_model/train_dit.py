@@ -215,8 +215,10 @@ def check(net: DiT, voices: dict[str, dict[str, Tensor]], held: list[Utterance])
 def train(minutes: float) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    speech, voices = Speech(), make_voices()
-    save(voices, VOICES_FILE)
+    speech = Speech()
+    if not VOICES_FILE.exists():
+        save(make_voices(), VOICES_FILE)
+    voices = torch.load(VOICES_FILE, weights_only=True)
     frames = torch.cat([mel[:200000] for mel in speech.mels]).float()
     sd = frames.std(0)
     refs, conds = (torch.stack([v[part] for v in voices.values()]) for part in ("ref_mel", "cond"))

@@ -62,7 +62,7 @@ def train(minutes: float) -> None:
             losses = net.losses(batch)
         looks = max(LOOKS[1], LOOKS[0] + (LOOKS[1] - LOOKS[0]) * 2 * trainer.elapsed / minutes)
         beside = looks * losses.looks + INDEX * losses.index + PACE * losses.pace + LEVEL * losses.level
-        trainer.learn(losses.cluster + losses.counter + beside)
+        trainer.learn(losses.cluster + losses.phone + losses.counter + beside)
         means.add(**{name: float(value.detach()) for name, value in vars(losses).items()})
         if trainer.step % LOG_STEPS == 0:
             speed = LOG_STEPS / (time.time() - since)
@@ -70,7 +70,8 @@ def train(minutes: float) -> None:
                 h = net.losses(held)
             print(
                 f"talker {trainer.step} {trainer.elapsed:.1f} min: {means.take()}; "
-                f"held cluster {h.cluster:.3f} right {h.cluster_right:.3f} counter {h.counter:.4f} "
+                f"held cluster {h.cluster:.3f} right {h.cluster_right:.3f} phone {h.phone:.3f} right {h.phone_right:.3f} "
+                f"counter {h.counter:.4f} "
                 f"right {h.counter_right:.4f}; {speed:.2f} steps/s",
                 flush=True,
             )

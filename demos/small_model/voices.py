@@ -131,6 +131,27 @@ def wave_of(utterance: Utterance) -> NDArray[np.float32]:
     return (utterance["wave"] / np.float32(32768)).astype(np.float32)
 
 
+def spliced(first: Utterance, second: Utterance, rng: Random) -> Utterance | None:
+    """The beginning of one utterance and the end of another, so that what comes next cannot be guessed.
+
+    None where they cannot be cut between words, or where the sentence is kept from training.
+    """
+    parts = []
+    for utterance in (first, second):
+        said = utterance["text"].rstrip(".?!").split()
+        if len(said) != len(utterance["units"]) or len(said) < 2 or not all(word.isalpha() for word in said):
+            return None
+        parts.append(said)
+    stop, start = rng.randrange(1, len(parts[0])), rng.randrange(1, len(parts[1]))
+    text = " ".join(parts[0][:stop] + parts[1][start:]) + second["text"][-1]
+    if questions.held_out(text):
+        return None
+    end, begin = first["units"][stop - 1][2], second["units"][start][1]
+    wave = np.concatenate((first["wave"][: int(end * RATE)], second["wave"][int(begin * RATE) :]))
+    moved = [(word, at + end - begin, to + end - begin) for word, at, to in second["units"][start:]]
+    return Utterance(text=text, kind="words", voice=first["voice"], wave=wave, units=first["units"][:stop] + moved)
+
+
 def soiled(utterance: Utterance, rng: Random, *, again: bool) -> senses.Heard:
     """An utterance as a microphone hears it; a little faster or slower if it is heard `again`."""
     ratio = rng.uniform(0.93, 1.08) if again else 1.0
