@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
-from demos.small_model import assemble, codec, lessons, looking, nets, questions, senses, shape, train_thinker, words
+from demos.small_model import (
+    assemble,
+    codec,
+    corpus,
+    lessons,
+    looking,
+    nets,
+    questions,
+    senses,
+    shape,
+    train_dit,
+    train_thinker,
+    voices,
+    words,
+)
 from demos.small_model.table import text_table
+from demos.small_model.talker_net import TalkerNet
 from demos.small_model.train_towers import index_of
 from demos.small_model.trainer import Trainer
 from demos.small_model.world import SHAPES, Actor, Clip, Scene, Thing
@@ -217,3 +235,64 @@ def test_training_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     for mine, theirs in zip(again.network.parameters(), first.network.parameters(), strict=True):
         assert torch.equal(mine, theirs)
     assert again.elapsed >= first._before
+
+
+def utterance(phones: list[tuple[str, float]], seconds: float) -> corpus.Utterance:
+    return corpus.Utterance(text="", voice="Ethan", mel=torch.randn(int(100 * seconds), 80).half(), units=[], phones=phones)
+
+
+def test_no_code_is_of_another_phone() -> None:
+    known = codec.kept()
+    spoken = utterance([("pau", 0.11), ("f", 0.25), ("ay", 0.5), ("v", 0.6)], 0.8)
+    phone, passed = codec.phone_indices(spoken, known["names"])
+    names = [known["names"][i] for i in phone]
+    assert names == ["pau"] * 5 + ["f"] * 7 + ["ay"] * 13 + ["v"] * 5 + ["pau"] * 10
+    assert passed[5:12].diff().gt(0).all()
+    assert torch.equal(known["phones"][codec.clusters_of(spoken, known)], phone)
+    near = codec.neighbours(known, 4)
+    assert (known["phones"][near] == known["phones"][:, None]).float().mean() > 0.99
+
+
+def test_the_voice_goes_on_from_what_shipped() -> None:
+    config = shape.omni_config()
+    assert config.talker
+    assert config.talker_decoder
+    shipped = load_file(assemble.BUNDLED / "model.safetensors")
+    talker, decoder = (
+        {key.removeprefix(prefix): w.float() for key, w in shipped.items() if key.startswith(prefix)}
+        for prefix in ("talker.", "token2wav.code2wav_dit_model.")
+    )
+    net = TalkerNet(config.talker, config.talker_decoder)
+    net.take(talker)
+    again = net.published()
+    assert again.keys() == talker.keys()
+    for name, weight in talker.items():
+        rows = slice(1, 1 + codec.CLUSTERS * codec.COUNTER) if name == "codec_head.weight" else slice(None)
+        torch.testing.assert_close(again[name][rows], weight[rows], rtol=2**-10, atol=1e-3)  # float16 sums
+    released = train_dit.released(train_dit.taken(decoder))
+    assert all(torch.equal(released[name], weight) for name, weight in decoder.items())
+
+
+def test_spliced_speech_is_two_halves() -> None:
+    def speech(text: str, first: float) -> voices.Utterance:
+        units = [(word, first + 0.3 * i, first + 0.3 * i + 0.2) for i, word in enumerate(text.rstrip(".?").split())]
+        wave = np.full(int(16000 * (units[-1][2] + 0.1)), len(text), np.int16)
+        return voices.Utterance(text=text, kind="words", voice="flite:slt", wave=wave, units=units)
+
+    one, two = speech("Where is the star?", 0.1), speech("We see a cold bird.", 0.2)
+    texts = set()
+    for seed in range(20):
+        made = voices.spliced(one, two, Random(seed))
+        if made is None:  # kept from training
+            continue
+        texts.add(made["text"])
+        words_said = [word for word, _, _ in made["units"]]
+        assert made["text"] == " ".join(words_said) + "."
+        assert all(a[2] <= b[1] + 1e-9 for a, b in pairwise(made["units"]))
+        assert made["units"][-1][2] < len(made["wave"]) / 16000
+        cut = int(np.flatnonzero(made["wave"] != len(one["text"]))[0]) / 16000
+        first = sum(end <= cut + 1e-3 for _, _, end in made["units"])
+        last = len(words_said) - first
+        assert words_said == one["text"].rstrip("?").split()[:first] + two["text"].rstrip(".").split()[-last:]
+    assert len(texts) > 3
+    assert voices.spliced(speech("Hello.", 0.1), two, Random(0)) is None

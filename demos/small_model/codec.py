@@ -10,9 +10,12 @@ As no cluster holds frames of two phones, a talker that draws a neighbouring cod
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import TypedDict
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from demos.small_model import BUILD
@@ -22,6 +25,8 @@ from demos.small_model.files import log, save
 from demos.small_model.speak import PAUSE
 
 PATH = BUILD / "codec.pt"
+KEPT = Path(__file__).with_suffix(".safetensors")
+"""The codec of the model that ships, without which no part of its voice could learn on."""
 CLUSTERS, COUNTER = 480, 17
 """Ids are 1..8160; id 0 is the flow-matching model's absent code."""
 STACK, CODES_PER_SECOND = 2, 50
@@ -31,7 +36,7 @@ LOW, HIGH = -2.5, 3.0
 LEAST = 3
 """Clusters of the rarest phone."""
 PASSED = 8.0
-"""What the way through a phone, from 0 to 1, weighs beside deviations of the mel bins: beginnings and ends are told apart."""
+"""What the way through a phone, from 0 to 1, weighs beside deviations of mel bins: begin and end are told apart."""
 
 
 class Codec(TypedDict):
@@ -51,6 +56,29 @@ class Codec(TypedDict):
     weights: Tensor
     mean: dict[str, Tensor]
     sd: dict[str, Tensor]
+
+
+def keep(codec: Codec, path: Path = KEPT) -> None:
+    """In float16, which moves no centroid as far as its nearest neighbour."""
+    tensors = {"centroids": codec["centroids"], "weights": codec["weights"]}
+    tensors |= {
+        f"{part}.{voice}": values[voice]
+        for part, values in (("mean", codec["mean"]), ("sd", codec["sd"]))
+        for voice in VOICES
+    }
+    halves = {name: tensor.half().contiguous() for name, tensor in tensors.items()}
+    save_file(halves | {"phones": codec["phones"].to(torch.uint8)}, path, {"names": " ".join(codec["names"])})
+
+
+def kept(path: Path = KEPT) -> Codec:
+    with safe_open(path, "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
+        names = file.metadata()["names"].split()
+    mean, sd = ({voice: tensors[f"{part}.{voice}"].float() for voice in VOICES} for part in ("mean", "sd"))
+    return Codec(
+        centroids=tensors["centroids"].float(), phones=tensors["phones"].long(), names=names,
+        weights=tensors["weights"].float(), mean=mean, sd=sd,
+    )  # fmt: skip
 
 
 def code_ids(clusters: Tensor, units: Tensor) -> Tensor:
@@ -160,16 +188,16 @@ def learn(utterances: list[Utterance]) -> Codec:
         frames = torch.cat([u["mel"].float() for u in utterances if u["voice"] == voice])
         mean[voice], sd[voice] = frames.mean(0), frames.std(0)
     names = sorted({PAUSE} | {name for u in utterances for name, _ in u["phones"]})
-    codec = Codec(
-        centroids=torch.empty(0), phones=torch.empty(0), names=names, weights=weights, mean=mean, sd=sd
-    )
+    codec = Codec(centroids=torch.empty(0), phones=torch.empty(0), names=names, weights=weights, mean=mean, sd=sd)
     pairs = [points(u, codec) for u in utterances]
     x, phone = torch.cat([p for p, _ in pairs]), torch.cat([p for _, p in pairs])
     own = [x[phone == i] for i in range(len(names))]
     counts = shares(torch.stack([(part - part.mean(0)).square().sum() for part in own]))
     codec["centroids"] = torch.cat([k_means(part, int(n)) for part, n in zip(own, counts, strict=True)])
     codec["phones"] = torch.arange(len(names)).repeat_interleave(counts)
-    rest = sum(float(nearest(part, c)[1].sum()) for part, c in zip(own, codec["centroids"].split(counts.tolist()), strict=True))
+    rest = sum(
+        float(nearest(part, c)[1].sum()) for part, c in zip(own, codec["centroids"].split(counts.tolist()), strict=True)
+    )
     log(
         f"codec: {len(x)} codes, {len(names)} phones of {int(counts.min())} to {int(counts.max())} clusters, "
         f"unexplained variance {rest / float((x - x.mean(0)).square().sum()):.3f}"

@@ -1,21 +1,27 @@
-"""Goes on from the model that ships, where nothing is left of its training but the checkpoint.
+"""Goes on from the model that ships, where nothing is left of its training but the checkpoint and its codec.
 
     python -m demos.small_model.resume
     python -m demos.small_model.train_thinker MINUTES
+    python -m demos.small_model.train_talker --minutes MINUTES
+    python -m demos.small_model.train_dit --minutes MINUTES
     python -m demos.small_model.assemble
 
-The thinker may then learn on; its towers come with it, and the heads that only training needs begin anew. The other parts
-lie as their training leaves them, ready to be assembled.
+Any of them may then learn on, talker and decoder on a corpus made anew; heads that only training needs begin anew. The parts
+that do not lie as their training leaves them, ready to be assembled.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
-from demos.small_model import BUILD, shape
+from demos.small_model import BUILD, codec, shape, train_dit, train_talker
 from demos.small_model.assemble import BUNDLED, SPEAKING
 from demos.small_model.files import export, save
+from demos.small_model.talker_net import TalkerNet
 from demos.small_model.train_thinker import LOUDNESS, Student
 from omni.checkpoint import Checkpoint, load
 from omni.model import LAYOUT, build
@@ -23,6 +29,11 @@ from omni.talker.voices import read_voices
 
 STEP = 10_000
 """Lessons follow from the step: those after this one were not learnt from before."""
+
+
+def begin(weights: dict[str, Tensor], path: Path) -> None:
+    """The state of a training that has these weights and nothing else."""
+    save({"network": weights, "average": weights, "optimisers": [], "step": STEP, "elapsed": 0.0}, path)
 
 
 def main() -> None:
@@ -39,14 +50,18 @@ def main() -> None:
     with torch.no_grad():
         student.thinker.lm_head.weight.mul_(LOUDNESS)
     weights = student.state_dict()
-    save(
-        {"network": weights, "average": weights, "optimisers": [], "step": STEP, "elapsed": 0.0},
-        BUILD / "thinker.pt",
-    )
+    begin(weights, BUILD / "thinker.pt")
     shipped = load_file(BUNDLED / "model.safetensors")
     for prefix, name in SPEAKING.items():
         weights = {key.removeprefix(prefix): value for key, value in shipped.items() if key.startswith(prefix)}
         export(weights, BUILD / f"{name}.safetensors")
+    save(codec.kept(), codec.PATH)
+    config = shape.omni_config()
+    assert config.talker and config.talker_decoder
+    talker = TalkerNet(config.talker, config.talker_decoder)
+    talker.take(load_file(train_talker.WEIGHTS))
+    begin(talker.state_dict(), train_talker.STATE)
+    begin(train_dit.taken(load_file(train_dit.EXPORT)), train_dit.STATE)
     voices = {name: {"cond": v.cond, "ref_mel": v.ref_mel} for name, v in read_voices(BUNDLED).items()}
     save(voices, BUILD / "voices.pt")
 

@@ -6,6 +6,7 @@ own, and the published row is their sum; so what is learned of one id holds for 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -206,3 +207,26 @@ class TalkerNet(nn.Module):
         projection = {f"thinker_to_talker_proj.{n}": w for n, w in self.thinker_to_talker_proj.state_dict().items()}
         tables = {"model.embed_tokens.weight": CODE_SCALE * codes, "codec_head.weight": SHARPER * head}
         return {n: w.detach().cpu().float().clone() for n, w in (names | projection | tables).items()}
+
+    @torch.no_grad()
+    def take(self, weights: Mapping[str, Tensor]) -> None:
+        """Go on from weights that were `published`; how an id's row parts into cluster and counter is chosen anew."""
+        c = self.config
+        ids = code_ids(torch.arange(CLUSTERS)[:, None], torch.arange(COUNTER))
+        codes, head = weights["model.embed_tokens.weight"] / CODE_SCALE, weights["codec_head.weight"] / SHARPER
+        by_counter = [table[ids].mean(0) - table[ids].mean((0, 1)) for table in (codes, head)]
+        opening, none = codes[[c.codec_start_id, c.codec_pad_id]], head.new_zeros(1, head.shape[1])
+        state = self.state_dict()
+        state["cluster_in"], state["counter_in"] = torch.cat((codes[ids].mean(1), opening)), by_counter[0]
+        state["cluster_out"] = torch.cat((head[ids].mean(1), head[c.codec_end_id][None]))
+        state["counter_out"] = torch.cat((by_counter[1], none))
+        state["unused_out"] = head[CLUSTERS * COUNTER + 1]
+        for name in state:
+            parts = next((STACKS[s] for s in STACKS if s in name), None)
+            published = name.replace("decoder.", "model.", 1)
+            if parts:
+                stack = next(s for s in STACKS if s in name)
+                state[name] = torch.cat([weights[published.replace(stack, part)] for part in parts])
+            elif published in weights:
+                state[name] = weights[published]
+        self.load_state_dict(state)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from demos.small_model import BUILD
-from demos.small_model.codec import CLUSTERS, COUNTER, PATH, STACK, cluster_of, neighbours
+from demos.small_model.codec import CLUSTERS, COUNTER, PATH, STACK, cluster_of, code_ids, neighbours
 from demos.small_model.corpus import HELD, NUM_BINS, VOICES, Utterance, load, shard_paths
 from demos.small_model.files import export, log, save
 from demos.small_model.trainer import DEVICE, Means, Trainer
@@ -74,6 +74,13 @@ def released(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     rows = torch.where((ids > 0) & (ids <= CLUSTERS * COUNTER), 1 + cluster_of(ids), 0)
     key = "text_embed.codec_embed.weight"
     return {**weights, key: weights[key][rows]}
+
+
+def taken(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """With a row for each cluster again, from `released` weights."""
+    key = "text_embed.codec_embed.weight"
+    first = torch.cat((torch.zeros(1, dtype=torch.int64), code_ids(torch.arange(CLUSTERS), torch.zeros(CLUSTERS))))
+    return {**weights, key: weights[key][first]}
 
 
 def blocks(net: DiT) -> list[Block]:
