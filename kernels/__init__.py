@@ -1,6 +1,7 @@
 """Arithmetic: tensors in, tensors out. Nothing here knows a model or a request.
 
-Each operation has one contract (`kernels/X.py`) and one plain truth in torch (`kernels/plain/X.py`).
+Each operation has one contract (`kernels/X.py`), one plain truth in torch (`kernels/plain/X.py`) and at most one fused twin
+in Triton (`kernels/fused/X.py`); `kernels/choice.py` says which of them runs.
 
 Dimension letters, used in every room:
 
@@ -15,9 +16,12 @@ Sequences are packed, `[N, H, D]` with `Segments`; a batch dimension stands only
 
 from omni.kernels.activation import gelu_tanh, silu_mul, up_snake_down
 from omni.kernels.attention import attend, attend_paged
+from omni.kernels.convolution import same_conv
+from omni.kernels.gemv import gemv
+from omni.kernels.linear import linear_gelu
 from omni.kernels.norm import ada_layer_norm, add_rms_norm, layer_norm, rms_norm
 from omni.kernels.pages import PageTable, write_pages
-from omni.kernels.rotary import rotary_table, rotate
+from omni.kernels.rotary import rotary_table, rotate, rotate_write
 from omni.kernels.segments import BlockMask, Segments
 
 __all__ = [
@@ -29,10 +33,14 @@ __all__ = [
     "attend",
     "attend_paged",
     "gelu_tanh",
+    "gemv",
     "layer_norm",
+    "linear_gelu",
     "rms_norm",
     "rotary_table",
     "rotate",
+    "rotate_write",
+    "same_conv",
     "silu_mul",
     "up_snake_down",
     "write_pages",

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from omni.kernels.choice import twin
+from omni.kernels.native import activation as native
+from omni.kernels.native import build
 from omni.kernels.plain import activation as plain
 
 
 def silu_mul(gate_up: Tensor) -> Tensor:
     """silu(gate) * up for `[..., 2 I]` holding gate then up; `[..., I]` in the same dtype."""
-    return plain.silu_mul(gate_up)
+    return twin(plain, gate_up).silu_mul(gate_up)
 
 
 def gelu_tanh(x: Tensor) -> Tensor:
     """GELU by tanh (arXiv 1606.08415, section 2), any shape."""
-    return plain.gelu_tanh(x)
+    return twin(plain, x).gelu_tanh(x)
 
 
 def up_snake_down(x: Tensor, alpha: Tensor, beta: Tensor, taps: Tensor) -> Tensor:
@@ -31,4 +34,6 @@ def up_snake_down(x: Tensor, alpha: Tensor, beta: Tensor, taps: Tensor) -> Tenso
     Returns:
         `[B, C, T]`.
     """
-    return plain.up_snake_down(x, alpha, beta, taps)
+    if build.takes(x, alpha, beta, taps):
+        return native.up_snake_down(x, alpha, beta, taps)
+    return twin(plain, x).up_snake_down(x, alpha, beta, taps)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from omni.kernels.choice import twin
 from omni.kernels.pages import PageTable
 from omni.kernels.plain import attention as plain
 from omni.kernels.segments import BlockMask, Segments
@@ -27,13 +28,13 @@ def attend(
         segments: no row sees a row of another segment (vision windows, audio chunks, sequences of a batch).
         causal: row i sees rows up to i of its segment.
         block: restricts rows to near blocks; not together with `causal`.
-        scale: factor on the scores, D ** -0.5 when None.
+        scale: positive factor on the scores, D ** -0.5 when None.
 
     Returns:
         `[N, H, D]` in q's dtype. Scores and their softmax are float32 or better.
     """
     assert not (causal and block), "a mask is causal or by blocks"
-    return plain.attend(q, k, v, segments, causal, block, scale)
+    return twin(plain, q).attend(q, k, v, segments, causal, block, scale)
 
 
 def attend_paged(q: Tensor, k_pages: Tensor, v_pages: Tensor, table: PageTable) -> Tensor:
@@ -49,5 +50,10 @@ def attend_paged(q: Tensor, k_pages: Tensor, v_pages: Tensor, table: PageTable) 
 
     Returns:
         `[N, H, D]` in q's dtype, scale D ** -0.5.
+
+    On a GPU the launches depend on shapes and on `table.segments.lens` alone, so a CUDA graph may hold them. Between replays
+    `table.kv_len` and `table.pages` may change in place, kv_len up to `P * table.pages.shape[1]`, and so may
+    `table.segments.cu_len`, as long as no sequence gets more new rows than the longest in `lens`; `kv_lens` is not read. A
+    sequence whose kv_len is 0 gets zeros.
     """
-    return plain.attend_paged(q, k_pages, v_pages, table)
+    return twin(plain, q).attend_paged(q, k_pages, v_pages, table)

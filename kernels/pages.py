@@ -9,6 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from omni.kernels.choice import twin
 from omni.kernels.plain import pages as plain
 from omni.kernels.segments import Segments
 
@@ -66,4 +67,4 @@ def _first(pages: Sequence[int]) -> int:
 
 def write_pages(k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, table: PageTable) -> None:
     """Put new keys and values `[N, K, D]` at their slots in the pages `[num_pages, P, K, D]`, in place."""
-    plain.write_pages(k, v, k_pages, v_pages, table.slots)
+    twin(plain, k).write_pages(k, v, k_pages, v_pages, table.slots)

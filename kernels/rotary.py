@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from omni.kernels.choice import twin
+from omni.kernels.pages import PageTable
 from omni.kernels.plain import rotary as plain
 
 
@@ -29,4 +31,21 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, *, interleaved: bool = False) ->
     Component i pairs with i + D / 2, or 2i with 2i + 1 when `interleaved`. The arithmetic is done in the wider of the two
     dtypes, the result is in x's.
     """
-    return plain.rotate(x, cos, sin, interleaved)
+    return twin(plain, x).rotate(x, cos, sin, interleaved)
+
+
+def rotate_write(
+    q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, k_pages: Tensor, v_pages: Tensor, table: PageTable
+) -> Tensor:
+    """Turn queries and keys by their rows' angles, and put the turned keys and the values at their slots in the pages.
+
+    Args:
+        q: `[N, H, D]`.
+        k, v: `[N, K, D]`.
+        cos, sin: `[N, D / 2]`; component i turns with i + D / 2.
+        k_pages, v_pages: `[num_pages, P, K, D]`, written in place.
+
+    Returns:
+        The turned queries, `[N, H, D]`.
+    """
+    return twin(plain, q).rotate_write(q, k, v, cos, sin, k_pages, v_pages, table.slots)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from omni.cache import PagePool
 from omni.config import DecoderConfig
-from omni.kernels import PageTable, add_rms_norm, attend_paged, rms_norm, rotary_table, rotate, silu_mul, write_pages
+from omni.kernels import PageTable, add_rms_norm, attend_paged, rms_norm, rotary_table, rotate, rotate_write, silu_mul
 
 STACKS = {
     "self_attn.qkv_proj": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
@@ -33,10 +33,9 @@ class Attention(nn.Module):
         self, x: Tensor, cos: Tensor, sin: Tensor, keys: Tensor, values: Tensor, table: PageTable, tap: Tap | None
     ) -> Tensor:
         q, k, v = self.qkv_proj(x).view(len(x), sum(self.heads), -1).split(self.heads, 1)  # [N, H or K, D]
-        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         if tap:
-            tap(q, k)
-        write_pages(k, v, keys, values, table)
+            tap(rotate(q, cos, sin), rotate(k, cos, sin))
+        q = rotate_write(q, k, v, cos, sin, keys, values, table)
         return self.o_proj(attend_paged(q, keys, values, table).flatten(1))
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
 
-from omni.kernels import up_snake_down
+from omni.kernels import same_conv, up_snake_down
 from omni.talker.config import BigVGANConfig
 
 MIN_DB = -115.0
@@ -51,8 +52,15 @@ class Activation(nn.Module):
         return up_snake_down(x, self.act.alpha, self.act.beta, taps)
 
 
-def same_conv(channels: int, kernel_size: int, dilation: int) -> nn.Conv1d:
-    return nn.Conv1d(channels, channels, kernel_size, dilation=dilation, padding=dilation * (kernel_size - 1) // 2)
+class SameConv(nn.Conv1d):
+    """Keeps the length."""
+
+    def __init__(self, channels: int, out: int, kernel_size: int, dilation: int = 1, bias: bool = True) -> None:
+        padding = dilation * (kernel_size - 1) // 2
+        super().__init__(channels, out, kernel_size, dilation=dilation, padding=padding, bias=bias)
+
+    def forward(self, x: Tensor, plus: Tensor | None = None) -> Tensor:
+        return same_conv(x, self.weight, self.bias, self.dilation[0], plus)
 
 
 class AMPBlock(nn.Module):
@@ -60,14 +68,14 @@ class AMPBlock(nn.Module):
 
     def __init__(self, channels: int, kernel_size: int, dilations: tuple[int, ...]) -> None:
         super().__init__()
-        self.convs1 = nn.ModuleList(same_conv(channels, kernel_size, d) for d in dilations)
-        self.convs2 = nn.ModuleList(same_conv(channels, kernel_size, 1) for _ in dilations)
+        self.convs1 = nn.ModuleList(SameConv(channels, channels, kernel_size, d) for d in dilations)
+        self.convs2 = nn.ModuleList(SameConv(channels, channels, kernel_size) for _ in dilations)
         self.activations = nn.ModuleList(Activation(channels) for _ in range(2 * len(dilations)))
 
     def forward(self, x: Tensor, taps: Tensor) -> Tensor:
         pairs = zip(self.activations[::2], self.convs1, self.activations[1::2], self.convs2, strict=True)
         for act1, conv1, act2, conv2 in pairs:
-            x = x + conv2(act2(conv1(act1(x, taps)), taps))
+            x = conv2(act2(conv1(act1(x, taps)), taps), plus=x)
         return x
 
 
@@ -78,7 +86,7 @@ class BigVGAN(nn.Module):
         super().__init__()
         self.config = config
         width = config.upsample_initial_channel
-        self.conv_pre = nn.Conv1d(config.mel_dim, width, 7, padding=3)
+        self.conv_pre = SameConv(config.mel_dim, width, 7)
         self.ups, self.resblocks = nn.ModuleList(), nn.ModuleList()
         for rate, size in zip(config.upsample_rates, config.upsample_kernel_sizes, strict=True):
             up = nn.ConvTranspose1d(width, width // 2, size, rate, padding=(size - rate) // 2)
@@ -87,16 +95,16 @@ class BigVGAN(nn.Module):
             shapes = zip(config.resblock_kernel_sizes, config.resblock_dilation_sizes, strict=True)
             self.resblocks.extend(AMPBlock(width, kernel_size, dilations) for kernel_size, dilations in shapes)
         self.activation_post = Activation(width)
-        self.conv_post = nn.Conv1d(width, 1, 7, padding=3, bias=False)
+        self.conv_post = SameConv(width, 1, 7, bias=False)
         self.register_buffer("taps", low_pass(), persistent=False)
 
     def forward(self, mel: Tensor) -> Tensor:
         """Wave `[B, hop T]` in -1..1 from natural-log mel frames `[B, T, mel_dim]`."""
-        x = self.conv_pre(loudness(mel).transpose(1, 2))  # [B, C, T]
+        x = self.conv_pre(loudness(mel).transpose(1, 2).contiguous())  # [B, C, T]
         num = len(self.config.resblock_kernel_sizes)
         for stage, up in enumerate(self.ups):
             x = up(x)  # [B, C / 2, rate T]
             blocks = self.resblocks[num * stage : num * (stage + 1)]
-            x = sum(block(x, self.taps) for block in blocks) / num
+            x = reduce(torch.add, [block(x, self.taps) for block in blocks]) / num
         wave: Tensor = self.conv_post(self.activation_post(x, self.taps))  # [B, 1, hop T]
         return wave.clamp(-1, 1).squeeze(1)

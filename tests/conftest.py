@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # before anything imports triton: see tests/kernels/triton_cpu.py
+
 from tests.oracle.tiny import GEOMETRIES, tiny
 
 torch.set_num_threads(1)  # so that sums run in one order, and small machines do not stall

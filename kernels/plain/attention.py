@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -20,10 +22,10 @@ def attend(
     scale: float | None,
 ) -> Tensor:
     assert q.shape[0] == k.shape[0] == v.shape[0] == segments.num_rows
-    out = torch.empty_like(q)
+    out = []
     for start, length, count in segments.runs():
         rows = slice(start, start + length * count)
-        qr, kr, vr = (x[rows].view(count, length, -1, x.shape[-1]) for x in (q, k, v))  # [count, length, H, D]
+        qr, kr, vr = (x[rows].unflatten(0, (count, length)) for x in (q, k, v))  # [count, length, H, D]
         if block is None:
             qh, kh, vh = (x.transpose(1, 2) for x in (qr, kr, vr))  # [count, H, length, D]
             y = F.scaled_dot_product_attention(
@@ -31,43 +33,48 @@ def attend(
             ).transpose(1, 2)
         else:
             y = _attend_blocks(qr, kr, vr, block, scale)
-        out[rows] = y.flatten(0, 1)
-    return out
+        out.append(y.flatten(0, 1))
+    return out[0] if len(out) == 1 else torch.cat(out)
 
 
 def _attend_blocks(q: Tensor, k: Tensor, v: Tensor, block: BlockMask, scale: float | None) -> Tensor:
     """One window of keys per block of queries, so that the work grows with T and not with its square."""
     size, back, ahead = block
     B, T, H, D = q.shape
-    num_blocks = -(-T // size)
-    fill = num_blocks * size - T
-    window = (back + 1 + ahead) * size
-    if window == size and not fill:
-        q, k, v = (x.reshape(B * num_blocks, size, -1, D).transpose(1, 2) for x in (q, k, v))
-        y = F.scaled_dot_product_attention(q, k, v, scale=scale, enable_gqa=H != k.shape[1])
-        return y.transpose(1, 2).reshape(B, T, H, D)
-    q = F.pad(q, (0, 0, 0, 0, 0, fill)).reshape(B * num_blocks, size, H, D)
-
-    def windows(x: Tensor) -> Tensor:
-        x = F.pad(x, (0, 0, 0, 0, back * size, ahead * size + fill))
-        x = x.unfold(1, window, size).movedim(-1, 2)  # [B, num_blocks, window, K, D]
-        return x.reshape(B * num_blocks, window, x.shape[3], D)
-
-    k, v = windows(k), windows(v)
-    seen = None
-    if back or ahead or fill:
-        first = torch.arange(num_blocks, device=q.device)[:, None] * size - back * size
-        at = first + torch.arange(window, device=q.device)  # [num_blocks, window]
-        seen = ((at >= 0) & (at < T)).repeat(B, 1)[:, None, None]  # [B * num_blocks, 1, 1, window]
-    y = F.scaled_dot_product_attention(
-        q.transpose(1, 2),
-        k.transpose(1, 2),
-        v.transpose(1, 2),
-        attn_mask=seen,
-        scale=scale,
-        enable_gqa=H != k.shape[2],
-    )
+    fill = -T % size
+    if fill:
+        q, k, v = (F.pad(x, (0, 0, 0, 0, 0, fill)) for x in (q, k, v))
+    q, k, v = (x.unflatten(1, (-1, size)) for x in (q, k, v))  # [B, num_blocks, size, H or K, D]
+    num_blocks = q.shape[1]
+    if back or ahead:
+        k, v = _windows(k, back, ahead), _windows(v, back, ahead)
+    seen = _seen(B, T, num_blocks, block, q.device) if back or ahead or fill else None
+    qh, kh, vh = (x.flatten(0, 1).transpose(1, 2) for x in (q, k, v))  # [B * num_blocks, H or K, size or window, D]
+    y = F.scaled_dot_product_attention(qh, kh, vh, attn_mask=seen, scale=scale, enable_gqa=H != k.shape[3])
     return y.transpose(1, 2).reshape(B, num_blocks * size, H, D)[:, :T]
+
+
+def _windows(x: Tensor, back: int, ahead: int) -> Tensor:
+    """Each block between its neighbours, zeros at the ends: `[B, n, window, K, D]` from blocks `[B, n, size, K, D]`."""
+    out = x.new_zeros(*x.shape[:2], back + 1 + ahead, *x.shape[2:])
+    for i in range(back + 1 + ahead):
+        step, num = i - back, x.shape[1]  # place i of block n holds block n + step
+        first, last = max(0, -step), min(num, num - step)
+        if first < last:
+            out[:, first:last, i] = x[:, first + step : last + step]
+    return out.flatten(2, 3)
+
+
+@lru_cache(maxsize=16)
+def _seen(B: int, T: int, num_blocks: int, block: BlockMask, device: torch.device) -> Tensor:
+    """Which keys of its window a block sees, those inside the sequence: bool `[B * num_blocks, 1, 1, window]`.
+
+    Kept, since every layer asks for the same few at every evaluation.
+    """
+    size, back, ahead = block
+    first = torch.arange(-back, num_blocks - back, device=device)[:, None] * size
+    at = first + torch.arange((back + 1 + ahead) * size, device=device)  # [num_blocks, window]
+    return ((at >= 0) & (at < T)).repeat(B, 1)[:, None, None]
 
 
 def attend_paged(q: Tensor, k_pages: Tensor, v_pages: Tensor, table: PageTable) -> Tensor:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from omni.kernels import rotary_table, rotate
+from omni.kernels import PageTable, rotary_table, rotate, rotate_write, write_pages
 from tests.kernels.near import assert_near
 
 
@@ -84,3 +84,15 @@ def test_scores_depend_on_distance_alone() -> None:
         return (rotate(q, cos[:1], sin[:1]) * rotate(k, cos[1:], sin[1:])).sum()
 
     torch.testing.assert_close(score(3, 9), score(103, 109), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rotate_write(dtype: torch.dtype) -> None:
+    q, k, v = torch.randn(5, 8, 6).to(dtype).split((4, 2, 2), 1)
+    cos, sin = rotary_table(torch.randint(0, 999, (1, 5)), frequencies(6), torch.zeros(3, dtype=torch.long), dtype)
+    table = PageTable.of([3, 2], [1, 0], [[2, 4], [0]], 3, torch.device("cpu"))
+    got, want = (torch.full((2, 5, 3, 2, 6), 7, dtype=dtype) for _ in "gw")
+    turned = rotate_write(q, k, v, cos, sin, got[0], got[1], table)
+    write_pages(rotate(k, cos, sin), v, want[0], want[1], table)
+    assert torch.equal(turned, rotate(q, cos, sin))
+    assert torch.equal(got, want)

@@ -1,0 +1,1 @@
+"""Twins that run on libraries inside torch's CPU build."""

@@ -1,0 +1,191 @@
+"""Packed weights for the libraries inside torch's CPU build. Contracts: `kernels/weights.py`.
+
+Which way is taken for how many rows was measured on Zen 4 and Sapphire Rapids with two cores each; `demos/bench_decode.py`
+measures it again.
+"""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from omni.kernels.plain.weights import BLOCK, split_pairs
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Attributes:
+    fine_rows: up to so many rows a product with eight bits takes activations as two bytes, at the cost of twice the rows,
+        which are nearly free while the weights are being read; beyond, as one byte.
+    direct_rows: up to so many rows a product with four bits reads them as they are, which is bound by arithmetic from five
+        rows on; beyond, they are unpacked for a product in the activations' dtype.
+    """
+
+    fine_rows: int
+    direct_rows: int
+
+
+POLICY = Policy(fine_rows=16, direct_rows=96)
+UNPACKED = 1 << 21
+"""Weights of four bits that are unpacked at once, to stay in a cache."""
+OUTPUTS = 64
+"""Rows of a weight that the product with four bits reads together; other numbers are filled up."""
+
+
+@dataclass(frozen=True)
+class Dense:
+    """A bfloat16 weight in oneDNN's order, which reads a third faster for few rows."""
+
+    weight: Tensor
+
+    @staticmethod
+    def fits(weight: Tensor) -> bool:
+        return weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and _has("avx512_bf16", "amx_bf16")
+
+    @classmethod
+    def pack(cls, weight: Tensor) -> Dense:
+        return cls(torch.ops.mkldnn._reorder_linear_weight(weight.detach(), None))
+
+    @property
+    def nbytes(self) -> int:
+        return int(torch.ops.mkldnn._nbytes(self.weight))
+
+    def multiply(self, x: Tensor) -> Tensor:
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, None, "none", [], "")
+        return y
+
+
+@dataclass(frozen=True)
+class Bytes:
+    """An int8 weight in oneDNN's order.
+
+    Attributes:
+        scale: float32 `[O]`.
+        zero: int32 `[O]`, all 0.
+    """
+
+    weight: Tensor
+    scale: Tensor
+    zero: Tensor
+
+    @staticmethod
+    def fits(values: Tensor) -> bool:
+        # without these instructions pairs of products are summed in 16 bits, which saturate
+        return values.device.type == "cpu" and _has("avx512_vnni", "avx_vnni", "amx_int8")
+
+    @classmethod
+    def pack(cls, values: Tensor, scale: Tensor) -> Bytes:
+        weight = torch.ops.onednn.qlinear_prepack(values, None)
+        return cls(weight, scale, torch.zeros(len(scale), dtype=torch.int32))
+
+    @property
+    def nbytes(self) -> int:
+        return int(torch.ops.mkldnn._nbytes(self.weight)) + self.scale.nbytes + self.zero.nbytes
+
+    def multiply(self, x: Tensor) -> Tensor:
+        wide = x.float()
+        step = wide.abs().amax(1, keepdim=True).div_(127).clamp_min_(torch.finfo(torch.float32).tiny)
+        scaled = wide / step
+        if len(x) > POLICY.fine_rows:
+            return self._product(scaled).mul_(step).to(x.dtype)
+        coarse = scaled.round()
+        both = self._product(torch.cat((coarse, (scaled - coarse).mul_(254))))
+        return both[len(x) :].div_(254).add_(both[: len(x)]).mul_(step).to(x.dtype)
+
+    def _product(self, x: Tensor) -> Tensor:
+        """x from -127 to 127, rounded, times the weight; float32."""
+        counted = x.add_(128.5).to(torch.uint8)  # signed bytes would take oneDNN's reference code, a hundred times slower
+        y: Tensor = torch.ops.onednn.qlinear_pointwise(
+            counted, 1.0, 128, self.weight, self.scale, self.zero, None, 1.0, 0, torch.float32, "none", [], ""
+        )
+        return y
+
+
+@dataclass(frozen=True)
+class Nibbles:
+    """An int4 weight in the order of torch's own kernel.
+
+    Attributes:
+        blocks: uint8 `[O', C / 2]`, O filled up to whole OUTPUTS.
+        steps: bfloat16 `[G, O', 2]`, scale and zero.
+        num_outputs: O.
+    """
+
+    blocks: Tensor
+    steps: Tensor
+    num_outputs: int
+
+    @staticmethod
+    def fits(pairs: Tensor) -> bool:
+        return pairs.device.type == "cpu" and _known_order()
+
+    @classmethod
+    def pack(cls, pairs: Tensor, scale: Tensor, zero: Tensor) -> Nibbles:
+        fill = -len(pairs) % OUTPUTS
+        scale, zero = F.pad(scale, (0, 0, 0, fill)), F.pad(zero, (0, 0, 0, fill))
+        packed = torch.empty(len(pairs) + fill, pairs.shape[1], dtype=torch.uint8)
+        step = OUTPUTS * max(1, BLOCK // (OUTPUTS * 2 * pairs.shape[1]))
+        for first in range(0, len(pairs), step):
+            values = split_pairs(pairs[first : first + step])
+            values = F.pad(values, (0, 0, 0, -len(values) % OUTPUTS))
+            packed[first : first + step] = torch.ops.aten._convert_weight_to_int4pack_for_cpu(values.int(), 2)
+        return cls(packed, torch.stack((scale, zero), 2).transpose(0, 1).contiguous(), len(pairs))
+
+    @property
+    def nbytes(self) -> int:
+        return self.blocks.nbytes + self.steps.nbytes
+
+    def multiply(self, x: Tensor) -> Tensor:
+        x = F.pad(x, (0, 2 * self.blocks.shape[1] - x.shape[1]))
+        if len(x) > POLICY.direct_rows:
+            return self._unpacked(x)
+        group = x.shape[1] // len(self.steps)
+        # the kernel for float32 is eighty times slower
+        y = torch.ops.aten._weight_int4pack_mm_for_cpu(x.bfloat16(), self.blocks, group, self.steps)
+        return y[:, : self.num_outputs].to(x.dtype)
+
+    def _unpacked(self, x: Tensor) -> Tensor:
+        C, num_blocks = x.shape[1], len(self.blocks) // OUTPUTS
+        step = min(num_blocks, max(4, UNPACKED // (OUTPUTS * C)))
+        shape = (step, C, OUTPUTS)
+        # memory is taken once, as fresh pages cost more than the arithmetic
+        values, wide = torch.empty(shape, dtype=torch.uint8), torch.empty(shape)
+        narrow, weight = torch.empty(shape, dtype=x.dtype), torch.empty(C, step, OUTPUTS, dtype=x.dtype)
+        out = x.new_empty(len(x), num_blocks, OUTPUTS)
+        for first in range(0, num_blocks, step):
+            part = slice(first, min(first + step, num_blocks))
+            count, rows = part.stop - first, slice(first * OUTPUTS, part.stop * OUTPUTS)
+            steps = self.steps[:, rows].unflatten(1, (-1, 1, OUTPUTS)).movedim(-1, 0).transpose(1, 2)
+            scale, zero = steps.float().contiguous()  # [O / 64, G, 1, 64]
+            grouped = wide[:count].copy_(_order(self.blocks[rows], values[:count])).unflatten(1, (len(self.steps), -1))
+            torch.addcmul(zero - 8 * scale, grouped, scale, out=grouped)  # [O / 64, G, group, 64]
+            weight[:, :count].copy_(narrow[:count].copy_(wide[:count]).transpose(0, 1))
+            out[:, part] = (x @ weight[:, :count].flatten(1)).unflatten(1, (count, OUTPUTS))
+        return out.flatten(1)[:, : self.num_outputs]
+
+
+def _order(packed: Tensor, out: Tensor) -> Tensor:
+    """Values `[O / 64, C, 64]`, written into out, of packed rows `[O, C / 2]`: of 64 outputs byte i holds i and 32 + i."""
+    pairs = packed.view(-1, 2 * packed.shape[1], OUTPUTS // 2)
+    return torch.cat((pairs & 15, pairs >> 4), 2, out=out)
+
+
+@cache
+def _known_order() -> bool:
+    """Whether torch's kernel packs as `_order` unpacks; how it does depends on the CPU."""
+    values = (torch.arange(2 * OUTPUTS * 32, dtype=torch.int32) * 7 // 3 % 16).view(-1, 32)  # no two rows alike
+    packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(values, 2)
+    return torch.equal(_order(packed, packed.new_empty(2, 32, OUTPUTS)).transpose(1, 2).flatten(0, 1).int(), values)
+
+
+@cache
+def _has(*features: str) -> bool:
+    """Whether this is an x86 CPU with one of these, and torch has oneDNN for it."""
+    known = torch.cpu.get_capabilities()
+    x86 = platform.machine().lower() in ("x86_64", "amd64")
+    return x86 and torch.backends.mkldnn.is_available() and any(known.get(feature) for feature in features)

@@ -1,0 +1,108 @@
+"""Builds the C twins with the system's compiler, keeps them, and loads them."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+SOURCE = Path(__file__).with_name("vocoder.c")
+COMPILERS = ("cc", "gcc", "clang")
+# Contraction makes the sine's reduction exact; math-errno and trapping-math would only keep loops from vectorising.
+FLAGS = ("-O3", "-march=native", "-std=gnu11", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fPIC")
+PATIENCE = 120
+"""Seconds that a compiler may take."""
+
+log = logging.getLogger(__name__)
+
+
+def takes(*tensors: Tensor | None) -> bool:
+    """Whether the C twins take these arguments: contiguous float32 on a CPU, no gradients asked for."""
+    for x in tensors:
+        if x is None:
+            continue
+        if x.device.type != "cpu" or x.dtype != torch.float32 or not x.is_contiguous():
+            return False
+        if x.requires_grad and torch.is_grad_enabled():
+            return False
+    return library() is not None
+
+
+def library() -> ctypes.CDLL | None:
+    """The C twins; None where they could not be built or loaded."""
+    return _loaded()[0]
+
+
+def status() -> str:
+    """Which way runs, and why, for people."""
+    return _loaded()[1]
+
+
+@cache
+def _loaded() -> tuple[ctypes.CDLL | None, str]:
+    try:
+        path = build()
+        # Its OpenMP symbols are found among those that torch has loaded; elsewhere this fails, before anything runs.
+        loaded = ctypes.CDLL(str(path))
+    except (OSError, subprocess.SubprocessError) as e:
+        reason = str(getattr(e, "stderr", None) or e).strip().partition("\n")[0]
+        log.info("the vocoder runs on torch's own operations: %s", reason)
+        return None, f"plain, since {reason}"
+    _declare(loaded)
+    log.debug("the vocoder runs on %s", path)
+    return loaded, str(path)
+
+
+def build() -> Path:
+    """The shared object, compiled unless this source, compiler and CPU have met before.
+
+    OSError or SubprocessError when there is no compiler, it fails, or the folder cannot be written.
+    """
+    compiler = next((found for name in COMPILERS if (found := shutil.which(name))), None)
+    if compiler is None:
+        raise FileNotFoundError(f"no C compiler is installed ({', '.join(COMPILERS)})")
+    known = [SOURCE.read_text(), compiler, _run(compiler, "--version"), " ".join(FLAGS), _cpu()]
+    digest = hashlib.sha256("\0".join(known).encode()).hexdigest()[:16]
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "omni"
+    path = folder / f"vocoder-{digest}.so"
+    if path.exists():
+        return path
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        fresh = Path(scratch) / path.name
+        _run(compiler, *FLAGS, "-shared", "-o", str(fresh), str(SOURCE), "-lm")
+        fresh.replace(path)  # at once, since another process may be building too
+    return path
+
+
+def _run(*command: str) -> str:
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=PATIENCE)
+    return done.stdout
+
+
+def _cpu() -> str:
+    """What tells apart CPUs that may share a home folder."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return f"{platform.machine()} {platform.processor()} {flags}"
+
+
+def _declare(loaded: ctypes.CDLL) -> None:
+    pointer, number = ctypes.c_void_p, ctypes.c_long
+    loaded.rows.argtypes = []
+    loaded.up_snake_down.argtypes = [pointer] * 5 + [number] * 3 + [ctypes.c_int]
+    loaded.up_snake_down.restype = None
+    loaded.same_convolution.argtypes = [pointer] * 5 + [number] * 7 + [ctypes.c_int]
+    loaded.pack.argtypes = [pointer] * 3 + [number] * 4 + [ctypes.c_int]
+    loaded.pack.restype = None

@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from omni.kernels.cpu import weights as cpu
+from omni.kernels.weights import (
+    GROUP,
+    Int4,
+    Int8,
+    Weight,
+    dequantise,
+    from_values,
+    gains,
+    group_size,
+    multiply,
+    pack,
+    quantise_int4,
+    quantise_int8,
+)
+
+ROUND = 2.0**-8
+"""What rounding to bfloat16 moves a value by at most, as a share of it."""
+ROWS = [1, 3, 4, 5, 16, 17, 96, 97, 256]
+SHAPES = [(128, 64), (100, 96), (33, 45), (1, 300)]
+DTYPES = [torch.float32, torch.bfloat16]
+QUANTISE: dict[str, Callable[[Tensor], Int8 | Int4]] = {"int8": quantise_int8, "int4": quantise_int4}
+
+
+def drawn(O: int, C: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Rows of very different sizes, and one of zeros."""
+    weight = torch.randn(O, C) * torch.logspace(-3, 3, O)[:, None]
+    weight[O // 2] = 0
+    return weight.to(dtype)
+
+
+@pytest.mark.parametrize(("O", "C"), SHAPES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_quantise_int8_moves_by_half_a_step(O: int, C: int, dtype: torch.dtype) -> None:
+    weight = drawn(O, C, dtype)
+    moved = (dequantise(quantise_int8(weight)) - weight.float()).abs()
+    assert (moved <= weight.float().abs().amax(1, keepdim=True) / 254 * (1 + 1e-5)).all()
+
+
+@pytest.mark.parametrize(("O", "C"), SHAPES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_quantise_int4_moves_by_half_a_step(O: int, C: int, dtype: torch.dtype) -> None:
+    weight = drawn(O, C, dtype)
+    q = quantise_int4(weight)
+    fill = -C % GROUP
+    full = torch.nn.functional.pad(weight.float(), (0, fill)).unflatten(1, (-1, GROUP))
+    moved = (dequantise(q).unflatten(1, (-1, GROUP)) - full).abs().amax(2)
+    # at the ends of the range the roundings of scale, 15 steps away, and of zero come to it
+    assert (moved <= q.scale.float() * (0.5 + 15 * ROUND) + ROUND * q.zero.float().abs()).all()
+
+
+@pytest.mark.parametrize("kind", QUANTISE)
+@pytest.mark.parametrize("rows", [1, 1000])
+def test_quantise_in_blocks(kind: str, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = drawn(33, 96)
+    whole = dequantise(QUANTISE[kind](weight))
+    monkeypatch.setattr("omni.kernels.plain.weights.BLOCK", rows)
+    assert torch.equal(dequantise(QUANTISE[kind](weight)), whole)
+
+
+def allowed(weight: Weight, x: Tensor, w: Tensor) -> Tensor:
+    """How far each value of the product may be from the float64 truth.
+
+    w: float64 `[O, C]`, what the weight means.
+    """
+    size, out = x.double().abs() @ w.abs().t(), ROUND if x.dtype == torch.bfloat16 else 2.0**-24
+    sums = x.shape[1] * 2.0**-23 * size
+    if isinstance(weight, cpu.Bytes):
+        step = x.double().abs().amax(1, keepdim=True) / 127
+        finer = 254 if len(x) <= cpu.POLICY.fine_rows else 1
+        return (step / 2 / finer * w.abs().sum(1)) * (1 + 1e-4) + out * size + sums
+    if isinstance(weight, cpu.Nibbles):
+        steps = weight.steps.double().abs()
+        share = (steps[..., 1] + 16 * steps[..., 0]).amax(0)[: len(w)] * x.double().abs().sum(1, keepdim=True)
+        fine = 4 * 2.0**-24 * share  # zero - 8 * scale, in float32
+        few = len(x) <= cpu.POLICY.direct_rows  # x, the weight and the result in bfloat16
+        return (3 * ROUND if few else 2 * out) * (1 + ROUND) * size + fine + sums
+    return 2 * out * (1 + out) * size + sums  # the weight in x's dtype, and the result
+
+
+@pytest.mark.parametrize("packs", [False, True], ids=["plain", "packed"])
+@pytest.mark.parametrize("kind", QUANTISE)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("O", "C"), SHAPES)
+def test_multiply(O: int, C: int, dtype: torch.dtype, kind: str, packs: bool) -> None:
+    plain = QUANTISE[kind](drawn(O, C, dtype))
+    w = dequantise(plain)[:, :C].double()
+    weight = pack(plain) if packs else plain
+    for rows in ROWS:
+        x = (torch.randn(rows, C) * torch.logspace(-2, 2, rows)[:, None]).to(dtype)
+        got = multiply(x, weight)
+        assert got.dtype == dtype
+        assert got.shape == (rows, O)
+        far = (got.double() - x.double() @ w.t()).abs()
+        assert (far <= allowed(weight, x, w)).all(), (rows, float((far - allowed(weight, x, w)).max()))
+
+
+def test_multiply_is_near_zero_where_all_is_zero() -> None:
+    for quantise in QUANTISE.values():
+        for x in (torch.zeros(3, 64), torch.randn(3, 64)):
+            assert not multiply(x, pack(quantise(torch.zeros(5, 64)))).any()
+
+
+def test_one_great_input_leaves_other_rows_as_they_are() -> None:
+    weight = pack(quantise_int8(torch.randn(64, 64)))
+    x = torch.randn(40, 64)
+    great = x.clone()
+    great[7, 3] = 1e4
+    alike = torch.arange(40) != 7
+    assert torch.equal(multiply(x, weight)[alike], multiply(great, weight)[alike])
+
+
+@pytest.mark.parametrize("size", [32, 64, 96, 160, 128, 512])
+def test_from_values_keeps_what_bfloat16_can_hold(size: int) -> None:
+    O, G = 48, 3
+    values = torch.randint(0, 16, (O, G * size), dtype=torch.uint8)
+    scale, zeros = torch.randint(1, 9, (O, G)) * 2.0**-8, torch.randint(0, 16, (O, G))
+    want = (values.int() - zeros.repeat_interleave(size, 1)) * scale.repeat_interleave(size, 1)
+    weight = from_values(values, scale, zeros)
+    assert torch.equal(dequantise(weight), want)
+    x = torch.randn(cpu.POLICY.direct_rows + 1, G * size)
+    torch.testing.assert_close(multiply(x, pack(weight)), x @ want.t(), rtol=0, atol=1e-5 * size**0.5)
+
+
+def test_group_size() -> None:
+    assert [group_size(n) for n in (32, 64, 96, 128, 256, 2048, 11008)] == [32, 64, 32, 128, 256, 256, 256]
+
+
+def test_nbytes_are_what_is_held() -> None:
+    for plain in (quantise_int8(torch.randn(128, 128)), quantise_int4(torch.randn(128, 128))):
+        held = pack(plain)
+        assert not isinstance(held, Tensor)
+        assert plain.nbytes <= held.nbytes <= plain.nbytes + 8 * 128
+    assert Int8(torch.zeros(2, 3, dtype=torch.int8), torch.zeros(2)).nbytes == 14
+    assert Int4(torch.zeros(2, 16, dtype=torch.uint8), *torch.zeros(2, 2, 1).bfloat16()).nbytes == 40
+
+
+@pytest.mark.parametrize("rows", ROWS)
+def test_dense(rows: int) -> None:
+    plain, x = torch.randn(33, 45).bfloat16(), torch.randn(rows, 45).bfloat16()
+    weight = pack(plain)
+    assert isinstance(weight, cpu.Dense) == gains(torch.bfloat16, torch.device("cpu"))
+    if isinstance(weight, cpu.Dense):
+        truth = x.double() @ plain.double().t()
+        far = (multiply(x, weight).double() - truth).abs()
+        assert (far <= ROUND * truth.abs() * 1.01 + 45 * 2.0**-23 * (x.double().abs() @ plain.double().abs().t())).all()
+    assert isinstance(pack(plain.float()), Tensor)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", QUANTISE)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_multiply_on_a_gpu(kind: str, dtype: torch.dtype) -> None:
+    plain = QUANTISE[kind](drawn(100, 96, dtype).cuda())
+    weight, w = pack(plain), dequantise(plain).double()
+    assert weight is plain
+    for rows in ROWS:
+        x = torch.randn(rows, 96, device="cuda").to(dtype)
+        far = (multiply(x, plain).double() - x.double() @ w.t()).abs()
+        assert (far <= allowed(plain, x, w)).all()
