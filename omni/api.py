@@ -16,7 +16,7 @@ import torch
 from omni.align import Word, join_words
 from omni.checkpoint import Checkpoint, find, load
 from omni.config import read_config, read_mel, read_pixels
-from omni.device import leave_cores, pick_devices, pick_dtype
+from omni.device import is_fast_in, leave_cores, pick_devices, pick_dtype
 from omni.encoders.media import Budget
 from omni.engine.loop import Engine
 from omni.engine.options import OptionArgs, Options, SpeechArgs
@@ -25,12 +25,15 @@ from omni.engine.request import Request, Speech
 from omni.engine.text import TextTrack
 from omni.errors import CheckpointError, DeviceError, MessageError, OptionError, VoiceError
 from omni.events import Done, Event, Failed, Reply, collect
+from omni.kernels.weights import gains
 from omni.model import LAYOUT, SPEECH, Qwen2_5Omni, build, dtype_of, is_voice
 from omni.progress import loading_bar
 from omni.prompt import Message, PromptReader
+from omni.published import read_published
+from omni.quantised import Packing, check_weights
 from omni.sampler import Sampler
 from omni.session import Session
-from omni.talker.vocoder import CODES_PER_SECOND, SAMPLE_RATE, WHOLE, PreparedVoice
+from omni.talker.vocoder import CODES_PER_SECOND, SAMPLE_RATE, WHOLE, PreparedVoice, pick_preset
 from omni.talker.voices import Voice, pick, read_voices
 from omni.template import Template
 from omni.tokenizer import PieceEncoder, StreamDecoder, Tokenizer
@@ -71,6 +74,8 @@ class Omni:
         *,
         device: str = "auto",
         dtype: str = "auto",
+        weights: str = "auto",
+        vocoder: str = "faithful",
         speech: bool = True,
         cache_tokens: int = CACHE_TOKENS,
         budget: Budget | None = None,
@@ -83,7 +88,11 @@ class Omni:
             device: "cpu", "cuda", "cuda:1", or "auto" for the GPU where there is one; two with a comma, "cuda:0,cuda:1", for
                 the thinker and for the voice (talker and vocoder).
             dtype: "float32", "bfloat16", "float16", or "auto" for the checkpoint's own where the device is fast at it. The
-                vocoder always computes in float32.
+                vocoder computes in float32, whatever it is.
+            weights: "int8" or "int4" rounds the decoders of thinker and talker to 8 or 4 bits while loading; "auto" leaves
+                them as they are stored. A thinker that was published in 4 bits, by GPTQ or AWQ, keeps them.
+            vocoder: how much work goes into speech. "faithful" follows the published models: 36 evaluations, float32; "fast"
+                takes 18 and "turbo" 10, with bfloat16 products where the device has them in hardware.
             speech: False leaves talker and vocoder out, and their memory free.
             cache_tokens: tokens that all running answers may hold together.
             budget: how large media may be.
@@ -94,12 +103,17 @@ class Omni:
         """
         if cache_tokens < 1:
             raise OptionError(f"cache_tokens is {cache_tokens}; give 1 or more, and at least the longest prompt and answer")
+        check_weights(weights)
+        preset = pick_preset(vocoder)
         folder = find(model)
         place, voice_place = pick_devices(device)
         config = read_config(folder)
         kept, voice_kept = (pick_dtype(dtype, config.dtype, where) for where in (place, voice_place))
         tokenizer = Tokenizer.read(folder)
+        mel_kept = preset.dtype if is_fast_in(preset.dtype, voice_place) else torch.float32
         net = build(config, speech=speech)
+        if net.token2wav:
+            net.token2wav.solver = preset.solver
         voices = read_voices(folder) if net.talker else {}
         for voice in voices.values():
             if not 0 <= voice.bos_id < config.thinker.vocab_size:
@@ -116,14 +130,31 @@ class Omni:
             budget or Budget(),
         )
         layout = LAYOUT if net.talker else replace(LAYOUT, unused=LAYOUT.unused + SPEECH)
+        checkpoint = Checkpoint.open(folder)
+
+        def kept_in(name: str) -> torch.dtype:
+            return dtype_of(name, voice_kept if is_voice(name) else kept, mel_kept)
+
+        def kept_on(name: str) -> torch.device:
+            return voice_place if is_voice(name) else place
+
+        packing = Packing(
+            net,
+            checkpoint,
+            layout,
+            weights=weights,
+            published=read_published(folder),
+            gains=lambda name: gains(kept_in(name), kept_on(name)),
+        )
         with loading_bar(folder.name, shown=progress) as bar:
             load(
                 net,
-                Checkpoint.open(folder),
-                layout,
-                dtype_of=lambda name: dtype_of(name, voice_kept if is_voice(name) else kept),
-                device_of=lambda name: voice_place if is_voice(name) else place,
+                checkpoint,
+                packing.layout,
+                dtype_of=kept_in,
+                device_of=kept_on,
                 progress=bar,
+                arrived=packing.arrived,
             )
         leave_cores()
         try:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from io import FileIO
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from huggingface_hub import snapshot_download
@@ -210,11 +211,22 @@ class Plan:
     def read_bytes(self) -> int:
         return sum(part.entry.nbytes for parts in self.parts.values() for part in parts if part.entry)
 
-    def sizes(self, dtype_of: Callable[[str], torch.dtype]) -> dict[str, int]:
-        """Bytes of the loaded parameters, by the first word of their names."""
+    def sizes(
+        self, dtype_of: Callable[[str], torch.dtype], packed: Mapping[str, int] = MappingProxyType({})
+    ) -> dict[str, int]:
+        """Bytes of the loaded parameters, by the first word of their names.
+
+        packed: modules whose parameters, except a bias, give way to so many bytes.
+        """
         sizes: dict[str, int] = {}
+        for module, size in packed.items():
+            top = module.partition(".")[0]
+            sizes[top] = sizes.get(top, 0) + size
         for name, parts in self.parts.items():
             top = name.partition(".")[0]
+            owner = name.partition(".parts.")[0] if ".parts." in name else name.removesuffix(".weight")
+            if owner in packed:
+                continue
             values = sum(math.prod(part.shape) for part in parts)
             sizes[top] = sizes.get(top, 0) + values * dtype_of(name).itemsize
         return sizes
@@ -288,15 +300,18 @@ def load(
     dtype_of: Callable[[str], torch.dtype],
     device_of: Callable[[str], torch.device],
     progress: Callable[[int, int], None] | None = None,
+    arrived: Callable[[str], None] | None = None,
 ) -> None:
     """Give a model that was built on meta its weights, one parameter at a time.
 
     Args:
         dtype_of, device_of: our parameter's name -> the dtype to keep it in, and where.
         progress: told (bytes read, bytes to read) every PIECE.
+        arrived: told the name of each parameter when the model has it, and may then replace it.
 
-    Parameters are frozen. Buffers are computed tables: they move as they are. Needs PIECE bytes of host memory beside the
-    weights. CheckpointError as `plan`, before any weight is read; DeviceError when the device is full.
+    Parameters are frozen; integers keep the dtype that the model gives them. Buffers are computed tables: they move as they
+    are. Needs PIECE bytes of host memory beside the weights. CheckpointError as `plan`, before any weight is read;
+    DeviceError when the device is full.
     """
     todo = plan(model, checkpoint, layout)
     on_gpu = any(device_of(name).type == "cuda" for name in todo.parts)
@@ -305,9 +320,10 @@ def load(
     with ExitStack() as stack:
         files: dict[Path, FileIO] = {}
         for name, parts in todo.parts.items():
-            shape = model.get_parameter(name).shape
+            given = model.get_parameter(name)
+            kept = dtype_of(name) if given.is_floating_point() else given.dtype
             try:
-                weight = torch.empty(shape, dtype=dtype_of(name), device=device_of(name))
+                weight = torch.empty(given.shape, dtype=kept, device=device_of(name))
             except torch.OutOfMemoryError as e:
                 gib = sum(todo.sizes(dtype_of).values()) / 2**30
                 raise DeviceError(f"{device_of(name)} is full; the weights alone need {gib:.1f} GiB") from e
@@ -324,6 +340,9 @@ def load(
                     if progress is not None:
                         progress(done, total)
             _set(model, name, nn.Parameter(weight, requires_grad=False))
+            del weight, rows, row  # whoever packs it is the only one to hold it
+            if arrived is not None:
+                arrived(name)
     for name, other in todo.shared.items():
         _set(model, name, model.get_parameter(other))
     for name, buffer in list(model.named_buffers(remove_duplicate=False)):

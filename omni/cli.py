@@ -15,7 +15,22 @@ import typer
 from rich.console import Console
 
 from omni import cli_bench
-from omni.cli_shared import AsJson, Device, Dtype, Media, Model, Seconds, Seed, Threads, Voice, errors_told, loaded, notes
+from omni.cli_shared import (
+    AsJson,
+    Device,
+    Dtype,
+    Media,
+    Model,
+    Seconds,
+    Seed,
+    Threads,
+    Vocoder,
+    Voice,
+    Weights,
+    errors_told,
+    loaded,
+    notes,
+)
 from omni.errors import MessageError
 
 if TYPE_CHECKING:
@@ -68,6 +83,8 @@ def ask(
     as_json: AsJson = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    weights: Weights = "auto",
+    vocoder: Vocoder = "faithful",
 ) -> None:
     """Ask about pictures, sounds and clips."""
     parts: list[dict[str, Any]] = []
@@ -80,7 +97,7 @@ def ask(
     if not parts:
         raise typer.BadParameter("give a question, or media to ask about", param_hint="QUESTION")
     with errors_told():
-        omni = loaded(model, device, dtype, speech=speak is not None)
+        omni = loaded(model, device, dtype, weights, vocoder, speech=speak is not None)
         events = omni.stream(
             [{"role": "user", "content": parts}],
             voice=(voice or omni.default_voice) if speak else None,
@@ -103,10 +120,12 @@ def say(
     as_json: AsJson = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    weights: Weights = "auto",
+    vocoder: Vocoder = "faithful",
 ) -> None:
     """Speak exactly the words given."""
     with errors_told():
-        omni = loaded(model, device, dtype, speech=True)
+        omni = loaded(model, device, dtype, weights, vocoder, speech=True)
         events = omni.say(
             _standard_input() if text == "-" else text,
             voice=voice,
@@ -139,12 +158,13 @@ def doctor(
     model: Annotated[str | None, typer.Option("--model", "-m", envvar="OMNI_MODEL", help="Check this one too.")] = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    weights: Weights = "auto",
 ) -> None:
     """Tell what is here, what a checkpoint needs, what is missing and how to get it."""
     from omni.doctor import examine
 
     with errors_told():
-        if not examine(Console(highlight=False), model, device, dtype):
+        if not examine(Console(highlight=False), model, device, dtype, weights):
             raise typer.Exit(1)
 
 
@@ -164,6 +184,8 @@ def serve(
     threads: Threads = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    weights: Weights = "auto",
+    vocoder: Vocoder = "faithful",
 ) -> None:
     """Serve a page to talk to, OpenAI's Realtime API over a WebSocket, and its chat and speech endpoints over HTTP."""
     import torch
@@ -189,7 +211,9 @@ def serve(
     )
     with errors_told():
         check_settings(settings)
-        omni = loaded(model, device, dtype, speech=True, budget=Budget(max_seconds=1800, max_clip_bytes=1 << 30))
+        omni = loaded(
+            model, device, dtype, weights, vocoder, speech=True, budget=Budget(max_seconds=1800, max_clip_bytes=1 << 30)
+        )
         threading.Thread(target=omni.warm_up, daemon=True).start()
         serve_forever(
             omni,
@@ -237,6 +261,8 @@ def evaluate(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="List wrong answers.")] = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    weights: Weights = "auto",
+    vocoder: Vocoder = "faithful",
 ) -> None:
     """Ask a whole set of questions; fails where a mark is missed."""
     import torch
@@ -250,7 +276,7 @@ def evaluate(
         if out:
             check_place(out)
         given = read_set(folder, [name.strip() for name in rows.split(",") if name.strip()])
-        scores = score(loaded(model, device, dtype, speech=given.speaks), given, notes)
+        scores = score(loaded(model, device, dtype, weights, vocoder, speech=given.speaks), given, notes)
         show(scores, Console(highlight=False), verbose=verbose)
         if out:
             write(scores, given, out)

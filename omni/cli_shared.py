@@ -27,6 +27,8 @@ Model = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N; two with a comma for thinker and voice.")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
+Weights = Annotated[str, typer.Option(help="auto, int8 or int4: how many bits the decoders keep.")]
+Vocoder = Annotated[str, typer.Option(help="faithful, fast or turbo: how much work goes into speech.")]
 Media = Annotated[list[Path] | None, typer.Option(help="May be given several times.")]
 Voice = Annotated[str | None, typer.Option(help="Who speaks; see `omni voices`.")]
 Seconds = Annotated[float | None, typer.Option(help="Longest speech.  [default: 300]")]
@@ -44,7 +46,25 @@ def errors_told() -> Iterator[None]:
         raise typer.Exit(2 if isinstance(e, InputError) else 1) from e
 
 
-def loaded(model: str | None, device: str, dtype: str, *, speech: bool, budget: Budget | None = None) -> Omni:
+def loaded(
+    model: str | None,
+    device: str,
+    dtype: str,
+    weights: str = "auto",
+    vocoder: str = "faithful",
+    *,
+    speech: bool,
+    budget: Budget | None = None,
+) -> Omni:
     from omni.api import Omni
 
-    return Omni.load(model, device=device, dtype=dtype, speech=speech, budget=budget, progress=notes.is_terminal)
+    return Omni.load(
+        model,
+        device=device,
+        dtype=dtype,
+        weights=weights,
+        vocoder=vocoder,
+        speech=speech,
+        budget=budget,
+        progress=notes.is_terminal,
+    )

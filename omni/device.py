@@ -47,11 +47,15 @@ def pick_dtype(name: str, stored: str, device: torch.device) -> torch.dtype:
     """The dtype of that name; "auto" is the stored one where the device is fast at it, and float32 where it is not."""
     if name == "auto":
         dtype = DTYPES.get(stored, torch.float32)
-        fast = device.type == "cuda" or (dtype == torch.bfloat16 and has_fast_bfloat16())
-        return dtype if fast else torch.float32
+        return dtype if is_fast_in(dtype, device) else torch.float32
     if name not in DTYPES:
         raise DeviceError(f"{name!r} is no dtype; give 'auto', {', '.join(map(repr, DTYPES))}")
     return DTYPES[name]
+
+
+def is_fast_in(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether a device has products of that dtype in hardware."""
+    return device.type == "cuda" or dtype == torch.float32 or (dtype == torch.bfloat16 and has_fast_bfloat16())
 
 
 def has_fast_bfloat16() -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,7 +19,10 @@ from omni.config import DecoderConfig, read_config
 from omni.device import has_fast_bfloat16, pick_devices, pick_dtype
 from omni.engine.features import MAX_BYTES
 from omni.errors import OmniError
-from omni.model import LAYOUT, build, dtype_of, is_voice
+from omni.kernels.native import build as native
+from omni.model import LAYOUT, Qwen2_5Omni, build, dtype_of, is_voice
+from omni.published import Published, read_published
+from omni.quantised import Packing, check_weights
 from omni.talker.voices import read_voices
 from omni.template import Template
 from omni.tokenizer import Tokenizer
@@ -27,10 +30,13 @@ from omni.tokenizer import Tokenizer
 PACKAGES = ("omni-runtime", "torch", "triton", "safetensors", "tokenizers", "av", "soundfile", "soxr", "pillow", "numpy")
 OPTIONAL = {"triton": "comes with CUDA builds of torch on Linux; a CPU needs none"}
 GIB = 2**30
+CONVERSATION = 8192
+"""Tokens of a talk with one person, for which the cache of a CPU grows."""
 
 
-def examine(console: Console, model: str | None, device: str, dtype: str) -> bool:
+def examine(console: Console, model: str | None, device: str, dtype: str, weights: str = "auto") -> bool:
     """Print the findings; whether everything needed is there."""
+    check_weights(weights)
     missing: list[str] = []
     table = Table(title="this machine", show_header=False, title_justify="left")
     table.add_row("python", platform.python_version())
@@ -46,6 +52,7 @@ def examine(console: Console, model: str | None, device: str, dtype: str) -> boo
             import_module(module)
         except (ImportError, OSError) as e:
             missing.append(f"{module} cannot be imported ({e}): pip install --force-reinstall {module}")
+    table.add_row("C kernels", escape(native.status()))
     places = pick_devices(device)
     for place in dict.fromkeys(places):
         table.add_row("device", _device(place))
@@ -53,7 +60,7 @@ def examine(console: Console, model: str | None, device: str, dtype: str) -> boo
         table.add_row("memory", "unknown" if free is None else f"{free / GIB:.1f} GiB free")
     console.print(table)
     if model is not None:
-        missing += _checkpoint(console, model, places, dtype)
+        missing += _checkpoint(console, model, places, dtype, weights)
     for line in missing:
         console.print("[bold red]missing[/]", escape(line), soft_wrap=True)
     if not missing:
@@ -75,17 +82,40 @@ def _free(place: torch.device) -> int | None:
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")), None)
 
 
-def _checkpoint(console: Console, model: str, places: tuple[torch.device, torch.device], dtype: str) -> list[str]:
+def weights_sizes(
+    net: Qwen2_5Omni,
+    checkpoint: Checkpoint,
+    kept: Sequence[torch.dtype],
+    weights: str = "auto",
+    published: Published | None = None,
+) -> dict[str, int]:
+    """Bytes of each part's weights once they are loaded; the model is on meta, and stays there.
+
+    kept: the dtypes that thinker and voice run in.
+
+    CheckpointError, OptionError as loading raises them.
+    """
+    packing = Packing(net, checkpoint, LAYOUT, weights=weights, published=published)
+    todo = plan(net, checkpoint, packing.layout)
+    return todo.sizes(lambda name: dtype_of(name, kept[is_voice(name)]), packing.kept)
+
+
+def _checkpoint(
+    console: Console, model: str, places: tuple[torch.device, torch.device], dtype: str, weights: str
+) -> list[str]:
     """Print a checkpoint's memory plan for the devices of thinker and voice; what it lacks."""
     try:
         folder = find(model)
         config = read_config(folder)
         kept = [pick_dtype(dtype, config.dtype, place) for place in places]
         net = build(config)
-        sizes = plan(net, Checkpoint.open(folder), LAYOUT).sizes(lambda name: dtype_of(name, kept[is_voice(name)]))
+        published = read_published(folder)
+        sizes = weights_sizes(net, Checkpoint.open(folder), kept, weights, published)
     except OmniError as e:
         return [str(e)]
     names = " and ".join(dict.fromkeys(str(each).removeprefix("torch.") for each in kept))
+    if published or weights != "auto":
+        names += f", decoders in {weights if weights != 'auto' else 'int4 as published'}"
     table = Table(title=f"memory plan for {escape(str(folder))} in {names}", title_justify="left")
     table.add_column("part")
     table.add_column("device")
@@ -97,14 +127,18 @@ def _checkpoint(console: Console, model: str, places: tuple[torch.device, torch.
         need[place] += size
     table.add_row("weights in all", "", f"{sum(sizes.values()) / GIB:.2f}", style="bold")
     most = dict(need)
+    few = dict(need)
     decoders = (("thinker", config.thinker.decoder), ("talker", config.talker_decoder))
     for (name, decoder), place, dtype_there in zip(decoders, places, kept, strict=True):
         if decoder:
             size = CACHE_TOKENS * _kv_bytes(decoder, dtype_there)
             table.add_row(f"{name} cache, up to {CACHE_TOKENS:,} tokens", str(place), f"{size / GIB:.2f}")
             most[place] += size
+            few[place] += size * CONVERSATION // CACHE_TOKENS
     table.add_row("rows of media seen or heard lately, up to", str(places[0]), f"{MAX_BYTES / GIB:.2f}")
     most[places[0]] += MAX_BYTES
+    for place, size in few.items():
+        table.add_row(f"weights and {CONVERSATION:,} tokens of cache", str(place), f"{size / GIB:.2f}", style="bold")
     for place, size in most.items():
         table.add_row("in all, at most", str(place), f"{size / GIB:.2f}", style="bold")
     console.print(table)
@@ -114,7 +148,7 @@ def _checkpoint(console: Console, model: str, places: tuple[torch.device, torch.
         if free is not None and free < size:
             missing.append(
                 f"memory: the weights need {size / GIB:.1f} GiB and {free / GIB:.1f} GiB are free on {place}; take a "
-                "smaller checkpoint, speech=False, or another device"
+                "smaller checkpoint, weights='int8' or 'int4', speech=False, or another device"
             )
     return missing
 

@@ -61,6 +61,11 @@ def is_voice(name: str) -> bool:
     return name.startswith(("talker.", "token2wav."))
 
 
-def dtype_of(name: str, dtype: torch.dtype) -> torch.dtype:
-    """The dtype a parameter is kept in when the model runs in `dtype`: the vocoder always computes in float32."""
+def dtype_of(name: str, dtype: torch.dtype, mel_dtype: torch.dtype = torch.float32) -> torch.dtype:
+    """The dtype a parameter is kept in when the model runs in `dtype`.
+
+    The vocoder always computes in float32, but for the products of its flow-matching blocks, which are kept in `mel_dtype`.
+    """
+    if name.startswith("token2wav.code2wav_dit_model.transformer_blocks.") and (".attn." in name or ".ff." in name):
+        return mel_dtype
     return torch.float32 if name.startswith("token2wav.") else dtype
