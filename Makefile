@@ -13,7 +13,7 @@ help:
 	@echo "make check   format, lint and types"
 	@echo "make parity  compare with transformers, number by number"
 	@echo "make eval    what the small model can do, against its marks"
-	@echo "make bench   time the kernels against what this machine can do"
+	@echo "make bench   time every stage against transformers, and against its marks"
 
 demo: $(READY)
 	$(RUN) -m demos.tour
@@ -33,7 +33,7 @@ eval: $(READY)
 	$(VENV)/bin/omni eval
 
 bench: $(READY)
-	$(RUN) -m demos.bench
+	$(VENV)/bin/omni bench stages --check
 
 setup: $(READY)
 

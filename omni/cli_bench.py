@@ -3,18 +3,180 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
-from omni.cli_shared import Device, Dtype, Model, Threads, errors_told, loaded, notes
+from omni.cli_shared import Device, Dtype, Model, Threads, Weights, errors_told, loaded, notes
 
 if TYPE_CHECKING:
+    from omni.bench.case import Setting
+    from omni.bench.report import Report
+    from omni.bench.timing import Timer
     from omni.streaming.bench import Task
 
 app = typer.Typer(no_args_is_help=True, help="Measure speed.")
+
+Check = Annotated[bool, typer.Option("--check", help="Fail where a mark is missed.")]
+Out = Annotated[Path | None, typer.Option("--json", help="Write all figures into this file.")]
+Shape = Annotated[str, typer.Option(help="3b or 7b with random weights, or a checkpoint's folder.")]
+Only = Annotated[str, typer.Option(help="Names with commas; all when left out.")]
+Rounds = Annotated[int, typer.Option(min=1, help="At least, of ours, theirs, theirs, ours.")]
+Budget = Annotated[float, typer.Option(min=0, help="Seconds after which a row gets no further round.")]
+OneDevice = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+OneDtype = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")]
+Depth = Annotated[int, typer.Option(min=1, help="Layers of towers, where weights are random.")]
+
+
+@app.command("stages")
+def bench_stages(
+    shape: Shape = "3b",
+    only: Only = "",
+    context: Annotated[int, typer.Option(min=1, help="Tokens in the cache before a step.")] = 512,
+    prompt: Annotated[int, typer.Option(min=1, help="Tokens of a prefill.")] = 256,
+    sound: Annotated[float, typer.Option(min=0.1, help="Seconds that are heard.")] = 10.0,
+    image: Annotated[int, typer.Option(min=28, help="Side of a picture in pixels.")] = 448,
+    frames: Annotated[int, typer.Option(min=2, help="Of log-mel in a window.")] = 96,
+    long_frames: Annotated[int, typer.Option(min=2, help="Of log-mel in a long window.")] = 1000,
+    depth: Depth = 8,
+    distinct: Annotated[int, typer.Option(min=1, help="Layers of the thinker with weights of their own.")] = 6,
+    rounds: Rounds = 3,
+    budget: Budget = 12.0,
+    check: Check = False,
+    out: Out = None,
+    threads: Threads = None,
+    device: OneDevice = "auto",
+    dtype: OneDtype = "auto",
+) -> None:
+    """Time every stage against transformers' on the same weights, and against what this machine can do."""
+    from omni.bench import stages
+    from omni.bench.case import Sizes
+
+    with errors_told():
+        sizes = Sizes(context, prompt, sound, image, frames, long_frames, depth, distinct)
+        setting, timer = _prepared(shape, sizes, rounds, budget, out, threads, device, dtype)
+        _report(stages.measure(setting, timer, _names(only), notes), check, out)
+
+
+@app.command("latency")
+def bench_latency(
+    model: Model = None,
+    questions: Annotated[int, typer.Option(min=1, help="Of the packaged set, aloud about pictures.")] = 2,
+    rounds: Annotated[int, typer.Option(min=1, help="For each question.")] = 2,
+    max_tokens: Annotated[int, typer.Option(min=2, help="Of text in an answer.")] = 40,
+    max_seconds: Annotated[float, typer.Option(min=0.5, help="Of speech in an answer.")] = 4.0,
+    check: Check = False,
+    out: Out = None,
+    threads: Threads = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    weights: Weights = "auto",
+) -> None:
+    """Ask aloud about pictures, and tell when text and sound come: ours streamed, and transformers' `generate`."""
+    import torch
+
+    from omni.bench import latency
+    from omni.checkpoint import find
+    from omni.scores import check_place
+
+    if threads:
+        torch.set_num_threads(threads)
+    with errors_told():
+        if out:
+            check_place(out)
+        omni = loaded(model, device, dtype, weights, speech=True)
+        asked = latency.questions(questions)
+        limits = latency.Limits.of(max_tokens, max_seconds)
+        _report(latency.measure(omni, find(model), asked, limits, rounds=rounds, notes=notes), check, out)
+
+
+@app.command("curves")
+def bench_curves(
+    shape: Shape = "3b",
+    only: Only = "",
+    context: Annotated[str, typer.Option(help="Tokens in the cache.")] = "128,512,2048,8192",
+    sessions: Annotated[str, typer.Option(help="That take a step together.")] = "1,2,4,8,16",
+    image: Annotated[str, typer.Option(help="Side of a picture in pixels.")] = "112,224,448,672",
+    speech: Annotated[str, typer.Option(help="Seconds made in one window.")] = "1,2,4,8",
+    points: Annotated[str, typer.Option(help="Of the vocoder's time grid.")] = "2,4,6,10",
+    depth: Depth = 4,
+    rounds: Rounds = 1,
+    budget: Budget = 4.0,
+    check: Check = False,
+    out: Out = None,
+    png: Annotated[Path | None, typer.Option("--png", help="Draw the curves into this file.")] = None,
+    threads: Threads = None,
+    device: OneDevice = "auto",
+    dtype: OneDtype = "auto",
+) -> None:
+    """Time a few stages at growing sizes, and draw what comes out."""
+    from omni.bench import curves
+    from omni.bench.case import Sizes
+    from omni.scores import check_place
+
+    with errors_told():
+        at = curves.Points(
+            _counts(context, "128,512", "--context"),
+            _counts(sessions, "1,2,4", "--sessions"),
+            _counts(image, "224,448", "--image"),
+            _counts(speech, "1,2,4", "--speech"),
+            _counts(points, "2,10", "--points"),
+        )
+        if png:
+            check_place(png)
+        setting, timer = _prepared(shape, Sizes(depth=depth), rounds, budget, out, threads, device, dtype)
+        report = curves.measure(setting, timer, at, _names(only), notes)
+        if png:
+            curves.draw(report.rows, png)
+        _report(report, check, out)
+
+
+@app.command("kernels")
+def bench_kernels(
+    only: Only = "",
+    rows: Annotated[int, typer.Option(min=16, help="Rows of most inputs.")] = 256,
+    context: Annotated[int, typer.Option(min=16, help="Rows in the cache, for paged attention.")] = 1024,
+    seconds: Annotated[float, typer.Option(min=0, help="For each.")] = 0.3,
+    check: Check = False,
+    out: Out = None,
+    threads: Threads = None,
+    device: OneDevice = "auto",
+    dtype: OneDtype = "float32",
+) -> None:
+    """Time each kernel against the larger of two bounds: its bytes by copying, its products by a large product."""
+    import torch
+
+    from omni.bench import kernels
+    from omni.bench.timing import Timer
+    from omni.device import pick_device, pick_dtype
+    from omni.scores import check_place
+
+    if threads:
+        torch.set_num_threads(threads)
+    with errors_told():
+        if out:
+            check_place(out)
+        place = pick_device(device)
+        kept = pick_dtype(dtype, "bfloat16", place)
+        report = kernels.measure(kept, Timer(place), rows=rows, context=context, only=_names(only), seconds=seconds)
+        _report(report, check, out)
+
+
+@app.command("compare")
+def bench_compare(
+    before: Annotated[Path, typer.Argument(help="A file that --json wrote.")],
+    after: Annotated[Path, typer.Argument(help="Another, of the same command.")],
+    check: Annotated[bool, typer.Option("--check", help="Fail where a row is slower by more than the noise.")] = False,
+) -> None:
+    """Tell what became faster and what slower between two runs."""
+    from omni.bench import compare, report
+
+    with errors_told():
+        found = compare.compare(report.read(before), report.read(after))
+        compare.show(found, Console(highlight=False))
+    _tell(found.slower if check else [], "slower")
 
 
 @app.command("load")
@@ -28,6 +190,7 @@ def bench_load(
     threads: Threads = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    weights: Weights = "auto",
 ) -> None:
     """Let listeners ask at random times, and tell how long they waited for sound and whether it ever stopped."""
     import torch
@@ -41,7 +204,7 @@ def bench_load(
     with errors_told():
         if out:
             check_place(out)
-        omni = loaded(model, device, dtype, speech=True)
+        omni = loaded(model, device, dtype, weights, speech=True)
         figures = measure(omni, counts, questions=questions, seed=seed, notes=notes)
         show(figures, Console(highlight=False))
         if out:
@@ -57,6 +220,7 @@ def bench_turns(
     threads: Threads = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    weights: Weights = "auto",
 ) -> None:
     """Tell how long the first sound takes after short and long turns, and after few and many."""
     import torch
@@ -66,7 +230,7 @@ def bench_turns(
     if threads:
         torch.set_num_threads(threads)
     with errors_told():
-        waits = measure(loaded(model, device, dtype, speech=True), repeats=repeats)
+        waits = measure(loaded(model, device, dtype, weights, speech=True), repeats=repeats)
         show(waits, Console(highlight=False))
     _tell(waits.missed if check else [])
 
@@ -87,6 +251,7 @@ def bench_door(
     threads: Threads = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    weights: Weights = "auto",
 ) -> None:
     """Talk with a server aloud: how soon it answers, whether it keeps up, and how soon it stops when it is interrupted."""
     import asyncio
@@ -95,7 +260,7 @@ def bench_door(
     from omni.streaming.bench import measure, show, write
     from omni.streaming.bench_caller import Place
 
-    options = ["--device", device, "--dtype", dtype]
+    options = ["--device", device, "--dtype", dtype, "--weights", weights]
     options += ["--model", model] if model else []
     options += ["--threads", str(threads)] if threads else []
     counts = _counts(sessions, "1,4")
@@ -132,16 +297,51 @@ def _task(sessions: list[int], seconds: float, trials: int, seed: int) -> Task:
     return Task(conversations, request, sessions, seconds, trials, seed)
 
 
-def _counts(text: str, example: str) -> list[int]:
+def _prepared(
+    shape: str, sizes: Any, rounds: int, budget: float, out: Path | None, threads: int | None, device: str, dtype: str
+) -> tuple[Setting, Timer]:
+    """What a bench of stages runs on, with all that can be wrong found out before the work."""
+    import torch
+
+    from omni.bench.case import Setting
+    from omni.bench.timing import Timer
+    from omni.bench.weights import Shape
+    from omni.device import pick_device, pick_dtype
+    from omni.scores import check_place
+
+    if threads:
+        torch.set_num_threads(threads)
+    if out:
+        check_place(out)
+    place = pick_device(device)
+    setting = Setting(Shape.named(shape), place, pick_dtype(dtype, "bfloat16", place), sizes)
+    return setting, Timer(place, budget, least=rounds, most=max(9, rounds))
+
+
+def _report(report: Report, check: bool, out: Path | None) -> None:
+    """Shows and writes what was found; fails where a mark is missed that is asked for."""
+    from omni.bench.report import show, write
+
+    show(report, Console(highlight=False))
+    if out:
+        write(report, out)
+    _tell(report.missed if check else [])
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _counts(text: str, example: str, option: str = "--sessions") -> list[int]:
     counts = [int(n) for n in text.split(",") if n.strip().isdecimal()]
     if not counts or min(counts) < 1:
-        raise typer.BadParameter(f"give numbers such as {example}", param_hint="--sessions")
+        raise typer.BadParameter(f"give numbers such as {example}", param_hint=option)
     return counts
 
 
-def _tell(faults: list[str]) -> None:
-    """Marks that were missed; fails where there are any."""
+def _tell(faults: list[str], what: str = "missed") -> None:
+    """What is wrong; fails where anything is."""
     for fault in faults:
-        notes.print("[bold red]missed:[/]", escape(fault), soft_wrap=True)
+        notes.print(f"[bold red]{what}:[/]", escape(fault), soft_wrap=True)
     if faults:
         raise typer.Exit(1)

@@ -3,6 +3,9 @@
 Nothing that stays the same is computed twice: the speaker is encoded once for a voice, the modulations once for a time grid,
 and what codes and speaker add to the input once for a window. Only the 80 noisy channels pass the input projection at every
 evaluation, and they do so once for both rows of the guidance.
+
+The products of the blocks may be kept in bfloat16; what is added up along the layers, norms, softmax and the solver's state
+are float32.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from omni.kernels import BlockMask, Segments, ada_layer_norm, attend, gelu_tanh, rotary_table, rotate
+from omni.kernels import BlockMask, Segments, attend, layer_norm, linear_gelu, rotary_table, rotate
 from omni.talker.config import DiTConfig
 from omni.talker.ecapa import SpeakerEncoder
 from omni.talker.flow import Solver, guide, integrate, sinusoid, stage_times, time_grid
@@ -30,8 +33,8 @@ class Schedule:
 
     Attributes:
         grid: `[num_points]`, on the host.
-        blocks: `[R, L, 6, C]`, for attention, then feed-forward: shift, scale, gate.
-        out: `[R, 2, C]`: scale, shift.
+        blocks: `[R, L, 6, C]`, for attention, then feed-forward: shift, 1 + scale, gate.
+        out: `[R, 2, C]`: 1 + scale, shift.
     """
 
     solver: Solver
@@ -123,9 +126,10 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, window: Window) -> Tensor:
         q, k, v = (to(x).unflatten(-1, (self.num_heads, -1)) for to in (self.to_q, self.to_k, self.to_v))  # [N, H, D]
-        for y in (q, k):  # the checkpoint was trained with positions in the first head only
-            y[:, :1] = rotate(y[:, :1], window.cos, window.sin, interleaved=True)
-        y = attend(q, k, v, window.segments, block=self.mask)
+        # the checkpoint was trained with positions in the first head only
+        turned = rotate(torch.stack((q[:, 0], k[:, 0]), 1), window.cos, window.sin, interleaved=True)  # [N, 2, D]
+        q[:, 0], k[:, 0] = turned.unbind(1)
+        y = attend(q, k, v, window.segments, block=self.mask)  # [N, H, D]
         out: Tensor = self.to_out[0](y.flatten(1))
         return out
 
@@ -138,7 +142,7 @@ class FeedForward(nn.Module):
         self.ff = nn.ModuleDict({"0": nn.Linear(config.hidden_size, width), "3": nn.Linear(width, config.hidden_size)})
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.ff["3"](gelu_tanh(self.ff["0"](x)))
+        y: Tensor = self.ff["3"](linear_gelu(x, self.ff["0"].weight, self.ff["0"].bias))
         return y
 
 
@@ -151,8 +155,11 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, modulation: Tensor, window: Window) -> Tensor:
         shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = modulation.unbind()
-        x = x + gate_a * self.attn(ada_layer_norm(x, scale_a, shift_a, EPS), window)
-        return x + gate_f * self.ff(ada_layer_norm(x, scale_f, shift_f, EPS))
+        kept = self.ff.ff["0"].weight.dtype
+        y = self.attn(layer_norm(x, scale_a, shift_a, EPS).to(kept), window)
+        x = torch.addcmul(x, gate_a, y.to(x.dtype))
+        y = self.ff(layer_norm(x, scale_f, shift_f, EPS).to(kept))
+        return torch.addcmul(x, gate_f, y.to(x.dtype))
 
 
 class DiT(nn.Module):
@@ -186,9 +193,12 @@ class DiT(nn.Module):
     def schedule(self, solver: Solver) -> Schedule:
         """The modulations of every layer at every time that the solver visits."""
         grid = time_grid(solver)
-        time = self.time_embed(stage_times(grid).to(self.inv_freq.device))  # [R, C]
+        time = self.time_embed(stage_times(grid, solver.rule).to(self.inv_freq.device))  # [R, C]
         blocks = torch.stack([block.attn_norm(time) for block in self.transformer_blocks], 1)
-        return Schedule(solver, grid, blocks, self.norm_out(time))
+        out = self.norm_out(time)  # scale and shift the other way round than in the blocks
+        blocks[:, :, 1::3] += 1
+        out[:, 0] += 1
+        return Schedule(solver, grid, blocks, out)
 
     def window(self, codes: Tensor, voices: Tensor, lens: Sequence[int]) -> Window:
         """For B sequences of `lens` codes each, packed: codes int64 `[sum(lens)]`, voices `[B, 2, C]`."""
@@ -216,8 +226,8 @@ class DiT(nn.Module):
         h = (self.input_embed.moving(x) + window.fixed).flatten(0, 1)  # [2 N, C]
         for block, modulation in zip(self.transformer_blocks, schedule.blocks[time], strict=True):
             h = block(h, modulation, window)
-        scale, shift = schedule.out[time]  # the other way round than in the blocks
-        v: Tensor = self.proj_out(ada_layer_norm(h, scale, shift, EPS))
+        scale, shift = schedule.out[time]
+        v: Tensor = self.proj_out(layer_norm(h, scale, shift, EPS))
         return v.unflatten(0, (2, -1))  # [2, N, mel_dim]
 
     def sample(self, codes: Tensor, noise: Tensor, voices: Tensor, lens: Sequence[int], schedule: Schedule) -> Tensor:
@@ -238,4 +248,4 @@ class DiT(nn.Module):
             conditional, unconditional = self(x, window, schedule, time)
             return guide(conditional, unconditional, schedule.solver.guidance)
 
-        return integrate(velocity, noise, schedule.grid)
+        return integrate(velocity, noise, schedule.grid, schedule.solver.rule)

@@ -8,7 +8,7 @@ falls by a factor of 10 to 50 with each block. Windows are a matter of the polic
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
@@ -64,6 +64,34 @@ class ChunkPolicy:
 STREAMED = ChunkPolicy()
 WHOLE = ChunkPolicy(first=sys.maxsize, largest=sys.maxsize)
 """One window over everything, when the speech ends."""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """How much work goes into the log-mel frames.
+
+    Attributes:
+        dtype: of the products inside the flow-matching transformer; everything else of the vocoder is float32.
+    """
+
+    solver: Solver
+    dtype: torch.dtype
+
+
+PRESETS: Mapping[str, Preset] = {
+    "faithful": Preset(PUBLISHED, torch.float32),
+    "fast": Preset(Solver(rule="midpoint"), torch.bfloat16),
+    "turbo": Preset(Solver(num_points=6, rule="midpoint"), torch.bfloat16),
+}
+"""By name, with 36, 18 and 10 evaluations; the first is what the models were published with."""
+FAITHFUL = PRESETS["faithful"]
+
+
+def pick_preset(name: str) -> Preset:
+    """The preset of that name; OptionError lists the known ones."""
+    if name not in PRESETS:
+        raise OptionError(f"vocoder is {name!r}; give one of {', '.join(map(repr, PRESETS))}")
+    return PRESETS[name]
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,7 +177,11 @@ def exact_convolutions() -> AbstractContextManager[None]:
 
 
 class Vocoder(nn.Module):
-    """Turns every code into `repeats * hop` samples (480 in the published models); all of it computes in float32."""
+    """Turns every code into `repeats * hop` samples (480 in the published models).
+
+    Attributes:
+        solver: integrates the speech of voices that are prepared from now on.
+    """
 
     sample_rate = SAMPLE_RATE
 
@@ -157,7 +189,7 @@ class Vocoder(nn.Module):
         super().__init__()
         if dit.block_size % dit.repeats:
             raise CheckpointError(f"blocks of {dit.block_size} frames do not hold whole codes of {dit.repeats} frames")
-        self.config = dit
+        self.config, self.solver = dit, PUBLISHED
         self.hop = bigvgan.hop
         self.codes_per_block = dit.block_size // dit.repeats
         self.code2wav_dit_model = DiT(dit)
@@ -172,8 +204,11 @@ class Vocoder(nn.Module):
     def device(self) -> torch.device:
         return self.code2wav_bigvgan_model.taps.device
 
-    def prepare(self, voice: Voice, solver: Solver = PUBLISHED) -> PreparedVoice:
-        """What all speech by this voice shares; CheckpointError when the voice belongs to another model."""
+    def prepare(self, voice: Voice, solver: Solver | None = None) -> PreparedVoice:
+        """What all speech by this voice shares; CheckpointError when the voice belongs to another model.
+
+        solver: None for the vocoder's own.
+        """
         dims = voice.cond.shape[-1], voice.ref_mel.shape[-1]
         if dims != (self.config.voice_dim, self.config.mel_dim):
             raise CheckpointError(
@@ -183,7 +218,7 @@ class Vocoder(nn.Module):
         dit = self.code2wav_dit_model
         with exact_convolutions():
             rows = dit.voice(voice.ref_mel.to(self.device), voice.cond.to(self.device))
-        return PreparedVoice(rows, dit.schedule(solver))
+        return PreparedVoice(rows, dit.schedule(solver or self.solver))
 
     def start(
         self, voice: PreparedVoice, seed: int = 0, chunks: ChunkPolicy = STREAMED, noise: Tensor | None = None

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor
 
 from omni.talker.dit import DiT
-from omni.talker.flow import PUBLISHED, Solver, stage_times
+from omni.talker.flow import PUBLISHED, Rule, Solver, stage_times
 from tests.talker import tiny
 
 
@@ -85,6 +86,23 @@ def test_schedule_follows_the_solver() -> None:
     dit = tiny.vocoder("small").code2wav_dit_model
     assert dit.schedule(PUBLISHED).blocks.shape == (28, 4, 6, 32)
     assert dit.schedule(Solver(num_points=4)).out.shape == (10, 2, 32)
+    assert dit.schedule(Solver(num_points=4, rule="midpoint")).out.shape == (6, 2, 32)
+
+
+@pytest.mark.parametrize(("rule", "order"), [("three_eighths", 4), ("midpoint", 2), ("euler", 1)])
+def test_error_falls_by_the_order_of_the_rule(rule: Rule, order: int) -> None:
+    """Random weights change wildly with the time, which stands still here; `test_flow` moves it."""
+    dit = deepcopy(tiny.vocoder("small").code2wav_dit_model)
+    dit.time_embed.time_mlp["2"].weight *= 0
+    dit.proj_out.weight *= 0.3
+    codes, noise, voices = torch.tensor(tiny.codes("small", 12)), tiny.noise("small", 24), tiny.prepared("small").rows[None]
+
+    def mel(num_points: int, rule: Rule) -> Tensor:
+        return dit.sample(codes, noise, voices, [12], dit.schedule(Solver(num_points, rule=rule)))
+
+    truth = mel(33, "three_eighths")
+    errors = [(mel(n, rule) - truth).norm().item() for n in (3, 9)]
+    assert errors[0] / errors[1] == pytest.approx(4**order, rel=0.25)  # a quarter of the step
 
 
 def test_computed_tables_are_real_on_meta() -> None:

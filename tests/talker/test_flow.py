@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from omni.errors import OptionError
-from omni.talker.flow import PUBLISHED, Solver, guide, integrate, sinusoid, stage_times, time_grid
+from omni.talker.flow import PUBLISHED, Rule, Solver, guide, integrate, sinusoid, stage_times, time_grid
 
 
 def test_published_grid() -> None:
@@ -21,31 +21,37 @@ def test_even_grid() -> None:
     assert time_grid(Solver(num_points=5, sway=0.0)).tolist() == [0, 0.25, 0.5, 0.75, 1]
 
 
+# rule -> (evaluations for each interval, its order)
+RULES: dict[Rule, tuple[int, int]] = {"three_eighths": (4, 4), "midpoint": (2, 2), "euler": (1, 1)}
+
+
+@pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("num_points", [2, 3, 10])
-def test_velocity_is_asked_at_the_stage_times(num_points: int) -> None:
-    grid = time_grid(Solver(num_points))
-    times = stage_times(grid).tolist()
+def test_velocity_is_asked_at_the_stage_times(num_points: int, rule: Rule) -> None:
+    solver, (evaluations, order) = Solver(num_points, rule=rule), RULES[rule]
+    grid = time_grid(solver)
+    times = stage_times(grid, rule).tolist()
     asked = []
 
     def velocity(i: int, x: Tensor) -> Tensor:
         asked.append(i)
-        return torch.full_like(x, 4 * times[i] ** 3)
+        return torch.full_like(x, order * times[i] ** (order - 1))
 
-    x = integrate(velocity, torch.zeros(1), grid)
-    assert len(asked) == 4 * (num_points - 1)
+    x = integrate(velocity, torch.zeros(1), grid, rule)
+    assert len(asked) == solver.num_evaluations == evaluations * (num_points - 1)
     assert set(asked) == set(range(len(times)))
-    assert x.item() == pytest.approx(1, abs=1e-6)  # the 3/8 rule is exact for cubics
+    assert x.item() == pytest.approx(1, abs=1e-6)  # a rule is exact for polynomials below its order
 
 
-def test_order_of_the_rule() -> None:
+@pytest.mark.parametrize("rule", RULES)
+def test_order_of_the_rule(rule: Rule) -> None:
     def error(num_points: int) -> float:
         grid = torch.linspace(0, 1, num_points, dtype=torch.float64)
-        times = stage_times(grid)
-        x = integrate(lambda i, x: x * torch.cos(3 * times[i]), torch.ones(1).double(), grid)
-        return abs(x.item() - math.exp(math.sin(3) / 3))
+        times = stage_times(grid, rule)
+        x = integrate(lambda i, x: x * torch.cos(2 * times[i]), torch.ones(1).double(), grid, rule)
+        return abs(x.item() - math.exp(math.sin(2) / 2))
 
-    ratio = error(65) / error(129)
-    assert 15 < ratio < 17.5  # half the step, a sixteenth of the error
+    assert error(65) / error(129) == pytest.approx(2 ** RULES[rule][1], rel=0.03)  # half the step
 
 
 @pytest.mark.oracle
@@ -72,3 +78,8 @@ def test_sinusoid() -> None:
 def test_grid_of_one_point() -> None:
     with pytest.raises(OptionError, match="num_points is 1"):
         Solver(num_points=1)
+
+
+def test_unknown_rule() -> None:
+    with pytest.raises(OptionError, match="rule is 'heun'"):
+        Solver(rule="heun")  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import replace
 from functools import cache
 
@@ -12,8 +13,19 @@ import torch
 from torch import Tensor
 
 from omni.errors import CheckpointError, OptionError, VoiceError
-from omni.talker.flow import Solver
-from omni.talker.vocoder import STREAMED, WAVE_CONTEXT, WHOLE, ChunkPolicy, PreparedVoice, Vocoder, VocoderState
+from omni.talker.flow import PUBLISHED, Solver
+from omni.talker.vocoder import (
+    PRESETS,
+    STREAMED,
+    WAVE_CONTEXT,
+    WHOLE,
+    ChunkPolicy,
+    PreparedVoice,
+    Preset,
+    Vocoder,
+    VocoderState,
+    pick_preset,
+)
 from tests.talker import tiny
 
 GROWING = [ChunkPolicy(first=1, growth=1, largest=4, ahead=ahead) for ahead in (1, 2)]
@@ -238,3 +250,50 @@ def test_several_speeches_at_once_equal_each_alone() -> None:
         alone = torch.cat((model.step(state, own), model.finish(state)))
         torch.testing.assert_close(torch.cat(waves), alone, atol=1e-5, rtol=0)
         assert len(alone) == SAMPLES["small"] * len(own)
+
+
+@cache
+def in_bfloat16(geometry: str) -> Vocoder:
+    """The blocks' products as `Omni.load` keeps them for a quick preset."""
+    model = deepcopy(tiny.vocoder(geometry))
+    for block in model.code2wav_dit_model.transformer_blocks:
+        block.attn.to(torch.bfloat16)
+        block.ff.to(torch.bfloat16)
+    return model
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("policy", [EVEN[0], EVEN[8], STREAMED], ids=str)
+def test_pieces_are_the_whole_in_every_preset(policy: ChunkPolicy, preset: str) -> None:
+    """Where products are bfloat16, what far blocks owe may turn a rounding, and so err as much as all roundings do."""
+    chosen, codes = PRESETS[preset], tiny.codes("small", 85)
+    exact = tiny.vocoder("small")
+    model = in_bfloat16("small") if chosen.dtype == torch.bfloat16 else exact
+    voice = exact.prepare(tiny.voice("small"), chosen.solver)
+
+    def mel(model: Vocoder, policy: ChunkPolicy) -> Tensor:
+        state, made = model.start(voice, 3, policy), list[Tensor]()
+        model.push(state, codes)
+        state.ended = True
+        while model.due(state):
+            made += model.mels([state])
+            model.waves([state], made[-1:])
+        return torch.cat(made)
+
+    truth, rounding = mel(model, WHOLE), mel_error(mel(model, WHOLE), mel(exact, WHOLE))
+    assert (rounding > 0) == (model is not exact)
+    assert mel_error(mel(model, policy), truth) <= MEL_ERROR[policy.ahead] + rounding
+
+
+def test_presets_by_name() -> None:
+    assert [preset.solver.num_evaluations for preset in PRESETS.values()] == [36, 18, 10]
+    assert pick_preset("faithful") == Preset(PUBLISHED, torch.float32)
+    with pytest.raises(OptionError, match="vocoder is 'quick'; give one of 'faithful', 'fast', 'turbo'"):
+        pick_preset("quick")
+
+
+def test_voices_are_prepared_for_the_solver_of_the_vocoder() -> None:
+    model = deepcopy(tiny.vocoder("small"))
+    model.solver = PRESETS["turbo"].solver
+    assert model.prepare(tiny.voice("small")).schedule.solver.num_evaluations == 10
+    assert model.prepare(tiny.voice("small"), PUBLISHED).schedule.solver == PUBLISHED

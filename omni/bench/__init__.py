@@ -1,0 +1,1 @@
+"""How fast each stage is: against transformers on the same weights, and against what this machine can do at best."""
