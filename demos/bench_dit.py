@@ -5,19 +5,20 @@
 Both have the same random weights and the same noise, take the same number of evaluations, and run in turns in one process.
 transformers' is float32; ours is float32, then with the products of its blocks in bfloat16. The column `products` is the
 time of those products alone, measured in the same run: a program can hardly be faster. A mark that transformers' time over
-that bound does not reach is beyond the machine; ours must then come within SHARE of the bound.
+that bound does not reach is beyond the products; ours must then come within SHARE of the bound.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import Qwen2_5OmniToken2WavConfig
 from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniToken2WavDiTModel
 
@@ -56,17 +57,14 @@ class Row:
         return MARKS.get((self.dtype, self.frames))
 
     @property
-    def faults(self) -> list[str]:
-        name, out = f"{self.dtype}, {self.frames} frames", []
+    def verdict(self) -> str:
         if self.error > MAX_ERROR[self.dtype]:
-            out.append(f"{name}: differs by {self.error:.2g}; allowed is {MAX_ERROR[self.dtype]}")
-        if self.mark and self.ratio < self.mark:
-            bound = self.theirs / self.products
-            if bound >= self.mark:
-                out.append(f"{name}: {self.ratio:.2f} times faster; the mark is {self.mark}")
-            elif self.ours > SHARE * self.products:
-                out.append(f"{name}: {self.ours / self.products:.2f} times its products' time; allowed is {SHARE}")
-        return out
+            return f"errs by more than {MAX_ERROR[self.dtype]}"
+        if self.mark is None or self.ratio >= self.mark:
+            return "" if self.mark is None else "reached"
+        if self.theirs / self.products < self.mark and self.ours <= SHARE * self.products:
+            return "beyond the products"
+        return "missed"
 
 
 def models(num_layers: int) -> tuple[DiT, Any]:
@@ -102,8 +100,8 @@ def models(num_layers: int) -> tuple[DiT, Any]:
 
 def products(dit: DiT, num_rows: int) -> Callable[[], None]:
     """The products of all blocks, and nothing else."""
-    block = dit.transformer_blocks[0]
-    layers = [block.attn.to_q, block.attn.to_k, block.attn.to_v, block.attn.to_out[0], block.ff.ff["0"], block.ff.ff["3"]]
+    parts = dict(dit.transformer_blocks[0].named_modules())
+    layers = [part for name, part in parts.items() if isinstance(part, nn.Linear) and not name.startswith("attn_norm")]
     rows = [torch.randn(num_rows, layer.in_features).to(layer.weight.dtype) for layer in layers]
 
     def run() -> None:
@@ -132,7 +130,7 @@ def row(dit: DiT, ref: Any, frames: int, dtype: str, solver: Solver, timer: Time
 
     error = float((ours() - theirs()).abs().max())
     pairs = timer.pairs(ours, theirs)
-    floor = solver.num_evaluations * timer.best(products(dit, 2 * frames), 1.0)
+    floor = solver.num_evaluations * timer.best(products(dit, 2 * frames), 4.0)
     best_of_theirs = min(x for pair in pairs.b for x in pair)
     return Row(dtype, frames, pairs.a_best, best_of_theirs, floor, pairs.ratio, pairs.ratios, error)
 
@@ -147,31 +145,33 @@ def main() -> None:
     parser.add_argument("--frames", type=int, nargs="*", default=[96, 1000])
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    solver, timer = Solver(given.points), Timer(budget=0.0, least=given.rounds, most=given.rounds)
+    # the processor time of one thread leaves out what other programs of the machine take
+    clock = time.process_time if given.threads == 1 else time.perf_counter
+    solver, timer = Solver(given.points), Timer(budget=0.0, least=given.rounds, most=given.rounds, clock=clock)
     print(
         f"{given.layers} layers, {solver.num_evaluations} evaluations, {given.threads} threads\n\n"
         f"{'dtype':10}{'frames':>7}{'ours':>9}{'theirs':>9}{'products':>10}{'ratio':>7}{'range':>12}"
         f"{'bound':>7}{'mark':>6}{'error':>10}"
     )
-    faults: list[str] = []
+    failed = False
     with torch.inference_mode():
         dit, ref = models(given.layers)
         for dtype, kept in DTYPES.items():
-            for block in dit.transformer_blocks:
-                block.attn.to(kept)
-                block.ff.to(kept)
+            for name, part in dit.transformer_blocks.named_modules():
+                if name.endswith((".attn", ".ff")):
+                    part.to(kept)
             for frames in given.frames:
                 r = row(dit, ref, frames, dtype, solver, timer)
                 spread = f"{min(r.ratios):.2f}-{max(r.ratios):.2f}"
                 print(
                     f"{r.dtype:10}{r.frames:7}{r.ours:9.3f}{r.theirs:9.3f}{r.products:10.3f}{r.ratio:7.2f}{spread:>12}"
-                    f"{r.theirs / r.products:7.2f}{r.mark or '':>6}{r.error:10.2g}",
+                    f"{r.theirs / r.products:7.2f}{r.mark or '':>6}{r.error:10.2g}  {r.verdict}",
                     flush=True,
                 )
-                faults += r.faults
+                failed |= r.verdict not in ("", "reached", "beyond the products")
     print("\nseconds, the best of all readings; ratio: median of the rounds, whose range stands beside it")
-    if given.check and faults:
-        sys.exit("\n".join(faults))
+    if given.check and failed:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -82,10 +82,11 @@ def compare(num_frames: int = 100, rounds: int = 4, config: BigVGANConfig = PUBL
     with torch.inference_mode(False):
         ours = BigVGAN(config).eval().requires_grad_(False)
         fill(ours)
-        theirs = Qwen2_5OmniToken2WavBigVGANModel(Qwen2_5OmniBigVGANConfig(**listed)).eval().requires_grad_(False)
+        theirs: nn.Module = Qwen2_5OmniToken2WavBigVGANModel(Qwen2_5OmniBigVGANConfig(**listed))
+        theirs.eval().requires_grad_(False)
         theirs.load_state_dict(ours.state_dict())
     mel = -5 + 3 * torch.randn(1, num_frames, config.mel_dim, generator=torch.Generator().manual_seed(1))
-    runs = (lambda: ours(mel)[0]), (lambda: theirs(mel.transpose(1, 2)))
+    runs: tuple[Callable[[], Tensor], ...] = (lambda: ours(mel)[0]), (lambda: theirs(mel.transpose(1, 2)))
     waves = [run() for run in runs]
     took: tuple[list[float], list[float]] = [], []
     for _ in range(rounds):

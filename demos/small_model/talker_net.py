@@ -30,7 +30,7 @@ INDEX_LAYER, GUIDED_LAYER = 1, 2
 PACE_LAYER, PACES = 3, 32
 """The layer whose result tells how many codes of a unit were and are to come, and the classes of both."""
 CODE_SCALE, CODE_WIDTH = 4.0, 72
-SHARPER = 1.5
+SHARPER = 2.5
 """How many times steeper the published logits are: transformers draws codes at temperature 0.9, at which words blur."""
 UNLIKELY = -15.0
 """Logit below which ids that stand for no code are kept; the others' log-sum-exp is kept near 0."""

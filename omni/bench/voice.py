@@ -24,7 +24,7 @@ def flow(s: Setting) -> Iterator[Case]:
 
     transformers' is float32 throughout; ours is so too, and then with the products of its blocks in bfloat16.
     """
-    for frames, name, share in ((s.sizes.frames, "flow matching", 1), (s.sizes.long_frames, "flow matching, long", 2)):
+    for frames, name, share in ((s.sizes.frames, "flow matching", 1), (s.sizes.long_frames, "flow matching, long", 4)):
         pair = both(s.shape, PART, dtype=F32, device=s.device, depth=s.shape.depth(PART) // share)
         yield evaluation(pair, frames, s, name)
         assert pair.ours.token2wav

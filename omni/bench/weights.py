@@ -157,7 +157,7 @@ def config_of(tree: Mapping[str, Any]) -> OmniConfig:
     """As read from a checkpoint's file."""
     with tempfile.TemporaryDirectory(prefix="omni-bench-") as folder:
         (Path(folder) / "config.json").write_text(json.dumps(tree))
-        return readconfig_of(Path(folder))
+        return read_config(Path(folder))
 
 
 def _fill(
