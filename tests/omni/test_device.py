@@ -22,9 +22,10 @@ def test_one_name_or_two() -> None:
 
 
 def test_each_part_goes_where_it_was_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two dtypes stand in for two devices, which this machine may lack: what crosses has to be brought over."""
-    kept = {"thinker": torch.bfloat16, "voice": torch.float32}
-    monkeypatch.setattr("omni.api.pick_devices", lambda names: ("thinker", "voice"))
+    """Two names of the CPU and two dtypes stand in for two devices, which this machine may lack."""
+    voice = torch.device("cpu:0")
+    kept = {CPU: torch.bfloat16, voice: torch.float32}
+    monkeypatch.setattr("omni.api.pick_devices", lambda names: (CPU, voice))
     monkeypatch.setattr("omni.api.pick_dtype", lambda dtype, stored, where: kept[where])
     told = dict[str, object]()
 
@@ -35,7 +36,7 @@ def test_each_part_goes_where_it_was_told(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr("omni.api.load", load)
     omni = Omni.load(tiny("7b-like"), progress=False)
-    assert {name for name, where in told.items() if where == "voice"} == {n for n in told if not n.startswith("thinker.")}
+    assert {name for name, where in told.items() if where == voice} == {n for n in told if not n.startswith("thinker.")}
     assert omni.model.talker
     assert {p.dtype for p in omni.model.thinker.parameters()} == {torch.bfloat16}
     assert {p.dtype for p in omni.model.talker.parameters()} == {torch.float32}
