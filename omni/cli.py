@@ -181,7 +181,7 @@ def serve(
     media_folder: Annotated[Path | None, typer.Option(help="Read file:// media below this folder.")] = None,
     ssl_certfile: Annotated[Path | None, typer.Option(help="In PEM, with --ssl-keyfile: serve https.")] = None,
     ssl_keyfile: Annotated[Path | None, typer.Option(help="In PEM.")] = None,
-    threads: Threads = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of the model.  [default: all but one]")] = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     weights: Weights = "auto",
@@ -198,8 +198,8 @@ def serve(
 
     if (ssl_certfile is None) != (ssl_keyfile is None):
         raise typer.BadParameter("give --ssl-certfile and --ssl-keyfile together", param_hint="--ssl-certfile")
-    if threads:
-        torch.set_num_threads(threads)
+    # sockets, voice detection and decoding of media need a core, or they and OpenMP's workers wait for each other
+    torch.set_num_threads(threads or max(1, torch.get_num_threads() - 1))
     settings = Settings(
         host,
         port,

@@ -1,8 +1,9 @@
 """Codec ids to sound, in pieces: a flow-matching window for each chunk of codes, a BigVGAN window for each run of frames.
 
-A flow-matching window holds a chunk, blocks of past before it and of look-ahead behind it, and the chunk alone is kept.
-Every window is integrated from t = 0 with its slice of one noise, so that neighbours agree: what a frame owes to far blocks
-falls by a factor of 10 to 50 with each block. Windows are a matter of the policy alone; how codes arrive changes nothing.
+A flow-matching window holds a chunk and blocks of look-ahead behind it, and the chunk alone is kept. Of the blocks before,
+it sees the keys and values that they had when they were made, so that only what lies ahead is ever cut off; what a frame
+owes to it falls by a factor of 10 to 50 with each block. Every window is integrated from t = 0 with its slice of one noise.
+Windows are a matter of the policy alone; how codes arrive changes nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from omni.errors import CheckpointError, OptionError, VoiceError
 from omni.talker.bigvgan import BigVGAN
 from omni.talker.config import BigVGANConfig, DiTConfig
-from omni.talker.dit import DiT, Schedule
+from omni.talker.dit import DiT, Place, Schedule
 from omni.talker.flow import PUBLISHED, Solver
 from omni.talker.voices import Voice
 
@@ -50,11 +51,6 @@ class ChunkPolicy:
     def __post_init__(self) -> None:
         if self.first < 1 or self.largest < self.first or min(self.growth, self.ahead) < 0:
             raise OptionError(f"{self} makes no chunks; give 1 <= first <= largest, and no negative number")
-
-    @property
-    def past(self) -> int:
-        """Blocks before a chunk that its window holds; from one more than ahead on, only the look-ahead errs."""
-        return self.ahead + 1
 
     def size(self, index: int) -> int:
         """Blocks in the chunk of that index."""
@@ -142,9 +138,9 @@ class VocoderState:
     Attributes:
         mel: float32 `[T, mel_dim]`, frames that wait to become sound, after some that already did.
         num_voiced: how many of them already did.
-        codes: from block `first` on.
-        first: the oldest block that a window may still need.
+        codes: from block `num_blocks` on.
         num_chunks, num_blocks: made into mel so far.
+        past: what the next window sees of them, see `DiT.sample_on`.
         ended: no more codes will come.
     """
 
@@ -154,9 +150,9 @@ class VocoderState:
     mel: Tensor
     num_voiced: int = 0
     codes: list[int] = field(default_factory=list)
-    first: int = 0
     num_chunks: int = 0
     num_blocks: int = 0
+    past: Tensor | None = None
     ended: bool = False
 
 
@@ -317,40 +313,39 @@ class Vocoder(nn.Module):
 
     def _next_stop(self, state: VocoderState) -> int | None:
         """The block at which the next chunk ends; None while codes for it, or its look-ahead, are missing."""
-        stop = state.num_blocks + state.chunks.size(state.num_chunks)
-        known = state.first * self.codes_per_block + len(state.codes)
-        if known >= (stop + state.chunks.ahead) * self.codes_per_block:
-            return stop
-        rest = -(-known // self.codes_per_block)
-        return rest if state.ended and rest > state.num_blocks else None
+        size = state.chunks.size(state.num_chunks)
+        if len(state.codes) >= (size + state.chunks.ahead) * self.codes_per_block:
+            return state.num_blocks + size
+        rest = -(-len(state.codes) // self.codes_per_block)
+        return state.num_blocks + rest if state.ended and rest else None
 
     def _window(self, state: VocoderState, stop: int) -> list[int]:
         """The codes that a chunk up to block `stop` is made from."""
-        begin = max(0, state.num_blocks - state.chunks.past)
-        end = stop + state.chunks.ahead
-        return state.codes[(begin - state.first) * self.codes_per_block : (end - state.first) * self.codes_per_block]
+        return state.codes[: (stop + state.chunks.ahead - state.num_blocks) * self.codes_per_block]
 
     def _sample(self, chunks: Sequence[tuple[VocoderState, int]]) -> list[Tensor]:
         """Mel frames of blocks `num_blocks..stop` of speeches with one solver, and states that have moved behind them."""
         size, dit = self.config.block_size, self.code2wav_dit_model
         windows = [self._window(state, stop) for state, stop in chunks]
-        noise = []
-        for (state, _), window in zip(chunks, windows, strict=True):
-            at = max(0, state.num_blocks - state.chunks.past) * size
+        noise, places = [], []
+        for (state, stop), window in zip(chunks, windows, strict=True):
+            at, num = state.num_blocks * size, (stop - state.num_blocks) * size
             noise.append(state.noise.read(at, at + len(window) * self.config.repeats))
-        rows = dit.sample(
+            is_last = state.ended and num >= len(state.codes) * self.config.repeats
+            places.append(Place(at, state.past, 0 if is_last else num))
+        rows, pasts = dit.sample_on(
             torch.tensor([code for window in windows for code in window], device=self.device),
             torch.cat(noise).to(self.device),
             torch.stack([state.voice.rows for state, _ in chunks]),
             [len(window) for window in windows],
             chunks[0][0].voice.schedule,
+            places,
         )
         made = []
-        for (state, stop), mel in zip(chunks, rows.split([len(x) for x in noise]), strict=True):
-            begin = max(0, state.num_blocks - state.chunks.past)
-            made.append(mel[(state.num_blocks - begin) * size : (stop - begin) * size])
-            keep = max(begin, stop - state.chunks.past)
-            del state.codes[: (keep - state.first) * self.codes_per_block]
-            state.noise.forget(keep * size)
-            state.first, state.num_blocks, state.num_chunks = keep, stop, state.num_chunks + 1
+        for (state, stop), mel, past in zip(chunks, rows.split([len(x) for x in noise]), pasts, strict=True):
+            num = stop - state.num_blocks
+            made.append(mel[: num * size])
+            del state.codes[: num * self.codes_per_block]
+            state.noise.forget(stop * size)
+            state.num_blocks, state.num_chunks, state.past = stop, state.num_chunks + 1, past
         return made

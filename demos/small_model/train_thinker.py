@@ -28,7 +28,7 @@ from omni.thinker import Thinker
 LOUDNESS = 0.1
 """RMS of the thinker's last hidden rows. The talker reads them added to the embedding, whose RMS is 1."""
 
-TURNS = "svhsvhshsvt"
+TURNS = "svhhsvhshvhst"
 PLACED = 0.1
 """Weight of the loss of what rows of pictures, clips and sounds should know."""
 KNOWN = {

@@ -25,7 +25,7 @@ GRACE = 2.0
 """Seconds for which a request can be asked to wait for a better moment, or for the end of a step."""
 LONGEST_CHUNK = 72
 """Codec ids in the longest chunk of streamed speech; records do not tell how many are missing to the next."""
-LONGEST_WINDOW = 108
+LONGEST_WINDOW = 84
 """Codec ids in that chunk's window."""
 CODES_PER_SECOND = 50
 """Codec ids in a second of sound."""

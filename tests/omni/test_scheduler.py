@@ -50,7 +50,7 @@ def learnt(table: Table, *, jitter: float = 0.0, seed: int = 0) -> Costs:
     for _ in range(1000):
         for kind in Kind:
             num_requests = rng.randint(1, 16)
-            rows = num_requests * {THINK: 1, TALK: 1, VOICE: rng.randint(36, 108)}.get(kind, rng.randint(10, 500))
+            rows = num_requests * {THINK: 1, TALK: 1, VOICE: rng.randint(36, 84)}.get(kind, rng.randint(10, 500))
             seconds = price(table, kind, num_requests, rows) * math.exp(rng.gauss(0, jitter))
             costs.saw(kind, num_requests, rows, seconds)
     return costs
@@ -108,17 +108,17 @@ def test_a_text_that_is_read_in_time_waits_for_a_first_sound() -> None:
 
 def test_a_listener_about_to_run_out_goes_before_a_first_sound() -> None:
     waiting = waits(1, {VOICE: 36})
-    assert first_sound(waiting, hears(2, {VOICE: 108}, left=0.2)) == Work(VOICE, ((2, 108),))
-    assert first_sound(waiting, hears(2, {VOICE: 108}, left=9)) == Work(VOICE, ((1, 36),))
+    assert first_sound(waiting, hears(2, {VOICE: 84}, left=0.2)) == Work(VOICE, ((2, 84),))
+    assert first_sound(waiting, hears(2, {VOICE: 84}, left=9)) == Work(VOICE, ((1, 36),))
 
 
 def test_codes_that_are_missing_are_reckoned_with() -> None:
     """Half a second is plenty where the next chunk only has to be voiced, and too little where it is still to be thought."""
     prompt = waits(1, {READ: 200})
-    voiced, thought = hears(2, {VOICE: 108}, left=0.5), hears(2, {THINK: 1}, left=0.5)
+    voiced, thought = hears(2, {VOICE: 84}, left=0.5), hears(2, {THINK: 1}, left=0.5)
     assert first_sound(prompt, voiced) == Work(READ, ((1, 200),))
     assert first_sound(prompt, thought) == Work(THINK, ((2, 1),))
-    chunk = LONGEST_CHUNK * (ON_CPU.predict(THINK, 1, 1) + ON_CPU.predict(TALK, 1, 1)) + ON_CPU.predict(VOICE, 1, 108)
+    chunk = LONGEST_CHUNK * (ON_CPU.predict(THINK, 1, 1) + ON_CPU.predict(TALK, 1, 1)) + ON_CPU.predict(VOICE, 1, 84)
     for left, kind in ((chunk, THINK), (chunk + 0.2, READ)):
         work = first_sound(prompt, hears(2, {THINK: 1}, left=left))
         assert work and work.kind is kind
@@ -127,14 +127,14 @@ def test_codes_that_are_missing_are_reckoned_with() -> None:
 def test_listeners_share_the_time_until_they_run_out() -> None:
     """Each of ten has time enough for its own next chunk, the last of them not after the nine before."""
     prompt = waits(99, {READ: 100})
-    assert first_sound(prompt, *(hears(k, {VOICE: 108}, left=1) for k in range(3))) == Work(READ, ((99, 100),))
-    work = first_sound(prompt, *(hears(k, {VOICE: 108}, left=1) for k in range(10)))
-    assert work == Work(VOICE, ((0, 108),))
+    assert first_sound(prompt, *(hears(k, {VOICE: 84}, left=1) for k in range(3))) == Work(READ, ((99, 100),))
+    work = first_sound(prompt, *(hears(k, {VOICE: 84}, left=1) for k in range(10)))
+    assert work == Work(VOICE, ((0, 84),))
 
 
 def test_the_earliest_due_goes_first() -> None:
-    records = [hears(1, {VOICE: 108}, left=4), hears(2, {VOICE: 108}, left=-1), hears(3, {VOICE: 108}, left=2)]
-    assert first_sound(*records) == Work(VOICE, ((2, 108),))
+    records = [hears(1, {VOICE: 84}, left=4), hears(2, {VOICE: 84}, left=-1), hears(3, {VOICE: 84}, left=2)]
+    assert first_sound(*records) == Work(VOICE, ((2, 84),))
 
 
 def test_a_long_prompt_is_cut_beside_a_listener() -> None:
@@ -177,9 +177,9 @@ def test_a_short_prompt_overtakes_a_long_one() -> None:
 
 def test_a_first_sound_waits_until_there_is_time_for_the_second() -> None:
     opening = {THINK: 1, TALK: 1, VOICE: 36}
-    beside = [hears(2, {VOICE: 108}, left=0.4)]
+    beside = [hears(2, {VOICE: 84}, left=0.4)]
     assert first_sound(waits(1, opening)) == Work(VOICE, ((1, 36),))
-    assert first_sound(waits(1, opening), *beside) == Work(VOICE, ((2, 108),))
+    assert first_sound(waits(1, opening), *beside) == Work(VOICE, ((2, 84),))
     answers, prompt = waits(3, {THINK: 1}, since=0.0), waits(4, {READ: 60}, since=0.05)
     assert first_sound(waits(1, opening), prompt, *beside) == Work(READ, ((4, 60),))
     work = first_sound(waits(1, opening), answers, *beside)
@@ -187,15 +187,15 @@ def test_a_first_sound_waits_until_there_is_time_for_the_second() -> None:
 
 
 def test_who_has_waited_for_a_first_sound_is_not_overtaken() -> None:
-    old, prompt, listener = waits(1, {VOICE: 36}, since=5), waits(2, {READ: 60}), hears(3, {VOICE: 108}, left=0.4)
-    assert first_sound(old, prompt, listener) == Work(VOICE, ((3, 108),))
+    old, prompt, listener = waits(1, {VOICE: 36}, since=5), waits(2, {READ: 60}), hears(3, {VOICE: 84}, left=0.4)
+    assert first_sound(old, prompt, listener) == Work(VOICE, ((3, 84),))
 
 
 def test_a_medium_waits_for_time_to_encode_it_whole() -> None:
-    listener = hears(2, {VOICE: 108}, left=0.6)
+    listener = hears(2, {VOICE: 84}, left=0.6)
     big, small = {ENCODE: 20000}, {ENCODE: 100}
     assert first_sound(waits(1, small, since=1), listener) == Work(ENCODE, ((1, 100),))
-    assert first_sound(waits(1, big, since=1), listener) == Work(VOICE, ((2, 108),))
+    assert first_sound(waits(1, big, since=1), listener) == Work(VOICE, ((2, 84),))
     assert first_sound(waits(1, big, since=5), listener) == Work(ENCODE, ((1, 20000),)), "but not for ever"
 
 
@@ -223,9 +223,9 @@ def test_no_prompt_takes_a_slow_machine_for_long() -> None:
 
 def test_first_chunks_and_later_ones_are_voiced_apart() -> None:
     first = [waits(k, {VOICE: 36}) for k in (1, 2)]
-    later = [hears(k, {VOICE: 108}, left=9) for k in (3, 4)]
+    later = [hears(k, {VOICE: 84}, left=9) for k in (3, 4)]
     assert first_sound(*first, *later, costs=ON_GPU) == Work(VOICE, ((1, 36), (2, 36)))
-    assert first_sound(*later, costs=ON_GPU) == Work(VOICE, ((3, 108), (4, 108)))
+    assert first_sound(*later, costs=ON_GPU) == Work(VOICE, ((3, 84), (4, 84)))
 
 
 def test_all_think_together() -> None:
@@ -236,11 +236,11 @@ def test_all_think_together() -> None:
 
 
 def test_those_who_join_lengthen_a_step_a_little() -> None:
-    work = first_sound(*(hears(k, {VOICE: 108}, left=1) for k in range(64)), costs=ON_GPU)
+    work = first_sound(*(hears(k, {VOICE: 84}, left=1) for k in range(64)), costs=ON_GPU)
     assert work
     rows = sum(rows for _, rows in work.parts)
     assert ON_GPU.predict(VOICE, len(work.parts), rows) <= SLICE
-    assert ON_GPU.predict(VOICE, len(work.parts) + 1, rows + 108) > SLICE
+    assert ON_GPU.predict(VOICE, len(work.parts) + 1, rows + 84) > SLICE
     assert [key for key, _ in work.parts] == list(range(len(work.parts)))
 
 
@@ -253,8 +253,8 @@ def test_a_step_serves_so_many(policy: Policy) -> None:
 
 
 def test_first_come_first_served_is_another_policy() -> None:
-    old, urgent = waits(1, {READ: 5000}, since=50), replace(hears(2, {VOICE: 108}, left=0.1), arrived=NOW - 5)
-    assert first_sound(old, urgent) == Work(VOICE, ((2, 108),))
+    old, urgent = waits(1, {READ: 5000}, since=50), replace(hears(2, {VOICE: 84}, left=0.1), arrived=NOW - 5)
+    assert first_sound(old, urgent) == Work(VOICE, ((2, 84),))
     assert first_come_first_served([urgent, old], NOW, ON_CPU) == Work(READ, ((1, CHUNK),))
 
 
