@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
+# of the table that `make eval` fills; all of them if empty
+ROWS :=
 
 .PHONY: help demo test check parity eval bench setup clean
 
@@ -30,7 +32,7 @@ parity: $(READY)
 	$(RUN) -m tests.oracle.parity
 
 eval: $(READY)
-	$(VENV)/bin/omni eval
+	$(VENV)/bin/omni eval --rows "$(ROWS)"
 
 bench: $(READY)
 	$(VENV)/bin/omni bench stages --check

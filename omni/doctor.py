@@ -23,6 +23,7 @@ from omni.kernels.native import build as native
 from omni.model import LAYOUT, Qwen2_5Omni, build, dtype_of, is_voice
 from omni.published import Published, read_published
 from omni.quantised import Packing, check_weights
+from omni.talker.flow import PUBLISHED
 from omni.talker.voices import read_voices
 from omni.template import Template
 from omni.tokenizer import Tokenizer
@@ -137,6 +138,11 @@ def _checkpoint(
             few[place] += size * CONVERSATION // CACHE_TOKENS
     table.add_row("rows of media seen or heard lately, up to", str(places[0]), f"{MAX_BYTES / GIB:.2f}")
     most[places[0]] += MAX_BYTES
+    if net.token2wav:
+        size = net.token2wav.code2wav_dit_model.past_size(PUBLISHED) * torch.float32.itemsize
+        table.add_row("vocoder's past, for each speech at once", str(places[1]), f"{size / GIB:.2f}")
+        most[places[1]] += size
+        few[places[1]] += size
     for place, size in few.items():
         table.add_row(f"weights and {CONVERSATION:,} tokens of cache", str(place), f"{size / GIB:.2f}", style="bold")
     for place, size in most.items():

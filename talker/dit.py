@@ -260,6 +260,10 @@ class DiT(nn.Module):
         out[:, 0] += 1
         return Schedule(solver, grid, blocks, out)
 
+    def past_size(self, solver: Solver) -> int:
+        """Numbers that one speech keeps between two windows, see `sample_on`."""
+        return solver.num_evaluations * self.num_looking * 4 * self.reach * self.config.num_heads * self.config.head_dim
+
     def window(
         self, codes: Tensor, voices: Tensor, lens: Sequence[int], places: Sequence[Place] = (), num_turns: int = 0
     ) -> Window:

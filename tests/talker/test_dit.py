@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from omni.talker.dit import DiT
+from omni.talker.dit import DiT, Place
 from omni.talker.flow import PUBLISHED, Rule, Solver, stage_times
 from tests.talker import tiny
 
@@ -61,6 +61,29 @@ def test_windows_at_once_are_windows_alone(geometry: str) -> None:
     for together, num, seed in zip(sample(geometry, nums, seeds), nums, seeds, strict=True):
         (alone,) = sample(geometry, [num], [seed])
         torch.testing.assert_close(together, alone, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("geometry", tiny.GEOMETRIES)
+def test_a_window_after_another_is_the_rest_of_both(geometry: str) -> None:
+    """Beside a speech that begins; look-ahead is left whole, so nothing is cut off."""
+    dit, prepared = tiny.vocoder(geometry).code2wav_dit_model, tiny.prepared(geometry)
+    codes, noise = torch.tensor(tiny.codes(geometry, 61)), tiny.noise(geometry, 122)
+    both = sample(geometry, [61], [0])[0]
+    _, pasts = dit.sample_on(codes, noise, prepared.rows[None], [61], prepared.schedule, [Place(next=48)])
+    assert pasts[0] is not None
+    assert pasts[0].numel() == dit.past_size(prepared.schedule.solver)
+    other = tiny.prepared(geometry, 1).rows
+    made, none = dit.sample_on(
+        torch.cat((torch.tensor(tiny.codes(geometry, 30)), codes[24:])),
+        torch.cat((tiny.noise(geometry, 60), noise[48:])),
+        torch.stack((other, prepared.rows)),
+        [30, 37],
+        prepared.schedule,
+        [Place(), Place(48, pasts[0])],
+    )
+    assert none == [None, None]
+    torch.testing.assert_close(made[:60], sample(geometry, [30], [1])[0], rtol=0, atol=2e-5)
+    torch.testing.assert_close(made[60:], both[48:], rtol=0, atol=2e-5)
 
 
 def test_a_frame_sees_four_blocks() -> None:
