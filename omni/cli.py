@@ -6,6 +6,7 @@ import json
 import sys
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -41,9 +42,13 @@ if TYPE_CHECKING:
     from omni.api import Omni
     from omni.events import Done, Event
     from omni.streaming.client import Client
+    from omni.streaming.headset import Headset
     from omni.wave import WaveFile
 
 # torch takes seconds to import: commands import what they need when they run, so that --help is quick
+
+LEAST_SAID = 0.1
+"""Seconds of sound that a turn by microphone has at least."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -230,23 +235,28 @@ def chat(
     api_key: Annotated[str | None, typer.Option(envvar="OMNI_API_KEY", help="Where the server wants one.")] = None,
     image: Media = None,
     audio: Annotated[list[Path] | None, typer.Option(help="A recording to ask with, instead of typing.")] = None,
+    microphone: Annotated[bool, typer.Option("--microphone", help="Talk: Enter begins a turn, and Enter ends it.")] = False,
     speak: Annotated[Path | None, typer.Option(help="Speak the answers into this file (WAV, FLAC, OGG or MP3).")] = None,
     voice: Voice = None,
     instructions: Annotated[str, typer.Option(help="What the model is told before.")] = "",
 ) -> None:
-    """Talk with a server: a line for each turn, or a recording; an empty line ends."""
+    """Talk with a server: a line for each turn, a recording, or by microphone; an empty line ends."""
     from omni.streaming.client import Client
+    from omni.streaming.headset import Headset
     from omni.wave import WaveFile
 
+    if microphone and audio:
+        raise typer.BadParameter("give --audio or --microphone, not both", param_hint="--microphone")
     with (
         errors_told(),
         WaveFile(speak, Client.rate) as file,
-        Client(url, key=api_key, voice=voice, instructions=instructions, speaks=speak is not None) as client,
+        Headset(Client.rate) if microphone else nullcontext() as headset,
+        Client(url, key=api_key, voice=voice, instructions=instructions, speaks=bool(speak or microphone)) as client,
     ):
         for path in image or ():
             client.show(_picture(path))
-        for question in map(_recording, audio) if audio else _typed():
-            _tell_turn(client, question, file)
+        for question in _spoken(headset) if headset else map(_recording, audio) if audio else _typed():
+            _tell_turn(client, question, file, headset)
 
 
 @app.command("eval")
@@ -328,8 +338,23 @@ def _recording(path: Path) -> tuple[NDArray[float32], int]:
     return read_audio(path, Client.rate), Client.rate
 
 
-def _tell_turn(client: Client, question: str | tuple[NDArray[float32], int], file: WaveFile) -> None:
-    """Print an answer as it comes, and write its sound."""
+def _spoken(headset: Headset) -> Iterator[tuple[NDArray[float32], int]]:
+    """Turns by push to talk, until the end of the input."""
+    with suppress(EOFError):
+        while True:
+            headset.wait()
+            input("Enter to talk ")
+            said = headset.record(lambda: input("Enter when you have said it "))
+            if len(said) < LEAST_SAID * headset.rate:
+                notes.print("heard nothing: speak between the two, and see that the microphone is not muted")
+                continue
+            yield said, headset.rate
+
+
+def _tell_turn(
+    client: Client, question: str | tuple[NDArray[float32], int], file: WaveFile, headset: Headset | None = None
+) -> None:
+    """Print an answer as it comes, write its sound, and play it."""
     shown = sounds = 0
     heard = ""
     for turn in client.ask(question):
@@ -339,6 +364,8 @@ def _tell_turn(client: Client, question: str | tuple[NDArray[float32], int], fil
         print(turn.text[shown:], end="", flush=True)
         for samples in turn.sound[sounds:]:
             file.write(samples)
+            if headset:
+                headset.play(samples)
         shown, sounds = len(turn.text), len(turn.sound)
     print()
     if turn.first_sound is not None:
