@@ -15,11 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-import soxr
 import uvicorn
-from numpy.typing import NDArray
 from openai.types.realtime import RealtimeClientEvent
-from playwright.sync_api import Browser, Page, Playwright, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Playwright, expect
 from pydantic import TypeAdapter
 
 from tests.streaming.page_server import HEARD, Script, create
@@ -61,28 +59,6 @@ def port(script: Script) -> Iterator[int]:
     yield server.servers[0].sockets[0].getsockname()[1]
     server.should_exit = True
     thread.join()
-
-
-@pytest.fixture(scope="module")
-def playwright() -> Iterator[Playwright]:
-    with sync_playwright() as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def microphone(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """A WAV of pauses, in seconds, with a spoken question between each two of them."""
-    wave, rate = soundfile.read(MEDIA / "where.ogg", dtype="float32")
-    question: NDArray[np.float32] = soxr.resample(wave, rate, 48000)
-
-    def make(*pauses: float) -> Path:
-        silences = [np.zeros(int(48000 * pause), np.float32) for pause in pauses]
-        parts = [silences[0]] + [part for silence in silences[1:] for part in (question, silence)]
-        path = tmp_path_factory.mktemp("microphone") / "said.wav"
-        soundfile.write(path, np.concatenate(parts), 48000, subtype="PCM_16")
-        return path
-
-    return make
 
 
 Open = Callable[..., Page]
