@@ -12,6 +12,13 @@ from numpy.typing import NDArray
 
 from omni.errors import InputError
 
+try:
+    import sounddevice
+
+    FAULT = ""
+except (ImportError, OSError) as e:  # the latter where PortAudio is missing
+    sounddevice, FAULT = None, str(e)
+
 
 class Headset:
     """Mono, in and out, at one rate.
@@ -21,13 +28,11 @@ class Headset:
     """
 
     def __init__(self, rate: int) -> None:
-        try:
-            import sounddevice  # OSError where PortAudio is missing
-        except (ImportError, OSError) as e:
+        if sounddevice is None:
             raise InputError(
-                f"no microphone: {e}; pip install 'omni-runtime[voice]', on Linux with the system's libportaudio2, "
+                f"no microphone: {FAULT}; pip install 'omni-runtime[voice]', on Linux with the system's libportaudio2, "
                 "or ask with --audio"
-            ) from e
+            )
         self.rate = rate
         self._left, self._changed = np.empty(0, np.float32), threading.Condition()
         try:

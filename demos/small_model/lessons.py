@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from demos.small_model import draw, looking, questions, senses, shape, sounds, train_towers, voices, words, world
+from demos.small_model.corpus import VOICES
 from omni.encoders.features import num_audio_tokens
 from omni.positions import AudioSpan, AudioVideoSpan, Clock, ImageSpan, Span, TextSpan, VideoSpan
 from omni.prompt import SPEAKING, MediaRun, fill
@@ -23,6 +24,8 @@ LISTED = 0.7
 REPEAT = ("Repeat what I said.", "What did I say?", "Write down what I said.")
 SPLICED = 0.5
 """Part of what is to be repeated that begins as one sentence and ends as another."""
+OWN = 0.15
+"""Part of what is said in the voices of the model, see `own_voice`; without, it takes its own words for unknown ones."""
 OTHERWISE = (
     (re.compile(r"How many (.+) are there\?"), ("How many {} do you see?", "How many {} can you see?", "Count the {}.")),
     (re.compile(r"How many shapes are (.+)\?"), ("How many {} shapes do you see?", "Count the {} shapes.")),
@@ -230,6 +233,7 @@ class Teacher:
         self.split = split
         self.spoken = sorted(spoken, key=lambda u: len(u["wave"]))
         self.by_text: dict[str, list[voices.Utterance]] = {}
+        self.own = [u for u in spoken if u["voice"] in VOICES]
         self.by_voice: dict[str, list[voices.Utterance]] = {}
         for utterance in self.spoken:
             if utterance["kind"] != "outside":
@@ -327,6 +331,8 @@ class Teacher:
             near = [utterance for utterance in near if utterance["kind"] == "words"]
         out = []
         for utterance in rng.sample(near, min(count, len(near))):
+            if self.own and rng.random() < OWN:
+                utterance = rng.choice(self.own)
             lesson = Lesson()
             lesson.start(_system(rng))
             lesson.open()

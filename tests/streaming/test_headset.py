@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from types import ModuleType
 from typing import Any
 
@@ -43,7 +42,7 @@ def library(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     module: Any = ModuleType("sounddevice")
     module.OutputStream = module.InputStream = Stream
     module.PortAudioError = PortAudioError
-    monkeypatch.setitem(sys.modules, "sounddevice", module)
+    monkeypatch.setattr("omni.streaming.headset.sounddevice", module)
     return module
 
 
@@ -74,7 +73,7 @@ def test_sound_is_played_in_order_then_silence(library: ModuleType) -> None:
 
 
 def test_no_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "sounddevice", None)
+    monkeypatch.setattr("omni.streaming.headset.sounddevice", None)
     with pytest.raises(InputError, match=r"omni-runtime\[voice\]"):
         Headset(24000)
 
