@@ -7,7 +7,6 @@ reply = omni.generate([{"role": "user", "content": "Hello!"}], voice="Chelsie")
 
 from __future__ import annotations
 
-import os
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -18,10 +17,6 @@ if TYPE_CHECKING:
     from omni.events import AudioChunk, Done, Event, Reply, TextDelta, Timings, Usage
     from omni.sampler import Sampling
     from omni.talker.vocoder import ChunkPolicy
-
-# OpenMP's workers sleep while they wait, if nobody has said otherwise; it is read when torch loads. Two that spin take each
-# other's core as soon as another program wants one: a spoken answer of a second then took 20 s on two cores
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 __version__ = "0.1.0"
 
