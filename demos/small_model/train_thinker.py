@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import defaultdict
+from dataclasses import replace
 from itertools import accumulate
 from random import Random
 from typing import Any
@@ -46,6 +47,8 @@ ASKED_LAYER = 3
 """After that many layers the tokens of an answer should know what the question names."""
 LOOKING_LAYER, LOOKING = 3, 0.6
 """The layer whose first head looks at what the answer is about, and the weight of that loss."""
+SLIPPED, SLIPS = 0.4, 0.15
+"""Part of what is repeated in which the model has misheard, and of its words; so that it finds its place again."""
 
 
 def first_sounds(batch: lessons.Batch) -> list[int]:
@@ -198,7 +201,20 @@ def make(teacher: lessons.Teacher, step: int) -> tuple[str, lessons.Batch]:
         made = teacher.hearing(rng, 24 // WORLD)
     else:
         made = teacher.talk(rng, 24 // WORLD, 8)
-    return kind, lessons.collate(made)
+    return kind, slip(lessons.collate(made), rng)
+
+
+def slip(batch: lessons.Batch, rng: Random) -> lessons.Batch:
+    """Repetitions in which some words were taken for others of the batch; what is to be said next stays the same."""
+    repeated = [(row, first, count) for row, first, count, kind in batch.answers if kind == "repeat"]
+    others = [int(token) for row, first, count in repeated for token in batch.targets[row, first : first + count - 1]]
+    ids = batch.ids.clone()
+    for row, first, count in repeated:
+        if rng.random() < SLIPPED:
+            for at in range(first + 1, first + count):
+                if rng.random() < SLIPS:
+                    ids[row, at] = rng.choice(others)
+    return replace(batch, ids=ids)
 
 
 def right(logits: Tensor, truth: Tensor, batch: lessons.Batch) -> list[tuple[str, bool]]:
