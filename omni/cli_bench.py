@@ -75,17 +75,11 @@ def bench_latency(
     weights: Weights = "auto",
 ) -> None:
     """Ask aloud about pictures, and tell when text and sound come: ours streamed, and transformers' `generate`."""
-    import torch
-
     from omni.bench import latency
     from omni.checkpoint import find
-    from omni.scores import check_place
 
-    if threads:
-        torch.set_num_threads(threads)
     with errors_told():
-        if out:
-            check_place(out)
+        _ready(threads, out)
         omni = loaded(model, device, dtype, weights, speech=True)
         asked = latency.questions(questions)
         limits = latency.Limits.of(max_tokens, max_seconds)
@@ -114,7 +108,6 @@ def bench_curves(
     """Time a few stages at growing sizes, and draw what comes out."""
     from omni.bench import curves
     from omni.bench.case import Sizes
-    from omni.scores import check_place
 
     with errors_told():
         at = curves.Points(
@@ -124,8 +117,7 @@ def bench_curves(
             _counts(speech, "1,2,4", "--speech"),
             _counts(points, "2,10", "--points"),
         )
-        if png:
-            check_place(png)
+        _ready(threads, png)
         setting, timer = _prepared(shape, Sizes(depth=depth), rounds, budget, out, threads, device, dtype)
         report = curves.measure(setting, timer, at, _names(only), notes)
         if png:
@@ -146,22 +138,40 @@ def bench_kernels(
     dtype: OneDtype = "float32",
 ) -> None:
     """Time each kernel against the larger of two bounds: its bytes by copying, its products by a large product."""
-    import torch
-
     from omni.bench import kernels
     from omni.bench.timing import Timer
     from omni.device import pick_device, pick_dtype
-    from omni.scores import check_place
 
-    if threads:
-        torch.set_num_threads(threads)
     with errors_told():
-        if out:
-            check_place(out)
+        _ready(threads, out)
         place = pick_device(device)
         kept = pick_dtype(dtype, "bfloat16", place)
         report = kernels.measure(kept, Timer(place), rows=rows, context=context, only=_names(only), seconds=seconds)
         _report(report, check, out)
+
+
+@app.command("presets")
+def bench_presets(
+    model: Model = None,
+    sentences: Annotated[int, typer.Option(min=1, help="Of the packaged set, said by every voice in turn.")] = 24,
+    rounds: Annotated[int, typer.Option(min=1, help="Of which the fastest is told.")] = 3,
+    check: Annotated[bool, typer.Option("--check", help="Fail where a preset errs by more than it may.")] = False,
+    threads: Threads = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+) -> None:
+    """Make sound of the same codes and noise with every preset of the vocoder: what it costs, and how far it is off."""
+    from omni.bench.presets import measure, show
+    from omni.evaluate import read_set
+    from omni.talker.vocoder import PRESETS
+
+    with errors_told():
+        _ready(threads)
+        models = {name: loaded(model, device, dtype, vocoder=name, speech=True) for name in PRESETS}
+        given = read_set(None, ["speaks", "says"])
+        costs = measure(models, given, sentences=sentences, rounds=rounds)
+        show(costs, Console(highlight=False))
+    _tell([fault for cost in costs for fault in cost.missed] if check else [])
 
 
 @app.command("compare")
@@ -193,17 +203,11 @@ def bench_load(
     weights: Weights = "auto",
 ) -> None:
     """Let listeners ask at random times, and tell how long they waited for sound and whether it ever stopped."""
-    import torch
-
     from omni.load import measure, missed, show, write
-    from omni.scores import check_place
 
     counts = _counts(sessions, "1,2,4,8")
-    if threads:
-        torch.set_num_threads(threads)
     with errors_told():
-        if out:
-            check_place(out)
+        _ready(threads, out)
         omni = loaded(model, device, dtype, weights, speech=True)
         figures = measure(omni, counts, questions=questions, seed=seed, notes=notes)
         show(figures, Console(highlight=False))
@@ -223,13 +227,10 @@ def bench_turns(
     weights: Weights = "auto",
 ) -> None:
     """Tell how long the first sound takes after short and long turns, and after few and many."""
-    import torch
-
     from omni.turns import measure, show
 
-    if threads:
-        torch.set_num_threads(threads)
     with errors_told():
+        _ready(threads)
         waits = measure(loaded(model, device, dtype, weights, speech=True), repeats=repeats)
         show(waits, Console(highlight=False))
     _tell(waits.missed if check else [])
@@ -256,7 +257,6 @@ def bench_door(
     """Talk with a server aloud: how soon it answers, whether it keeps up, and how soon it stops when it is interrupted."""
     import asyncio
 
-    from omni.scores import check_place
     from omni.streaming.bench import measure, show, write
     from omni.streaming.bench_caller import Place
 
@@ -265,8 +265,7 @@ def bench_door(
     options += ["--threads", str(threads)] if threads else []
     counts = _counts(sessions, "1,4")
     with errors_told():
-        if out:
-            check_place(out)
+        _ready(None, out)  # the server's own process has the threads
         task = _task(counts, seconds, trials, seed)
         place = Place(url.replace("http", "ws", 1) if url.startswith("http") else url, api_key) if url else None
         report = asyncio.run(measure(task, place, options, notes))
@@ -297,22 +296,29 @@ def _task(sessions: list[int], seconds: float, trials: int, seed: int) -> Task:
     return Task(conversations, request, sessions, seconds, trials, seed)
 
 
-def _prepared(
-    shape: str, sizes: Any, rounds: int, budget: float, out: Path | None, threads: int | None, device: str, dtype: str
-) -> tuple[Setting, Timer]:
-    """What a bench of stages runs on, with all that can be wrong found out before the work."""
+def _ready(threads: int | None, *files: Path | None) -> None:
+    """Takes so many threads; OptionError where a file could not be written after the work."""
     import torch
 
-    from omni.bench.case import Setting
-    from omni.bench.timing import Timer
-    from omni.bench.weights import Shape
-    from omni.device import pick_device, pick_dtype
     from omni.scores import check_place
 
     if threads:
         torch.set_num_threads(threads)
-    if out:
-        check_place(out)
+    for path in files:
+        if path:
+            check_place(path)
+
+
+def _prepared(
+    shape: str, sizes: Any, rounds: int, budget: float, out: Path | None, threads: int | None, device: str, dtype: str
+) -> tuple[Setting, Timer]:
+    """What a bench of stages runs on, with all that can be wrong found out before the work."""
+    from omni.bench.case import Setting
+    from omni.bench.timing import Timer
+    from omni.bench.weights import Shape
+    from omni.device import pick_device, pick_dtype
+
+    _ready(threads, out)
     place = pick_device(device)
     setting = Setting(Shape.named(shape), place, pick_dtype(dtype, "bfloat16", place), sizes)
     return setting, Timer(place, budget, least=rounds, most=max(9, rounds))

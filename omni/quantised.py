@@ -73,7 +73,7 @@ class PackedLinear(nn.Module):
             self.packed, self.order = [self._rule(self.weight.detach())], [None]
             self.weight = None
             return
-        parts: list[Part] = list(self.parts)  # type: ignore[arg-type]
+        parts: list[Part] = list(self.parts)  # type: ignore[arg-type]  # torch types what a module holds as Module
         self.parts = nn.ModuleList()
         for order, together in Part.joined(parts):
             self.packed.append(pack(together))

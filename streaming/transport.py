@@ -76,7 +76,7 @@ class HttpProtocol(_Patience, H11Protocol):
         super().__init__(config, server_state, app_state, _loop)
         self._head: asyncio.TimerHandle | None = None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn's transport type is wider
         super().connection_made(transport)
         if len(self.connections) > self.limits.requests + self.limits.sessions + SPARE:
             transport.abort()

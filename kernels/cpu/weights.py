@@ -1,7 +1,6 @@
 """Packed weights for the libraries inside torch's CPU build. Contracts: `kernels/weights.py`.
 
-Which way is taken for how many rows was measured on Zen 4 and Sapphire Rapids with two cores each; `demos/bench_decode.py`
-measures it again.
+Which way is taken for how many rows was measured on Zen 4 and Sapphire Rapids with two cores each.
 """
 
 from __future__ import annotations

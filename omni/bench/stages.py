@@ -46,7 +46,7 @@ def measure(
 def time_case(case: Case, timer: Timer, ceilings: Ceilings, setting: Setting) -> Row:
     outputs: list[Any] = []
     runs = [case.ours, case.theirs] if case.theirs else [case.ours]
-    took = [timer.once(lambda run=run: outputs.append(run())) for run in runs]  # type: ignore[misc]
+    took = [timer.once(lambda run=run: outputs.append(run())) for run in runs]  # type: ignore[misc]  # mypy infers no type of a lambda's default
     error = _error(*outputs) if case.theirs and case.compare else None
     return Row.of(
         case.name,

@@ -102,7 +102,7 @@ def talker(s: Setting) -> Iterator[Case]:
     state = ours.start(TextEnd(thought[0], thought[0]))
     code = torch.tensor([3], device=s.device)
     state.code, state.text_ended = code[0], True
-    lane = Lane(ours.decoder, s.sizes.context + 256)  # type: ignore[arg-type]
+    lane = Lane(ours.decoder, s.sizes.context + 256)  # type: ignore[arg-type]  # ours is a Thinker, which torch types as Module
     taken = step(lane, ref.model if ref else None, s.sizes.context, ours.config.hidden_size, s)
 
     def reference() -> Tensor:

@@ -142,5 +142,5 @@ def measure_ceilings(timer: Timer, *, megabytes: int = 256, side: int = 2048, se
     products = {}
     for dtype in (torch.float32, torch.bfloat16):
         a = torch.randn(side, side, device=device).to(dtype)
-        products[dtype] = 2 * side**3 / timer.best(lambda a=a: a @ a, seconds)  # type: ignore[misc]
+        products[dtype] = 2 * side**3 / timer.best(lambda a=a: a @ a, seconds)  # type: ignore[misc]  # mypy infers no type of a lambda's default
     return Ceilings(copy, read, products)

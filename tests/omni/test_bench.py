@@ -17,7 +17,7 @@ from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
-from omni.bench import baseline, compare, kernels, marks, plot, report, stages
+from omni.bench import baseline, compare, kernels, marks, plot, presets, report, stages
 from omni.bench.report import Report, Row
 from omni.bench.timing import Ceilings, Pairs, Timer
 from omni.bench.weights import DEPTHS, SHAPES, Shape, both, config_of, shallower
@@ -28,6 +28,7 @@ from omni.errors import OptionError
 from omni.evaluate import Mark
 from omni.model import LAYOUT, build
 from omni.scores import check_place
+from omni.talker.vocoder import PRESETS
 
 CPU = torch.device("cpu")
 DATA = Path(__file__).parents[1] / "data"
@@ -232,6 +233,15 @@ def test_kernels(tmp_path: Path) -> None:
     assert all(row["ours"] > 0 and row["bound"] > 0 for row in rows)
 
 
+@pytest.mark.parametrize("worst", [0.2, 0.0])
+def test_presets(monkeypatch: pytest.MonkeyPatch, worst: float) -> None:
+    monkeypatch.setitem(presets.LIMITS, "fast", replace(presets.LIMITS["fast"], worst=worst))
+    done = bench("presets", "--sentences", "2", "--rounds", "1", "--check")
+    assert all(name in done.output for name in PRESETS)
+    assert done.exit_code == (0 if worst else 1), done.output
+    assert ("missed: fast" in done.output) == (not worst)
+
+
 def test_curves(tmp_path: Path) -> None:
     out, png = tmp_path / "curves.json", tmp_path / "curves.png"
     sizes = [
@@ -296,7 +306,7 @@ def test_reports_can_be_read_again(tmp_path: Path) -> None:
 def test_columns_that_hold_nothing_are_left_out() -> None:
     console = Console(width=100, file=io.StringIO())
     report.show(a_report(row("a", None, Mark())), console)
-    text = console.file.getvalue()  # type: ignore[attr-defined]
+    text = console.file.getvalue()  # type: ignore[attr-defined]  # a StringIO
     assert "ours" in text and "theirs" not in text and "mark" not in text
 
 

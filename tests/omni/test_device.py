@@ -32,7 +32,7 @@ def test_each_part_goes_where_it_was_told(monkeypatch: pytest.MonkeyPatch) -> No
     def load(net: torch.nn.Module, *args: object, device_of: object, **kwargs: object) -> None:
         assert callable(device_of)
         told.update((name, device_of(name)) for name, _ in net.named_parameters())
-        checkpoint.load(net, *args, device_of=lambda name: CPU, **kwargs)  # type: ignore[arg-type]
+        checkpoint.load(net, *args, device_of=lambda name: CPU, **kwargs)  # type: ignore[arg-type]  # options spread
 
     monkeypatch.setattr("omni.api.load", load)
     omni = Omni.load(tiny("7b-like"), progress=False)
@@ -51,7 +51,7 @@ def test_each_part_goes_where_it_was_told(monkeypatch: pytest.MonkeyPatch) -> No
 def test_thinker_on_a_gpu_and_voice_on_the_cpu() -> None:
     options = {"voice": "Ethan", "max_tokens": 4, "seed": 1, "max_audio_seconds": 0.2}
     apart, together = (
-        Omni.load(tiny("7b-like"), device=names, dtype="float32", progress=False).generate(ASK, **options)  # type: ignore[arg-type]
+        Omni.load(tiny("7b-like"), device=names, dtype="float32", progress=False).generate(ASK, **options)  # type: ignore[arg-type]  # options spread
         for names in ("cuda,cpu", "cpu")
     )
     assert apart.done.codes == together.done.codes

@@ -419,7 +419,7 @@ def test_refusals(omni: Omni) -> None:
     with pytest.raises(MessageError, match="no text"):
         omni.say("  ")
     with pytest.raises(OptionError, match="max_tokens"):
-        omni.say("Yes.", max_tokens=3)  # type: ignore[call-arg]
+        omni.say("Yes.", max_tokens=3)  # type: ignore[call-arg]  # wrong on purpose
     with pytest.raises(OptionError, match="max_tokens is 0"):
         omni.generate(HELLO, max_tokens=0)
     with pytest.raises(OptionError, match="max_audio_seconds"):

@@ -239,7 +239,7 @@ def test_who_outgrows_the_cache_makes_room_and_comes_back() -> None:
         aside.append(request.key)
         set_aside(request)
 
-    small.engine._room._set_aside = noted  # type: ignore[method-assign]
+    small.engine._room._set_aside = noted  # type: ignore[method-assign]  # a stand-in
     pair = [ask(), ask()]
     for reply in replies(list(small.engine.run(pair)), pair).values():
         assert_same(reply, expected)

@@ -119,7 +119,7 @@ def test_int8_gives_the_same_text(plain: Omni) -> None:
 def test_both_decoders_and_heads_are_packed_and_speak() -> None:
     omni = load(weights="int4", speech=True)
     packed = [name for name, module in omni.model.named_modules() if isinstance(module, PackedLinear)]
-    layers = omni.model.config.thinker.decoder.num_layers + omni.model.config.talker_decoder.num_layers  # type: ignore[union-attr]
+    layers = omni.model.config.thinker.decoder.num_layers + omni.model.config.talker_decoder.num_layers
     assert len(packed) == 4 * layers + 2
     assert not any(isinstance(module, PackedLinear) for module in omni.model.thinker.visual.modules())
     reply = omni.generate([{"role": "user", "content": "Hello!"}], voice=omni.default_voice, max_audio_seconds=0.5, seed=0)
@@ -224,7 +224,7 @@ def publish(method: str, folder: Path, *, shuffled: bool = False, group: int = G
 def test_published_weights_are_the_plain_ones(method: str, shuffled: bool, group: int, tmp_path: Path) -> None:
     stored, meant = publish(method, tmp_path, shuffled=shuffled, group=group)
     ours, truth = load(stored), load(meant)
-    held = ours.model.thinker.decoder.layers[0].mlp.down_proj  # type: ignore[union-attr]
+    held = ours.model.thinker.decoder.layers[0].mlp.down_proj
     assert isinstance(held, PackedLinear) and not list(held.parameters())
     # many rows are multiplied in float32 by the very same weights, few with inputs and results in bfloat16
     many, few = logits(truth, 128), logits(truth, 8)
@@ -346,7 +346,7 @@ def test_doctor_plans_for_the_weights() -> None:
     def told(weights: str) -> str:
         console = Console(width=200, file=io.StringIO())
         assert examine(console, str(BUNDLED), "cpu", "float32", weights)
-        return " ".join(console.file.getvalue().split())  # type: ignore[attr-defined]
+        return " ".join(console.file.getvalue().split())  # type: ignore[attr-defined]  # a StringIO
 
     assert "in float32, decoders in int4" in told("int4")
     assert "8,192 tokens of cache" in told("auto")

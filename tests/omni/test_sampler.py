@@ -13,7 +13,7 @@ GREEDY = Sampling()
 
 
 def sampler(sampling: Sampling = GREEDY, vocab: int = 50, **how: object) -> Sampler:
-    return Sampler(sampling, vocab, seed=3, device=CPU, **how)  # type: ignore[arg-type]
+    return Sampler(sampling, vocab, seed=3, device=CPU, **how)  # type: ignore[arg-type]  # options spread
 
 
 @pytest.mark.oracle
@@ -97,4 +97,4 @@ def test_pick_same_seed_same_draws() -> None:
 )
 def test_sampling_rejects(wrong: dict[str, float]) -> None:
     with pytest.raises(OptionError, match=next(iter(wrong))):
-        Sampling(**wrong)  # type: ignore[arg-type]
+        Sampling(**wrong)  # type: ignore[arg-type]  # wrong on purpose

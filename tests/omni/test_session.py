@@ -145,7 +145,7 @@ def test_a_closed_answer_is_remembered_as_far_as_it_was_told(omni: Omni) -> None
     events = session.respond()
     told = [next(events), next(events)]
     events.close()
-    assert session.messages[-1] == {"role": "assistant", "content": "".join(e.text for e in told)}  # type: ignore[union-attr]
+    assert session.messages[-1] == {"role": "assistant", "content": "".join(e.text for e in told)}
     session.append_text("And then?")
     assert isinstance(list(session.respond(max_tokens=2))[-1], Done)
     assert len(session.messages) == 4
@@ -159,7 +159,7 @@ def test_refusals_lose_nothing(omni: Omni) -> None:
     with pytest.raises(MediaError, match="nowhere"):
         session.append_image("nowhere.png")
     with pytest.raises(MediaError, match="float64"):
-        session.append_audio(np.zeros(100), RATE)  # type: ignore[arg-type]
+        session.append_audio(np.zeros(100), RATE)  # type: ignore[arg-type]  # wrong on purpose
     with pytest.raises(MediaError, match="finite"):
         session.append_audio(np.full(100, np.nan, np.float32), RATE)
     assert answer(session).usage.text_tokens == 2

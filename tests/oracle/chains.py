@@ -172,7 +172,7 @@ def _draws(sampled: bool, text_vocab: int) -> Iterator[None]:
         return (probs / race).argmax(-1, keepdim=True)
 
     if sampled:
-        torch.multinomial = multinomial  # type: ignore[assignment]
+        torch.multinomial = multinomial  # type: ignore[assignment]  # a stand-in
     try:
         yield
     finally:

@@ -404,10 +404,10 @@ def test_sessions_at_once(limits: dict[str, int], status: int, code: str) -> Non
         hub = hub_of(keys=(KEY, "other-key"), limits=replace(Limits(), **limits))
         guard = Guard(inside, hub)
         own = {"path": "/v1/realtime", "headers": [HOST, BEARER], "socket": True}
-        running = [asyncio.create_task(ask(guard, **own)) for _ in range(2)]  # type: ignore[arg-type]
+        running = [asyncio.create_task(ask(guard, **own)) for _ in range(2)]  # type: ignore[arg-type]  # options spread
         while len(inside.scopes) < 2:
             await asyncio.sleep(0)
-        refused = await ask(guard, **own)  # type: ignore[arg-type]
+        refused = await ask(guard, **own)  # type: ignore[arg-type]  # options spread
         assert (refused.status, refused.error["code"]) == (status, code)
         value = hub.secrets.mint(Secret(inside.scopes[0]["state"]["key"], {}, int(time.time()) + 60))
         by_secret = await ask(guard, "/v1/realtime", [HOST, (b"authorization", b"Bearer " + value.encode())], socket=True)
@@ -419,7 +419,7 @@ def test_sessions_at_once(limits: dict[str, int], status: int, code: str) -> Non
         assert other.status == (101 if status == 429 else status)
         await asyncio.gather(*running)
         assert not hub.counts.sessions
-        assert (await ask(guard, **own)).status == 101  # type: ignore[arg-type]
+        assert (await ask(guard, **own)).status == 101  # type: ignore[arg-type]  # options spread
 
     asyncio.run(fill())
 

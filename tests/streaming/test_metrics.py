@@ -183,7 +183,7 @@ def test_many_who_ask_at_once_ask_the_engine_once() -> None:
         omni.begun.wait(5)
         return True
 
-    omni.ping = ping  # type: ignore[method-assign]
+    omni.ping = ping  # type: ignore[method-assign]  # a stand-in
     hub = hub_of(omni)
 
     async def ask() -> list[bool]:

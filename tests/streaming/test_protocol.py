@@ -37,7 +37,7 @@ def test_the_session_comes_first_and_is_whole() -> None:
     }
     assert said == {"format": {"type": "audio/pcm", "rate": 24000}, "voice": "Chelsie", "speed": 1.0}
     (detect,) = talk.commands
-    assert (detect.detection, detect.rate, detect.start_ms) == (ServerVad(), 24000, 0)  # type: ignore[union-attr]
+    assert (detect.detection, detect.rate, detect.start_ms) == (ServerVad(), 24000, 0)
 
 
 def test_a_model_without_voices_answers_in_text() -> None:
@@ -86,16 +86,16 @@ def test_turn_detection_is_filled_in_and_replaced_by_another_kind() -> None:
         "create_response": True,
         "interrupt_response": True,
     }
-    assert talk.commands[-1].detection == SemanticVad("high")  # type: ignore[union-attr]
+    assert talk.commands[-1].detection == SemanticVad("high")
 
 
 def test_detection_goes_on_from_where_the_sound_is() -> None:
     talk = Talk()
     talk.append(1500)
     talk.update(audio={"input": {"turn_detection": {"type": "semantic_vad"}}})
-    assert talk.commands[-1].start_ms == 1500  # type: ignore[union-attr]
+    assert talk.commands[-1].start_ms == 1500
     talk.update(audio={"input": {"format": {"type": "audio/pcmu"}}})
-    assert (talk.commands[-1].rate, talk.commands[-1].start_ms) == (8000, 1500)  # type: ignore[union-attr]
+    assert (talk.commands[-1].rate, talk.commands[-1].start_ms) == (8000, 1500)
 
 
 def test_fields_of_real_clients_are_accepted() -> None:
@@ -210,7 +210,7 @@ def test_tools_are_bounded() -> None:
 def test_a_session_may_start_from_what_its_secret_holds() -> None:
     talk = Talk(session={"type": "realtime", "instructions": "Hello.", "audio": {"input": {"turn_detection": None}}})
     assert types(talk.events) == ["session.created"] and talk.events[0]["session"]["instructions"] == "Hello."
-    assert talk.commands[-1].detection is None  # type: ignore[union-attr]
+    assert talk.commands[-1].detection is None
     talk = Talk(session={"type": "realtime", "audio": {"output": {"voice": "nobody"}}})
     assert types(talk.events) == ["session.created", "error"]
 
@@ -472,7 +472,7 @@ def test_a_conversation_is_bounded_in_bytes_and_lets_go_of_old_sounds_first() ->
 
 
 def test_ids_are_hard_to_guess() -> None:
-    first, second = (Protocol(Talk().protocol._state.setup, 0.0).open()[0].event["session"]["id"] for _ in range(2))  # type: ignore[union-attr]
+    first, second = (Protocol(Talk().protocol._state.setup, 0.0).open()[0].event["session"]["id"] for _ in range(2))
     assert first != second and len(first) > 20
 
 
@@ -481,4 +481,4 @@ def test_turns_do_not_begin_twice_from_one_report() -> None:
     talk.append(1000)
     talk.turn(SpeechStarted(200))
     assert types(talk.client("input_audio_buffer.clear")) == ["input_audio_buffer.cleared"]
-    assert talk.commands[-1].start_ms == 1000  # type: ignore[union-attr]
+    assert talk.commands[-1].start_ms == 1000

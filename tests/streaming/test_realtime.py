@@ -50,7 +50,7 @@ async def manual(client: Client, **session: Any) -> None:
 
 def test_what_the_handshake_agrees_on() -> None:
     async def main() -> None:
-        hub = Hub(FakeOmni(), "omni", Settings())  # type: ignore[arg-type]
+        hub = Hub(FakeOmni(), "omni", Settings())  # type: ignore[arg-type]  # a stand-in
         client = Client(hub)
         secret = type("Secret", (), {"session": {"type": "transcription"}})
         server = client.start("model=omni", subprotocols=["realtime", "openai-beta.realtime-v1"], state={"secret": secret})
@@ -489,10 +489,10 @@ def test_a_conversation_that_is_too_long_forgets_for_good() -> None:
                 if len(made.messages) > 3:
                     del made.messages[1:3]
 
-            made.begin = begin_and_forget  # type: ignore[method-assign]
+            made.begin = begin_and_forget  # type: ignore[method-assign]  # a stand-in
             return made
 
-        omni.session = forgetful  # type: ignore[method-assign]
+        omni.session = forgetful  # type: ignore[method-assign]  # a stand-in
         for i in range(4):
             client.say(str(i))
             client.send("response.create")
@@ -521,7 +521,7 @@ def test_a_conversation_that_is_too_long_forgets_for_good() -> None:
 
 def test_a_fault_of_the_server_ends_the_socket_aloud(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
-        hub = Hub(FakeOmni(), "omni", Settings())  # type: ignore[arg-type]
+        hub = Hub(FakeOmni(), "omni", Settings())  # type: ignore[arg-type]  # a stand-in
         client = Client(hub)
         server = client.start()
         await client.next()

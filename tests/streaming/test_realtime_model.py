@@ -36,7 +36,7 @@ async def connected(address: str, **session: Any) -> AsyncIterator[AsyncRealtime
     ):
         first = await connection.recv()
         assert first.type == "session.created"
-        await connection.session.update(session={"type": "realtime", **session})  # type: ignore[arg-type]
+        await connection.session.update(session={"type": "realtime", **session})  # type: ignore[arg-type]  # a plain dict for a TypedDict
         await until(connection, "session.updated")
         yield connection
 

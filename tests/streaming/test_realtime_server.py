@@ -43,7 +43,7 @@ async def until(socket: ClientConnection, type: str) -> Json:
 
 def gone(hub: Hub) -> bool:
     """Whether all sockets are forgotten, and with them what they had asked for."""
-    omni: FakeOmni = hub.omni  # type: ignore[assignment]
+    omni: FakeOmni = hub.omni  # type: ignore[assignment]  # a stand-in
     end = time.monotonic() + WAIT
     while time.monotonic() < end:
         if not hub.counts.sessions and all(session.over for session in omni.asked) and not hub.metrics.num_running:
@@ -69,7 +69,7 @@ def test_clients_that_vanish_leave_nothing(hub: Hub, url: str, seen: str) -> Non
 
 def test_clients_that_close_are_let_go(hub: Hub, url: str) -> None:
     async def main() -> None:
-        async with connect(url, proxy=None, subprotocols=["realtime"]) as socket:  # type: ignore[list-item]
+        async with connect(url, proxy=None, subprotocols=["realtime"]) as socket:  # type: ignore[list-item]  # websockets has a type of its own for names
             assert socket.subprotocol == "realtime"
             await socket.send('{"type": "response.create"}')
             await until(socket, "response.output_audio.delta")
@@ -82,7 +82,7 @@ def test_clients_that_close_are_let_go(hub: Hub, url: str) -> None:
 
 
 def test_the_published_client(hub: Hub, url: str) -> None:
-    omni: FakeOmni = hub.omni  # type: ignore[assignment]
+    omni: FakeOmni = hub.omni  # type: ignore[assignment]  # a stand-in
     omni.scripts = [[TextDelta("Hello "), chunk(300), TextDelta("there."), done()]]
 
     async def main() -> None:
@@ -115,7 +115,7 @@ def test_the_published_client(hub: Hub, url: str) -> None:
 
 
 def test_many_at_once_each_get_their_own(hub: Hub, url: str) -> None:
-    omni: FakeOmni = hub.omni  # type: ignore[assignment]
+    omni: FakeOmni = hub.omni  # type: ignore[assignment]  # a stand-in
     omni.scripts = [[TextDelta("Yes."), chunk(200), done()]] * 40
 
     async def talk(name: str) -> None:

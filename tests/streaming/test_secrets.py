@@ -40,7 +40,7 @@ def mint(place: Place, **fields: Any) -> dict[str, Any]:
 def session_with(place: Place, value: str, query: str = f"model={MODEL}") -> dict[str, Any]:
     """The session that a browser with this secret gets."""
     protocols = ["realtime", f"openai-insecure-api-key.{value}"]
-    with connect(f"{place.ws}/v1/realtime?{query}", subprotocols=protocols, proxy=None) as socket:  # type: ignore[arg-type]
+    with connect(f"{place.ws}/v1/realtime?{query}", subprotocols=protocols, proxy=None) as socket:  # type: ignore[arg-type]  # websockets has a type of its own for names
         assert socket.subprotocol == "realtime"
         assert value not in str(socket.response)
         event = json.loads(socket.recv(5))

@@ -84,7 +84,7 @@ def test_port_that_is_taken() -> None:
 def test_unsafe_settings_bind_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "bind", lambda settings: pytest.fail("it was bound"))
     with pytest.raises(OptionError):
-        serve(Still(), MODEL, Settings(host="0.0.0.0"))  # type: ignore[arg-type]
+        serve(Still(), MODEL, Settings(host="0.0.0.0"))  # type: ignore[arg-type]  # a stand-in
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_greeting(settings: Settings, tls: Tls | None, has: list[str], has_not: 
 )
 def test_certificates_that_cannot_be_used(tls: Tls) -> None:
     with pytest.raises(OptionError, match="certificate"):
-        serve(Still(), MODEL, Settings(port=0), tls=tls)  # type: ignore[arg-type]
+        serve(Still(), MODEL, Settings(port=0), tls=tls)  # type: ignore[arg-type]  # a stand-in
 
 
 def test_https() -> None:

@@ -82,4 +82,4 @@ def test_grid_of_one_point() -> None:
 
 def test_unknown_rule() -> None:
     with pytest.raises(OptionError, match="rule is 'heun'"):
-        Solver(rule="heun")  # type: ignore[arg-type]
+        Solver(rule="heun")  # type: ignore[arg-type]  # wrong on purpose
