@@ -20,11 +20,11 @@ from openai.types.realtime import RealtimeClientEvent
 from playwright.sync_api import Browser, Page, Playwright, expect
 from pydantic import TypeAdapter
 
+from tests.streaming.conftest import MEDIA
 from tests.streaming.page_server import HEARD, Script, create
 
 pytestmark = pytest.mark.slow
 
-MEDIA = Path(__file__).parents[2] / "demos" / "media"
 FLAGS = (
     "--headless=new",
     "--no-sandbox",
