@@ -57,12 +57,18 @@ class Omni:
     sample_rate = SAMPLE_RATE
 
     def __init__(
-        self, model: Qwen2_5Omni, reader: PromptReader, voices: dict[str, Voice], *, cache_tokens: int = CACHE_TOKENS
+        self,
+        model: Qwen2_5Omni,
+        reader: PromptReader,
+        voices: dict[str, Voice],
+        *,
+        cache_tokens: int = CACHE_TOKENS,
+        graphs: bool = True,
     ) -> None:
         self.model = model
         self.voices = voices
         self._reader = reader
-        self.engine = Engine(model, cache_tokens=cache_tokens)
+        self.engine = Engine(model, cache_tokens=cache_tokens, graphs=graphs)
         self._prepared: dict[str, PreparedVoice] = {}
         tokenizer = reader.tokenizer
         self._decoder, self._encoder = StreamDecoder(tokenizer), PieceEncoder(tokenizer)
@@ -78,6 +84,7 @@ class Omni:
         vocoder: str = "faithful",
         speech: bool = True,
         cache_tokens: int = CACHE_TOKENS,
+        graphs: bool = True,
         budget: Budget | None = None,
         progress: bool = True,
     ) -> Omni:
@@ -95,6 +102,7 @@ class Omni:
                 takes 18 and "turbo" 10, with bfloat16 products where the device has them in hardware.
             speech: False leaves talker and vocoder out, and their memory free.
             cache_tokens: tokens that all running answers may hold together.
+            graphs: on a GPU, record the decoders' steps as CUDA graphs; False launches every kernel by itself.
             budget: how large media may be.
             progress: show a bar while loading.
 
@@ -158,7 +166,7 @@ class Omni:
             )
         leave_cores()
         try:
-            return cls(net, reader, voices, cache_tokens=cache_tokens)
+            return cls(net, reader, voices, cache_tokens=cache_tokens, graphs=graphs)
         except torch.OutOfMemoryError as e:
             raise DeviceError(
                 f"{device} has no room for a cache of {cache_tokens} tokens beside the weights; load with fewer cache_tokens"

@@ -118,12 +118,14 @@ class PagePool:
             self._give_up([old])
         sequence.pages += fresh
 
-    def table(self, sequences: Sequence[CachedSequence], new: Sequence[int]) -> PageTable:
-        """Where the next `new[b]` rows of each sequence go; reserves their pages first."""
+    def table(
+        self, sequences: Sequence[CachedSequence], new: Sequence[int], device: torch.device | None = None
+    ) -> PageTable:
+        """Where the next `new[b]` rows of each sequence go; reserves their pages first. On `device`, or the pool's."""
         for sequence, num_rows in zip(sequences, new, strict=True):
             self.reserve(sequence, num_rows)
         past = [s.length for s in sequences]
-        return PageTable.of(new, past, [s.pages for s in sequences], self.page_size, self.keys.device)
+        return PageTable.of(new, past, [s.pages for s in sequences], self.page_size, device or self.keys.device)
 
     def commit(self, sequences: Sequence[CachedSequence], new: Sequence[int]) -> None:
         """Count rows as held once a step has written them."""

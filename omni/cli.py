@@ -20,6 +20,7 @@ from omni.cli_shared import (
     AsJson,
     Device,
     Dtype,
+    Eager,
     Media,
     Model,
     Seconds,
@@ -191,6 +192,7 @@ def serve(
     dtype: Dtype = "auto",
     weights: Weights = "auto",
     vocoder: Vocoder = "faithful",
+    eager: Eager = False,
 ) -> None:
     """Serve a page to talk to, OpenAI's Realtime API over a WebSocket, and its chat and speech endpoints over HTTP."""
     import torch
@@ -216,9 +218,8 @@ def serve(
     )
     with errors_told():
         check_settings(settings)
-        omni = loaded(
-            model, device, dtype, weights, vocoder, speech=True, budget=Budget(max_seconds=1800, max_clip_bytes=1 << 30)
-        )
+        budget = Budget(max_seconds=1800, max_clip_bytes=1 << 30)
+        omni = loaded(model, device, dtype, weights, vocoder, speech=True, eager=eager, budget=budget)
         threading.Thread(target=omni.warm_up, daemon=True).start()
         serve_forever(
             omni,

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from omni.cli_shared import Device, Dtype, Model, Threads, Weights, errors_told, loaded, notes
+from omni.cli_shared import Device, Dtype, Eager, Model, Threads, Weights, errors_told, loaded, notes
 
 if TYPE_CHECKING:
     from omni.bench.case import Setting
@@ -73,6 +73,7 @@ def bench_latency(
     device: Device = "auto",
     dtype: Dtype = "auto",
     weights: Weights = "auto",
+    eager: Eager = False,
 ) -> None:
     """Ask aloud about pictures, and tell when text and sound come: ours streamed, and transformers' `generate`."""
     from omni.bench import latency
@@ -80,7 +81,7 @@ def bench_latency(
 
     with errors_told():
         _ready(threads, out)
-        omni = loaded(model, device, dtype, weights, speech=True)
+        omni = loaded(model, device, dtype, weights, speech=True, eager=eager)
         asked = latency.questions(questions)
         limits = latency.Limits.of(max_tokens, max_seconds)
         _report(latency.measure(omni, find(model), asked, limits, rounds=rounds, notes=notes), check, out)

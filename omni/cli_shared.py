@@ -29,6 +29,7 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N; two with a
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
 Weights = Annotated[str, typer.Option(help="auto, int8 or int4: how many bits the decoders keep.")]
 Vocoder = Annotated[str, typer.Option(help="faithful, fast or turbo: how much work goes into speech.")]
+Eager = Annotated[bool, typer.Option("--eager", help="On a GPU, launch every kernel by itself, without CUDA graphs.")]
 Media = Annotated[list[Path] | None, typer.Option(help="May be given several times.")]
 Voice = Annotated[str | None, typer.Option(help="Who speaks; see `omni voices`.")]
 Seconds = Annotated[float | None, typer.Option(help="Longest speech.  [default: 300]")]
@@ -54,6 +55,7 @@ def loaded(
     vocoder: str = "faithful",
     *,
     speech: bool,
+    eager: bool = False,
     budget: Budget | None = None,
 ) -> Omni:
     from omni.api import Omni
@@ -65,6 +67,7 @@ def loaded(
         weights=weights,
         vocoder=vocoder,
         speech=speech,
+        graphs=not eager,
         budget=budget,
         progress=notes.is_terminal,
     )

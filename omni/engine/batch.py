@@ -9,7 +9,9 @@ from torch import Tensor
 
 from omni.cache import PAGE_SIZE, CachedSequence, PagePool
 from omni.decoder import Decoder, Tap
+from omni.engine.graphs import CudaRecorder, Steps
 
+HOST = torch.device("cpu")
 CHUNK = 2048
 """Rows of one sequence that pass through the decoder at once; bounds the memory of a long prompt."""
 
@@ -19,17 +21,22 @@ class Lane:
 
     Args:
         cache_tokens: rows that the cache may hold in all.
+        graphs: on a GPU, record steps of one row a sequence and replay them.
 
     Attributes:
         pool: the decoder's keys and values.
+        steps: the recorded ones; None where each is launched anew.
     """
 
-    def __init__(self, decoder: Decoder, cache_tokens: int) -> None:
+    def __init__(self, decoder: Decoder, cache_tokens: int, *, graphs: bool = True) -> None:
         self.decoder = decoder
         weight = decoder.norm.weight
         self.device = weight.device
         pages = -(-cache_tokens // PAGE_SIZE)
         self.pool = PagePool(decoder.config, max_pages=pages, dtype=weight.dtype, device=weight.device)
+        self.steps: Steps | None = None
+        if graphs and self.device.type == "cuda":
+            self.steps = Steps(decoder, self.pool, CudaRecorder(self.device))
 
     @property
     def max_positions(self) -> int:
@@ -50,8 +57,10 @@ class Lane:
         Raises:
             CapacityError: the cache is full; sequences keep what they held.
         """
-        out: list[list[Tensor]] = [[] for _ in sequences]
         longest = max(len(r) for r in rows)
+        if self.steps and longest == 1 and tap is None and self.steps.fit(sequences):
+            return self._step(self.steps, sequences, rows, positions)
+        out: list[list[Tensor]] = [[] for _ in sequences]
         for first in range(0, longest, CHUNK):
             live = [i for i, r in enumerate(rows) if len(r) > first]
             parts = [rows[i][first : first + CHUNK] for i in live]
@@ -64,3 +73,11 @@ class Lane:
             for i, piece in zip(live, hidden.split(lens), strict=True):
                 out[i].append(piece)
         return [torch.cat(pieces) for pieces in out]
+
+    def _step(
+        self, steps: Steps, sequences: Sequence[CachedSequence], rows: Sequence[Tensor], positions: Sequence[Tensor]
+    ) -> list[Tensor]:
+        new = [1] * len(sequences)
+        hidden = steps(torch.cat(list(rows)), torch.cat(list(positions), 1), self.pool.table(sequences, new, HOST))
+        self.pool.commit(sequences, new)
+        return list(hidden.split(1))

@@ -49,17 +49,20 @@ class Engine:
         model: with its weights.
         cache_tokens: rows that the thinker's cache may hold in all, and the talker's.
         policy: whose turn it is.
+        graphs: on a GPU, replay recorded steps.
 
     Attributes:
         costs: what steps have taken.
     """
 
-    def __init__(self, model: Qwen2_5Omni, *, cache_tokens: int, policy: Policy = first_sound_first) -> None:
-        self.think = ThinkStage(model.thinker, cache_tokens=cache_tokens)
+    def __init__(
+        self, model: Qwen2_5Omni, *, cache_tokens: int, policy: Policy = first_sound_first, graphs: bool = True
+    ) -> None:
+        self.think = ThinkStage(model.thinker, cache_tokens=cache_tokens, graphs=graphs)
         self.speak: SpeakStage | None = None
         if model.talker and model.token2wav:
             words = model.thinker.embed_tokens.weight
-            self.speak = SpeakStage(model.talker, model.token2wav, words, cache_tokens=cache_tokens)
+            self.speak = SpeakStage(model.talker, model.token2wav, words, cache_tokens=cache_tokens, graphs=graphs)
         self.policy, self.costs = policy, Costs()
         self._room = Room(self.think.lane.pool, self.speak.lane.pool if self.speak else None)
         self._live: dict[int, Request] = {}

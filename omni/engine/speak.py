@@ -36,11 +36,11 @@ class SpeakStage:
         heads: whose attention tells when a thought is spoken; None until a speech has told them.
     """
 
-    def __init__(self, talker: Talker, vocoder: Vocoder, words: Tensor, *, cache_tokens: int) -> None:
+    def __init__(self, talker: Talker, vocoder: Vocoder, words: Tensor, *, cache_tokens: int, graphs: bool = True) -> None:
         assert isinstance(talker.decoder, Decoder)
         self.model, self.vocoder, self.words = talker, vocoder, words
         self._weight = talker.thinker_to_talker_proj.weight
-        self.lane = Lane(talker.decoder, cache_tokens)
+        self.lane = Lane(talker.decoder, cache_tokens, graphs=graphs)
         self.heads: list[int] | None = None
 
     def begin(self, voice: Voice, prepared: PreparedVoice, options: Options, seed: int) -> Speech:

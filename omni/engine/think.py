@@ -22,9 +22,9 @@ class ThinkStage:
     features: rows of media that were encoded lately.
     """
 
-    def __init__(self, thinker: Thinker, *, cache_tokens: int) -> None:
+    def __init__(self, thinker: Thinker, *, cache_tokens: int, graphs: bool = True) -> None:
         self.model = thinker
-        self.lane = Lane(thinker.decoder, cache_tokens)
+        self.lane = Lane(thinker.decoder, cache_tokens, graphs=graphs)
         self.features = FeatureCache()
 
     def begin_reading(self, request: Request, most_pages: int | None) -> None:
