@@ -12,7 +12,7 @@ are float32.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 
 import torch
@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omni.kernels import BlockMask, Segments, attend, layer_norm, linear_gelu, rotary_table, rotate
+from omni.kernels.replay import Replays
 from omni.talker.config import DiTConfig
 from omni.talker.ecapa import SpeakerEncoder
 from omni.talker.flow import Solver, guide, integrate, sinusoid, stage_times, time_grid
@@ -345,25 +346,41 @@ class DiT(nn.Module):
         lens: Sequence[int],
         schedule: Schedule,
         places: Sequence[Place],
+        replays: Replays | None = None,
     ) -> tuple[Tensor, list[Tensor | None]]:
         """As `sample`, for windows that go on where others of their speeches ended.
+
+        replays: records the whole solve for windows of these lengths.
 
         Returns:
             The frames, and for each window the past of the one that follows it, or None where none does: keys and values
             `[E, L, 2, 2, P, H, D]` of its last P frames before `Place.next`, with and without conditioning.
         """
-        window = self.window(codes, voices, lens, places, schedule.solver.num_evaluations)
-        turns = count()
+        solver = schedule.solver
+        window = self.window(codes, voices, lens, places, solver.num_evaluations)
+        behind = window.behind
 
-        def velocity(time: int, x: Tensor) -> Tensor:
-            conditional, unconditional = self(x, window, schedule, time, next(turns))
-            return guide(conditional, unconditional, schedule.solver.guidance)
+        def solve(x: Tensor, fixed: Tensor, cos: Tensor, sin: Tensor, *seen: Tensor) -> Sequence[Tensor]:
+            here = replace(window, fixed=fixed, cos=cos, sin=sin, behind=replace(behind, seen=seen[0]) if behind else None)
+            turns = count()
 
-        mel = integrate(velocity, noise, schedule.grid, schedule.solver.rule)
-        if window.behind is None:
-            return mel, [None] * len(lens)
+            def velocity(time: int, x: Tensor) -> Tensor:
+                conditional, unconditional = self(x, here, schedule, time, next(turns))
+                return guide(conditional, unconditional, solver.guidance)
+
+            mel = integrate(velocity, x, schedule.grid, solver.rule)
+            return (mel, behind.kept) if behind else (mel,)
+
+        inputs = (noise, window.fixed, window.cos, window.sin, *((behind.seen,) if behind else ()))
         known = [0 if p.past is None else p.past.shape[4] for p in places]
+        if replays:
+            name = solver, tuple(lens), tuple(known), tuple(p.next for p in places)
+            mel, *kept = replays(name, solve, *inputs)
+        else:
+            mel, *kept = solve(*inputs)
+        if not kept:
+            return mel, [None] * len(lens)
         nums = [min(self.reach, num + p.next) if p.next else 0 for num, p in zip(known, places, strict=True)]
-        halves = window.behind.kept.unflatten(3, (2, -1)).split(nums, 4)
+        halves = kept[0].unflatten(3, (2, -1)).split(nums, 4)
         # clones, or each would keep those of all
         return mel, [half.clone() if num else None for half, num in zip(halves, nums, strict=True)]

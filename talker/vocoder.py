@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from omni.errors import CheckpointError, OptionError, VoiceError
+from omni.kernels.replay import Replays
 from omni.talker.bigvgan import BigVGAN
 from omni.talker.config import BigVGANConfig, DiTConfig
 from omni.talker.dit import DiT, Place, Schedule
@@ -177,6 +178,7 @@ class Vocoder(nn.Module):
 
     Attributes:
         solver: integrates the speech of voices that are prepared from now on.
+        replays: record solves and waves, where they are given.
     """
 
     sample_rate = SAMPLE_RATE
@@ -186,6 +188,7 @@ class Vocoder(nn.Module):
         if dit.block_size % dit.repeats:
             raise CheckpointError(f"blocks of {dit.block_size} frames do not hold whole codes of {dit.repeats} frames")
         self.config, self.solver = dit, PUBLISHED
+        self.replays: Replays | None = None
         self.hop = bigvgan.hop
         self.codes_per_block = dit.block_size // dit.repeats
         self.code2wav_dit_model = DiT(dit)
@@ -303,13 +306,19 @@ class Vocoder(nn.Module):
         for length in dict.fromkeys(len(w.mel) for w in windows):
             alike = [w for w in windows if len(w.mel) == length]
             with exact_convolutions():
-                made = self.code2wav_bigvgan_model(torch.stack([w.mel for w in alike]))
+                made = self._wave(torch.stack([w.mel for w in alike]))
             for w, wave in zip(alike, made, strict=True):
                 w.wave = wave[w.first * self.hop : w.last * self.hop]
         for w in windows:
             assert w.wave is not None
             out[w.index].append(w.wave)
         return [torch.cat(waves) for waves in out]
+
+    def _wave(self, mel: Tensor) -> Tensor:
+        if self.replays is None:
+            return self.code2wav_bigvgan_model(mel)
+        (wave,) = self.replays("wave", lambda x: (self.code2wav_bigvgan_model(x),), mel)
+        return wave
 
     def _next_stop(self, state: VocoderState) -> int | None:
         """The block at which the next chunk ends; None while codes for it, or its look-ahead, are missing."""
@@ -340,6 +349,7 @@ class Vocoder(nn.Module):
             [len(window) for window in windows],
             chunks[0][0].voice.schedule,
             places,
+            self.replays,
         )
         made = []
         for (state, stop), mel, past in zip(chunks, rows.split([len(x) for x in noise]), pasts, strict=True):

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from omni.cache import PAGE_SIZE, CachedSequence, PagePool
 from omni.decoder import Decoder, Tap
-from omni.engine.graphs import CudaRecorder, Steps
+from omni.engine.graphs import MOST, Steps
+from omni.kernels.replay import replays_on
 
 HOST = torch.device("cpu")
 CHUNK = 2048
@@ -35,8 +36,8 @@ class Lane:
         pages = -(-cache_tokens // PAGE_SIZE)
         self.pool = PagePool(decoder.config, max_pages=pages, dtype=weight.dtype, device=weight.device)
         self.steps: Steps | None = None
-        if graphs and self.device.type == "cuda":
-            self.steps = Steps(decoder, self.pool, CudaRecorder(self.device))
+        if graphs and (replays := replays_on(self.device, MOST)):
+            self.steps = Steps(decoder, self.pool, replays)
 
     @property
     def max_positions(self) -> int:

@@ -17,6 +17,7 @@ from omni.engine.batch import Lane
 from omni.engine.options import Options
 from omni.engine.request import Request, Speech
 from omni.events import AudioChunk
+from omni.kernels.replay import replays_on
 from omni.prompt import Prompt
 from omni.sampler import Sampler
 from omni.talker.dual_track import Talker, TextEnd
@@ -25,6 +26,8 @@ from omni.talker.voices import Voice
 
 OPENING_ROWS = 2
 """What the talker reads between the prompt and the first code: who speaks, and the first thought."""
+MOST_SHAPES = 32
+"""Of chunks of sound, whose launches are recorded."""
 
 
 class SpeakStage:
@@ -42,6 +45,7 @@ class SpeakStage:
         self._weight = talker.thinker_to_talker_proj.weight
         self.lane = Lane(talker.decoder, cache_tokens, graphs=graphs)
         self.heads: list[int] | None = None
+        vocoder.replays = replays_on(vocoder.device, MOST_SHAPES) if graphs else None
 
     def begin(self, voice: Voice, prepared: PreparedVoice, options: Options, seed: int) -> Speech:
         """The spoken side of a new answer."""

@@ -1,66 +1,23 @@
-"""Recorded steps equal steps that are launched anew.
-
-On a CPU a stand-in for CUDA graphs keeps each operation that torch was asked for, with the very tensors, and does it again:
-what a record's caller does on the host between two replays then changes nothing, as on a GPU.
-"""
+"""Recorded steps equal steps that are launched anew; on a CPU a stand-in records them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
 
 from omni import Omni, decoder
 from omni.cache import CachedSequence
 from omni.decoder import Decoder
 from omni.engine import graphs
 from omni.engine.batch import HOST, Lane
-from omni.engine.graphs import AT_ONCE, BATCHES, WIDTHS, CudaRecorder, Steps
-from omni.errors import DeviceError
+from omni.engine.graphs import AT_ONCE, BATCHES, MOST, WIDTHS, Steps
 from omni.kernels import PageTable, attend_paged
+from omni.kernels.replay import Replays
+from tests.kernels.recording import stand_in
 from tests.oracle.tiny import GEOMETRIES, tiny
-
-ASKS_THE_DEVICE = {"aten::item", "aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::is_nonzero"}
-"""What a GPU cannot record: the host would have to wait for a value."""
-
-
-class Recording(TorchDispatchMode):
-    """Keeps operations with the tensors they had, and what they gave."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # torch's own
-        self.kept: list[tuple[Any, Any, Any, Any]] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        assert func.name().split(".")[0] not in ASKS_THE_DEVICE, f"{func} waits for the device"
-        out = func(*args, **(kwargs or {}))
-        self.kept.append((func, args, kwargs or {}, out))
-        return out
-
-    def replay(self) -> None:
-        for func, args, kwargs, before in self.kept:
-            again = func(*args, **kwargs)
-            for kept, new in zip(_tensors(before), _tensors(again), strict=True):
-                if kept.data_ptr() != new.data_ptr():  # neither a view nor written in place
-                    kept.copy_(new)
-
-
-def _tensors(tree: Any) -> list[Tensor]:
-    found: list[Tensor] = []
-    tree_map_only(Tensor, found.append, tree)
-    return found
-
-
-def stand_in(run: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
-    run()
-    with Recording() as recording:
-        out = run()
-    return recording.replay, out
 
 
 def attend_as_recorded(q: Tensor, k_pages: Tensor, v_pages: Tensor, table: PageTable) -> Tensor:
@@ -121,9 +78,16 @@ def test_recorded_steps_equal_others(geometry: str) -> None:
     lens = [5, 62, 600, 511, 1]
     want = advance(grown(net, 4096), lens, STEPS)
     lane = grown(net, 4096)
-    lane.steps = Steps(net, lane.pool, stand_in)
+    sizes = []
+
+    def record(run: Any) -> Any:
+        replay, out = stand_in(run)
+        sizes.append(len(out[0]))
+        return replay, out
+
+    lane.steps = Steps(net, lane.pool, Replays(record, MOST))
     got = advance(lane, lens, STEPS)
-    assert set(lane.steps._records) == {(b, graphs.FIELDS + w) for b, w in ((1, 8), (2, 8), (4, 32), (2, 32), (8, 32))}
+    assert sizes == [1, 2, 4, 2, 8], "two while loading, then wider ones"
     for a, b in zip(want, got, strict=True):
         torch.testing.assert_close(b, a, atol=2e-5, rtol=0)
 
@@ -132,7 +96,7 @@ def test_recorded_steps_equal_others(geometry: str) -> None:
 def test_results_stay_when_the_next_step_runs() -> None:
     net = Omni.load(dtype="float32", speech=False, progress=False).model.thinker.decoder
     lane = grown(net, 1024)
-    lane.steps = Steps(net, lane.pool, stand_in)
+    lane.steps = Steps(net, lane.pool, Replays(stand_in, MOST))
     held, rows, at = CachedSequence(), torch.randn(2, 1, net.config.hidden_size), torch.zeros(3, 1, dtype=torch.int64)
     (first,) = lane.advance([held], [rows[0]], [at])
     before = first.clone()
@@ -149,32 +113,6 @@ def test_what_is_too_much_for_a_record() -> None:
     assert all(batch in BATCHES and width in WIDTHS for batch, width in AT_ONCE)
 
 
-def test_a_device_that_cannot_record_is_told() -> None:
-    def refuse(run: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
-        raise RuntimeError("operation not permitted when stream is capturing")
-
-    net = Omni.load(dtype="float32", speech=False, progress=False).model.thinker.decoder
-    with pytest.raises(DeviceError, match="graphs=False"):
-        Steps(net, grown(net, 256).pool, refuse)
-
-
-@torch.inference_mode()
-def test_the_stand_in_sees_what_waits_for_the_device() -> None:
-    with pytest.raises(AssertionError, match="waits for the device"):
-        stand_in(lambda: torch.zeros(2) * torch.ones(1).item())
-
-
-@torch.inference_mode()
-def test_the_stand_in_forgets_the_host() -> None:
-    """A step that would read lengths on the host goes wrong in a replay, so that the tests above can fail."""
-    x, host = torch.ones(2), [1.0]
-    replay, out = stand_in(lambda: x * host[0])
-    x.fill_(3)
-    host[0] = 5.0
-    replay()
-    assert out.tolist() == [3.0, 3.0]
-
-
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("part", ["thinker", "talker"])
@@ -182,7 +120,8 @@ def test_the_stand_in_forgets_the_host() -> None:
 def test_graphs_on_a_gpu(part: str, dtype: str) -> None:
     net: Any = getattr(Omni.load(device="cuda", dtype=dtype, graphs=False, progress=False).model, part).decoder
     plain, lane = (Lane(net, 4096, graphs=on) for on in (False, True))
-    assert lane.steps and isinstance(lane.steps._record, CudaRecorder)
+    assert plain.steps is None
+    assert lane.steps is not None
     lens = [5, 62, 600, 511, 1]
     tolerance = 2e-5 if dtype == "float32" else 0.05
     for a, b in zip(advance(plain, lens, STEPS), advance(lane, lens, STEPS), strict=True):

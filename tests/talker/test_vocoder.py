@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from functools import cache
@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from omni.errors import CheckpointError, OptionError, VoiceError
+from omni.kernels.native import build
+from omni.kernels.replay import Replays
 from omni.talker.flow import PUBLISHED, Solver
 from omni.talker.vocoder import (
     PRESETS,
@@ -26,6 +28,7 @@ from omni.talker.vocoder import (
     VocoderState,
     pick_preset,
 )
+from tests.kernels.recording import stand_in
 from tests.talker import tiny
 
 GROWING = [ChunkPolicy(first=1, growth=1, largest=4, ahead=ahead) for ahead in (1, 2)]
@@ -250,6 +253,46 @@ def test_several_speeches_at_once_equal_each_alone() -> None:
         alone = torch.cat((model.step(state, own), model.finish(state)))
         torch.testing.assert_close(torch.cat(waves), alone, atol=1e-5, rtol=0)
         assert len(alone) == SAMPLES["small"] * len(own)
+
+
+@torch.inference_mode()
+def test_replayed_solves_and_waves_equal_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The chunks of a second speech, by another voice, and of two at once replay what those of the first recorded."""
+    monkeypatch.setattr(build, "library", lambda: None)  # the stand-in sees torch's operations only
+    model = deepcopy(tiny.vocoder("small"))
+    first = tiny.voice("small")
+    voices = [model.prepare(v, Solver(num_points=3)) for v in (first, replace(first, cond=-first.cond))]
+    records, replayed = list[Sequence[Tensor]](), [0]
+
+    def record(run: Callable[[], Sequence[Tensor]]) -> tuple[Callable[[], None], Sequence[Tensor]]:
+        replay, out = stand_in(run)
+        records.append(out)
+
+        def counted() -> None:
+            replayed[0] += 1
+            replay()
+
+        return counted, out
+
+    def all_at_once(number: int) -> list[Tensor]:
+        """A speech of each voice, then two of each side by side."""
+        out = []
+        for voice, seeds in ((voices[0], (1,)), (voices[1], (2,)), (voices[0], (3, 4)), (voices[1], (5, 6))):
+            states = [model.start(voice, seed, EVEN[1]) for seed in seeds]
+            for seed, state in zip(seeds, states, strict=True):
+                model.push(state, [(code + seed) % model.num_codes for code in tiny.codes("small", number)])
+                state.ended = True
+            while any(model.due(state) for state in states):
+                out += model.make([state for state in states if model.due(state)])
+        return out
+
+    want = all_at_once(85)
+    model.replays = Replays(record, most=64)
+    for _ in range(2):
+        for a, b in zip(want, all_at_once(85), strict=True):
+            torch.testing.assert_close(b, a, atol=1e-6, rtol=0)
+    assert replayed[0] > 2 * len(records) > 0
+    assert {len(out) for out in records} == {1, 2}, "waves, and windows with what the next will see of them"
 
 
 @cache
