@@ -18,6 +18,7 @@ from omni.checkpoint import Checkpoint, find, plan
 from omni.config import DecoderConfig, read_config
 from omni.device import has_fast_bfloat16, pick_devices, pick_dtype
 from omni.engine.features import MAX_BYTES
+from omni.engine.speak import MOST_SHAPES
 from omni.errors import OmniError
 from omni.kernels.native import build as native
 from omni.model import LAYOUT, Qwen2_5Omni, build, dtype_of, is_voice
@@ -143,6 +144,10 @@ def _checkpoint(
         table.add_row("vocoder's past, for each speech at once", str(places[1]), f"{size / GIB:.2f}")
         most[places[1]] += size
         few[places[1]] += size
+        if places[1].type == "cuda":
+            size *= 2 * MOST_SHAPES  # what a record reads stays, and what it writes
+            table.add_row("recorded solves, up to", str(places[1]), f"{size / GIB:.2f}")
+            most[places[1]] += size
     for place, size in few.items():
         table.add_row(f"weights and {CONVERSATION:,} tokens of cache", str(place), f"{size / GIB:.2f}", style="bold")
     for place, size in most.items():

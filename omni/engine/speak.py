@@ -26,8 +26,8 @@ from omni.talker.voices import Voice
 
 OPENING_ROWS = 2
 """What the talker reads between the prompt and the first code: who speaks, and the first thought."""
-MOST_SHAPES = 32
-"""Of chunks of sound, whose launches are recorded."""
+MOST_SHAPES = 12
+"""Of chunks of sound, whose launches are recorded; the chunks of one speech have five, their waves as many."""
 
 
 class SpeakStage:

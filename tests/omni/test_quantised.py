@@ -15,6 +15,7 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from omni import doctor
 from omni.api import Omni
 from omni.cache import CachedSequence
 from omni.checkpoint import BUNDLED, Checkpoint, Entry, plan
@@ -352,6 +353,15 @@ def test_doctor_plans_for_the_weights() -> None:
     assert "8,192 tokens of cache" in told("auto")
     with pytest.raises(OptionError):
         examine(Console(), None, "cpu", "auto", "int3")
+
+
+def test_doctor_plans_for_what_a_gpu_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = torch.device("cuda")
+    for name, found in (("pick_devices", (gpu, gpu)), ("_device", "a GPU"), ("_free", 1 << 40)):
+        monkeypatch.setattr(doctor, name, lambda *_, found=found: found)
+    console = Console(width=200, file=io.StringIO())
+    assert examine(console, str(BUNDLED), "cuda", "float32")
+    assert "recorded solves, up to" in console.file.getvalue()  # type: ignore[attr-defined]  # a StringIO
 
 
 LOADER = """
