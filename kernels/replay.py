@@ -9,14 +9,17 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
 
 from omni.errors import DeviceError
 
+T = TypeVar("T")
 Run: TypeAlias = Callable[..., Sequence[Tensor]]
+REMEMBERED = 8
+"""Times as many shapes as are recorded."""
 
 
 class Recorder(Protocol):
@@ -71,7 +74,8 @@ class Replays:
 
     def __init__(self, record: Recorder, most: int) -> None:
         self._record, self._most = record, most
-        self._records: OrderedDict[Hashable, Record | None] = OrderedDict()
+        self._records: OrderedDict[Hashable, Record] = OrderedDict()
+        self._seen: OrderedDict[Hashable, None] = OrderedDict()  # once, and not recorded
 
     @torch.inference_mode()
     def __call__(self, name: Hashable, run: Run, *inputs: Tensor, at_once: bool = False) -> Sequence[Tensor]:
@@ -83,24 +87,19 @@ class Replays:
             DeviceError: the device cannot record.
         """
         key = name, tuple((x.shape, x.dtype) for x in inputs)
-        if key not in self._records and not at_once:
-            self._keep(key, None)
-            return run(*inputs)
         record = self._records.get(key)
-        if record is None:
-            record = self._recorded(run, inputs)
-        else:
+        if record is not None:
             for kept, new in zip(record.inputs, inputs, strict=True):
                 kept.copy_(new)
-        self._keep(key, record)
+        elif at_once or key in self._seen:
+            record = self._recorded(run, inputs)
+            self._seen.pop(key, None)
+        else:
+            _put(self._seen, key, None, REMEMBERED * self._most)
+            return run(*inputs)
+        _put(self._records, key, record, self._most)
         record.replay()
         return [x.clone() for x in record.outputs]
-
-    def _keep(self, key: Hashable, record: Record | None) -> None:
-        self._records[key] = record
-        self._records.move_to_end(key)
-        if len(self._records) > self._most:
-            self._records.popitem(last=False)
 
     def _recorded(self, run: Run, inputs: Sequence[Tensor]) -> Record:
         own = [x.clone(memory_format=torch.contiguous_format) for x in inputs]
@@ -109,6 +108,13 @@ class Replays:
         except RuntimeError as e:
             raise DeviceError(f"{own[0].device} cannot record what it runs ({e}); load with graphs=False") from e
         return Record(own, replay, outputs)
+
+
+def _put(kept: OrderedDict[Hashable, T], key: Hashable, value: T, most: int) -> None:
+    kept[key] = value
+    kept.move_to_end(key)
+    if len(kept) > most:
+        kept.popitem(last=False)
 
 
 def replays_on(device: torch.device, most: int) -> Replays | None:

@@ -24,7 +24,7 @@ LISTED = 0.7
 REPEAT = ("Repeat what I said.", "What did I say?", "Write down what I said.")
 SPLICED = 0.5
 """Part of what is to be repeated that begins as one sentence and ends as another."""
-OWN = 0.25
+OWN = 0.4
 """Part of what is said in the voices of the model, see `own_voice`; without, it takes its own words for unknown ones."""
 OTHERWISE = (
     (re.compile(r"How many (.+) are there\?"), ("How many {} do you see?", "How many {} can you see?", "Count the {}.")),

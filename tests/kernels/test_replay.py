@@ -55,6 +55,14 @@ def test_the_least_recently_used_goes() -> None:
         assert record.records == records
 
 
+def test_what_comes_once_takes_no_place() -> None:
+    record = Counting()
+    replays = Replays(record, most=1)
+    for num in (1, 1, 2, 3, 4, 1):
+        replays("double", double, torch.ones(num))
+    assert record.records == 1
+
+
 def test_results_stay_when_the_next_comes() -> None:
     replays = Replays(stand_in, most=2)
     (first,) = replays("double", double, torch.ones(2), at_once=True)
