@@ -27,7 +27,7 @@ from demos.small_model.assemble import BUNDLED
 @dataclass(frozen=True)
 class Step:
     """Attributes:
-    arguments: with {minutes}, {shards}, {build} and {out} to be filled in.
+    arguments: with {minutes}, {shards}, {share}, {build} and {out} to be filled in.
     minutes: of training; 0 for a step that ends by itself.
     shards: of data.
     wide: takes all cores.
@@ -48,13 +48,13 @@ STEPS = (
     Step("vocoder", "train_vocoder", "--minutes {minutes}", 30, what="mel to wave"),
     Step("dit", "train_dit", "--minutes {minutes}", 40, what="codes to mel"),
     Step("voices", "voices", "{shards}", shards=16, what="many voices that speak to the model"),
-    Step("own", "own_voice", what="its own among them"),
+    Step("own", "own_voice", "{share}", what="its own among them"),
     Step("ears", "train_towers", "ears {minutes}", 60, what="what was said", wide=True),
     Step("eyes", "train_towers", "eyes {minutes}", 33, what="what there is to see", wide=True),
     Step("thinker", "train_thinker", "{minutes}", 140, what="answers", wide=True),
     Step("talker", "train_talker", "--minutes {minutes}", 127, what="answers to codes"),
     Step("assemble", "assemble", "{out}", what="one checkpoint"),
-    Step("set", "make_eval", "{build}/eval", what="what the model is tested on"),
+    Step("set", "make_eval", "{build}/eval --share {share}", what="what the model is tested on"),
 )
 
 
@@ -71,9 +71,8 @@ def main() -> int:
             continue
         minutes = step.minutes * options.share
         shards = math.ceil(step.shards * options.share)
-        arguments = [
-            part.format(minutes=minutes, shards=shards, build=BUILD, out=options.out) for part in step.arguments.split()
-        ]
+        values = {"minutes": minutes, "shards": shards, "share": options.share, "build": BUILD, "out": options.out}
+        arguments = [part.format(**values) for part in step.arguments.split()]
         start = time.time()
         title = f"{step.name}: {step.what}" + (f", {minutes:g} min" if minutes else "")
         with Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()) as bar:

@@ -1,12 +1,13 @@
 """The model's own two voices join those that speak to it, so that it understands itself.
 
-    python -m demos.small_model.own_voice
+    python -m demos.small_model.own_voice [SHARE]
 
 Sentences of the corpus go from their codes through the decoder and the vocoder.
 """
 
 from __future__ import annotations
 
+import sys
 import time
 
 import numpy as np
@@ -24,7 +25,7 @@ from omni.talker.vocoder import WHOLE, Vocoder
 from omni.talker.voices import Voice
 
 COUNT = 300
-"""Sentences of each voice."""
+"""Sentences of each voice, of which SHARE are made."""
 
 
 @torch.no_grad()
@@ -35,7 +36,7 @@ def spoken(net: Vocoder, voice: Voice, utterance: Utterance) -> Tensor:
     return net.finish(state)
 
 
-def main() -> None:
+def main(share: float = 1.0) -> None:
     torch.set_num_threads(1)
     start = time.time()
     net = Vocoder(train_dit.config(), train_vocoder.config())
@@ -44,7 +45,7 @@ def main() -> None:
     made: list[voices.Utterance] = []
     for name, v in torch.load(train_dit.VOICES_FILE, weights_only=True).items():
         there = [path for path in shard_paths(name) if path.exists()]
-        known = [u for path in there[-2:] for u in load(path)][:COUNT]
+        known = [u for path in there[-2:] for u in load(path)][: max(1, round(share * COUNT))]
         for u in known:
             wave = spoken(net, Voice(name, 0, v["cond"], v["ref_mel"]), u).numpy()
             wave = soxr.resample(wave, SAMPLE_RATE, voices.RATE)
@@ -57,4 +58,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(*map(float, sys.argv[1:]))
