@@ -9,7 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from omni.kernels.activation import gelu_tanh
 from omni.kernels.cpu import weights as cpu
+from omni.kernels.linear import linear_gelu
 from omni.kernels.plain import weights as plain
 
 GROUP = 32
@@ -115,16 +117,27 @@ def gains(dtype: torch.dtype, device: torch.device) -> bool:
     return cpu.Dense.fits(torch.empty(0, dtype=dtype, device=device))
 
 
-def multiply(x: Tensor, weight: Weight) -> Tensor:
-    """x @ w.T, `[N, O]` in x's dtype, for x `[N, C]` in float32 or bfloat16.
+def gains_bytes(device: torch.device) -> bool:
+    """Whether many rows are multiplied faster with weights of eight bits than with any float ones there."""
+    return cpu.Bytes.fits(torch.empty(0, dtype=torch.int8, device=device))
+
+
+def multiply(x: Tensor, weight: Weight, bias: Tensor | None = None, *, gelu: bool = False) -> Tensor:
+    """x @ w.T + bias, `[N, O]` in x's dtype, and GELU by tanh of it where asked for, for x `[N, C]` in float32 or bfloat16.
 
     Packed weights take a shorter way where the number of rows makes it pay (`cpu.POLICY`): with Int8 a row of x is rounded
     to 16 bits, or to 8 where there are many; with Int4 x is rounded to bfloat16 where there are few.
     """
     if isinstance(weight, Tensor):
-        return F.linear(x, weight)
+        return linear_gelu(x, weight, bias) if gelu else F.linear(x, weight, bias)
+    if isinstance(weight, (cpu.Dense, cpu.Bytes)):
+        return weight.multiply(x, bias, gelu=gelu)
     if isinstance(weight, Int8):
-        return plain.multiply_int8(x, weight.values, weight.scale)
-    if isinstance(weight, Int4):
-        return plain.multiply_int4(x, weight.pairs, weight.scale, weight.zero)
-    return weight.multiply(x)
+        y = plain.multiply_int8(x, weight.values, weight.scale)
+    elif isinstance(weight, Int4):
+        y = plain.multiply_int4(x, weight.pairs, weight.scale, weight.zero)
+    else:
+        y = weight.multiply(x)
+    if bias is not None:
+        y += bias
+    return gelu_tanh(y) if gelu else y

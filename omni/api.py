@@ -25,7 +25,7 @@ from omni.engine.request import Request, Speech
 from omni.engine.text import TextTrack
 from omni.errors import CheckpointError, DeviceError, MessageError, OptionError, VoiceError
 from omni.events import Done, Event, Failed, Reply, collect
-from omni.kernels.weights import gains
+from omni.kernels.weights import gains, gains_bytes
 from omni.model import LAYOUT, SPEECH, Qwen2_5Omni, build, dtype_of, is_voice
 from omni.progress import loading_bar
 from omni.prompt import Message, PromptReader
@@ -33,7 +33,7 @@ from omni.published import read_published
 from omni.quantised import Packing, check_weights
 from omni.sampler import Sampler
 from omni.session import Session
-from omni.talker.vocoder import CODES_PER_SECOND, SAMPLE_RATE, WHOLE, PreparedVoice, pick_preset
+from omni.talker.vocoder import CODES_PER_SECOND, FAITHFUL, SAMPLE_RATE, WHOLE, PreparedVoice, pick_preset
 from omni.talker.voices import Voice, pick, read_voices
 from omni.template import Template
 from omni.tokenizer import PieceEncoder, StreamDecoder, Tokenizer
@@ -151,6 +151,7 @@ class Omni:
             checkpoint,
             layout,
             weights=weights,
+            flow="int8" if weights != "auto" and preset is not FAITHFUL and gains_bytes(voice_place) else "auto",
             published=read_published(folder),
             gains=lambda name: gains(kept_in(name), kept_on(name)),
         )

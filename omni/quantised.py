@@ -1,6 +1,7 @@
-"""Linear layers of the decoders in the weights that a device reads fastest, packed while a checkpoint is loaded.
+"""Linear layers in the weights that a device reads fastest, packed while a checkpoint is loaded.
 
-Packed are the decoder layers of thinker and talker and their heads; embeddings, towers and the vocoder stay as they are.
+Packed are the decoder layers of thinker and talker, their heads, and the flow-matching blocks of the vocoder; embeddings,
+towers and all else of the vocoder stay as they are.
 """
 
 from __future__ import annotations
@@ -19,10 +20,14 @@ from omni.decoder import STACKS
 from omni.errors import OptionError
 from omni.kernels.weights import GROUP, Weight, multiply, pack, quantise_int4, quantise_int8
 from omni.published import Part, Published
+from omni.talker.dit import LinearGelu
 
 WEIGHTS = ("auto", "int8", "int4")
 HEADS = ("thinker.lm_head", "talker.codec_head")
 LINEARS = re.compile(r"(thinker|talker)\.(decoder\..*_proj|lm_head|codec_head)")
+FLOW = re.compile(r"token2wav\.code2wav_dit_model\.transformer_blocks\..*\.(to_[qkv]|to_out\.0|ff\.[03])")
+NARROW = 512
+"""Products with fewer inputs take longer in eight bits than in bfloat16."""
 SINGLE = ("self_attn.o_proj", "mlp.down_proj")
 Rule: TypeAlias = Callable[[Tensor], Weight]
 """Turns a weight `[O, C]` as it was loaded into what is kept of it."""
@@ -42,6 +47,7 @@ class PackedLinear(nn.Module):
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.weight, self.bias = linear.weight, linear.bias
+        self.gelu = isinstance(linear, LinearGelu)
         self.parts = nn.ModuleList()
         self.order: list[Tensor | None] = []
         self.packed: list[Weight] = []
@@ -81,8 +87,11 @@ class PackedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         assert self.packed, "the checkpoint was not loaded through `Packing`"
-        outs = [multiply(x if order is None else x[:, order], w) for w, order in zip(self.packed, self.order, strict=True)]
-        y = outs[0] if len(outs) == 1 else torch.cat(outs, 1)
+        ins = [x if order is None else x[:, order] for order in self.order]
+        if len(ins) == 1:
+            return multiply(ins[0], self.packed[0], self.bias, gelu=self.gelu)
+        assert not self.gelu, "layers with an activation are published whole"
+        y = torch.cat([multiply(x, w) for x, w in zip(ins, self.packed, strict=True)], 1)
         return y if self.bias is None else y + self.bias
 
 
@@ -92,6 +101,7 @@ class Packing:
     Args:
         model: on meta. Its linear layers that gain are replaced.
         weights: "auto", "int8" or "int4"; heads take 8 bits in either. What was published in four bits stays so.
+        flow: "auto" or "int8", of the vocoder's flow-matching blocks.
         published: how the checkpoint's weights are stored, None for plain tensors.
         gains: parameter name -> whether plain weights gain from packing where they will lie.
 
@@ -109,6 +119,7 @@ class Packing:
         layout: Layout,
         *,
         weights: str,
+        flow: str = "auto",
         published: Published | None,
         gains: Callable[[str], bool] = lambda name: False,
     ) -> None:
@@ -116,17 +127,18 @@ class Packing:
         self._linears: dict[str, PackedLinear] = {}
         holders = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
         for name, linear in list(model.named_modules()):
-            if not isinstance(linear, nn.Linear) or not LINEARS.fullmatch(name) or holders[id(linear.weight)] > 1:
+            kind = kind_of(name, linear.in_features, weights, flow) if isinstance(linear, nn.Linear) else None
+            if kind is None or holders[id(linear.weight)] > 1:
                 continue
             stems = [key.removesuffix(".weight") for key in layout.keys(f"{name}.weight")]
             if published and all(f"{stem}.qweight" in checkpoint.entries for stem in stems):
                 parts = [published.part(stem, linear.in_features, checkpoint) for stem in stems]
                 has_bias = all(f"{stem}.bias" in checkpoint.entries for stem in stems)
                 packed = PackedLinear.of_parts(linear, parts, has_bias=has_bias)
-            elif weights == "auto" and not gains(name):
+            elif kind == "auto" and not gains(name):
                 continue
             else:
-                packed = PackedLinear(linear, *RULES["int8" if weights == "int4" and name in HEADS else weights])
+                packed = PackedLinear(linear, *RULES[kind])
             model.set_submodule(name, packed)
             self._linears[name] = packed
         self.layout = layout
@@ -145,6 +157,15 @@ class Packing:
         module = next((name[:i] for i in _dots(name) if name[:i] in self._linears), None)
         if module and not name.endswith(".bias") and self._linears[module].is_loaded:
             self._linears[module].pack()
+
+
+def kind_of(name: str, in_features: int, weights: str, flow: str = "auto") -> str | None:
+    """Which of `RULES` a linear layer of that name is packed by; None where it stays as it is. Arguments as of `Packing`."""
+    if FLOW.fullmatch(name):
+        return flow if in_features >= NARROW else "auto"
+    if not LINEARS.fullmatch(name):
+        return None
+    return "int8" if weights == "int4" and name in HEADS else weights
 
 
 def pack_linears(model: nn.Module, weights: str) -> None:

@@ -190,15 +190,22 @@ class Attention(nn.Module):
         return out
 
 
+class LinearGelu(nn.Linear):
+    """A linear layer with GELU by tanh behind it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear_gelu(x, self.weight, self.bias)
+
+
 class FeedForward(nn.Module):
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
         width = config.ff_mult * config.hidden_size
         # numbered as in a list with activation and dropout
-        self.ff = nn.ModuleDict({"0": nn.Linear(config.hidden_size, width), "3": nn.Linear(width, config.hidden_size)})
+        self.ff = nn.ModuleDict({"0": LinearGelu(config.hidden_size, width), "3": nn.Linear(width, config.hidden_size)})
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.ff["3"](linear_gelu(x, self.ff["0"].weight, self.ff["0"].bias))
+        y: Tensor = self.ff["3"](self.ff["0"](x))
         return y
 
 
@@ -211,7 +218,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, modulation: Tensor, window: Window, turn: int) -> Tensor:
         shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = modulation.unbind()
-        kept = self.ff.ff["0"].weight.dtype
+        kept = self.ff.ff["0"].bias.dtype  # of the products
         y = self.attn(layer_norm(x, scale_a, shift_a, EPS).to(kept), window, turn)
         x = torch.addcmul(x, gate_a, y.to(x.dtype))
         y = self.ff(layer_norm(x, scale_f, shift_f, EPS).to(kept))
@@ -289,7 +296,7 @@ class DiT(nn.Module):
         return Window(added + spoken.transpose(0, 1), Segments.of(frames * 2, device), cos, sin, behind)
 
     def _behind(self, frames: Sequence[int], places: Sequence[Place], num_turns: int) -> Behind:
-        like = self.transformer_blocks[0].attn.to_k.weight
+        like = self.transformer_blocks[0].attn.to_k.bias
         shape = (num_turns, self.num_looking, 2, 0, self.config.num_heads, self.config.head_dim)
         pasts = [like.new_empty(shape) if p.past is None else p.past[:, :, :, row] for row in (0, 1) for p in places]
         own, old, last = list[Tensor](), list[Tensor](), list[Tensor]()

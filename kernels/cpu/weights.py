@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from omni.kernels.narrow import narrow_rows, widen_rows
 from omni.kernels.plain.weights import BLOCK, split_pairs
 
 
@@ -54,8 +55,9 @@ class Dense:
     def nbytes(self) -> int:
         return int(torch.ops.mkldnn._nbytes(self.weight))
 
-    def multiply(self, x: Tensor) -> Tensor:
-        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, None, "none", [], "")
+    def multiply(self, x: Tensor, bias: Tensor | None = None, *, gelu: bool = False) -> Tensor:
+        activation = ("gelu", "tanh") if gelu else ("none", "")
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, bias, activation[0], [], activation[1])
         return y
 
 
@@ -86,23 +88,15 @@ class Bytes:
     def nbytes(self) -> int:
         return int(torch.ops.mkldnn._nbytes(self.weight)) + self.scale.nbytes + self.zero.nbytes
 
-    def multiply(self, x: Tensor) -> Tensor:
-        wide = x.float()
-        step = wide.abs().amax(1, keepdim=True).div_(127).clamp_min_(torch.finfo(torch.float32).tiny)
-        scaled = wide / step
-        if len(x) > POLICY.fine_rows:
-            return self._product(scaled).mul_(step).to(x.dtype)
-        coarse = scaled.round()
-        both = self._product(torch.cat((coarse, (scaled - coarse).mul_(254))))
-        return both[len(x) :].div_(254).add_(both[: len(x)]).mul_(step).to(x.dtype)
-
-    def _product(self, x: Tensor) -> Tensor:
-        """x from -127 to 127, rounded, times the weight; float32."""
-        counted = x.add_(128.5).to(torch.uint8)  # signed bytes would take oneDNN's reference code, a hundred times slower
-        y: Tensor = torch.ops.onednn.qlinear_pointwise(
-            counted, 1.0, 128, self.weight, self.scale, self.zero, None, 1.0, 0, torch.float32, "none", [], ""
+    def multiply(self, x: Tensor, bias: Tensor | None = None, *, gelu: bool = False) -> Tensor:
+        fine = len(x) <= POLICY.fine_rows
+        rows, steps = narrow_rows(x.contiguous(), fine=fine)
+        kept = torch.float32 if fine else x.dtype
+        # signed bytes would take oneDNN's reference code, a hundred times slower
+        sums: Tensor = torch.ops.onednn.qlinear_pointwise(
+            rows, 1.0, 128, self.weight, self.scale, self.zero, None, 1.0, 0, kept, "none", [], ""
         )
-        return y
+        return widen_rows(sums, steps, bias, fine=fine, gelu=gelu).to(x.dtype)
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,16 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Collection
 from functools import cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-SOURCE = Path(__file__).with_name("vocoder.c")
+FOLDER = Path(__file__).parent
+SOURCES = (FOLDER / "vocoder.c", FOLDER / "narrow.c")
+HEADER = FOLDER / "vector.h"
 COMPILERS = ("cc", "gcc", "clang")
 # Contraction makes the sine's reduction exact; math-errno and trapping-math would only keep loops from vectorising.
 FLAGS = ("-O3", "-march=native", "-std=gnu11", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fPIC")
@@ -26,12 +29,12 @@ PATIENCE = 120
 log = logging.getLogger(__name__)
 
 
-def takes(*tensors: Tensor | None) -> bool:
-    """Whether the C twins take these arguments: contiguous float32 on a CPU, no gradients asked for."""
+def takes(*tensors: Tensor | None, dtypes: Collection[torch.dtype] = (torch.float32,)) -> bool:
+    """Whether the C twins take these arguments: contiguous ones of these dtypes on a CPU, no gradients asked for."""
     for x in tensors:
         if x is None:
             continue
-        if x.device.type != "cpu" or x.dtype != torch.float32 or not x.is_contiguous():
+        if x.device.type != "cpu" or x.dtype not in dtypes or not x.is_contiguous():
             return False
         if x.requires_grad and torch.is_grad_enabled():
             return False
@@ -56,10 +59,10 @@ def _loaded() -> tuple[ctypes.CDLL | None, str]:
         loaded = ctypes.CDLL(str(path))
     except (OSError, subprocess.SubprocessError) as e:
         reason = str(getattr(e, "stderr", None) or e).strip().partition("\n")[0]
-        log.info("the vocoder runs on torch's own operations: %s", reason)
+        log.info("what C kernels would do runs on torch's own operations: %s", reason)
         return None, f"plain, since {reason}"
     _declare(loaded)
-    log.debug("the vocoder runs on %s", path)
+    log.debug("C kernels: %s", path)
     return loaded, str(path)
 
 
@@ -71,16 +74,22 @@ def build() -> Path:
     compiler = next((found for name in COMPILERS if (found := shutil.which(name))), None)
     if compiler is None:
         raise FileNotFoundError(f"no C compiler is installed ({', '.join(COMPILERS)})")
-    known = [SOURCE.read_text(), compiler, _run(compiler, "--version"), " ".join(FLAGS), _cpu()]
+    known = [
+        *(path.read_text() for path in (HEADER, *SOURCES)),
+        compiler,
+        _run(compiler, "--version"),
+        " ".join(FLAGS),
+        _cpu(),
+    ]
     digest = hashlib.sha256("\0".join(known).encode()).hexdigest()[:16]
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "omni"
-    path = folder / f"vocoder-{digest}.so"
+    path = folder / f"kernels-{digest}.so"
     if path.exists():
         return path
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         fresh = Path(scratch) / path.name
-        _run(compiler, *FLAGS, "-shared", "-o", str(fresh), str(SOURCE), "-lm")
+        _run(compiler, *FLAGS, "-shared", "-o", str(fresh), *map(str, SOURCES), "-lm")
         fresh.replace(path)  # at once, since another process may be building too
     return path
 
@@ -106,3 +115,7 @@ def _declare(loaded: ctypes.CDLL) -> None:
     loaded.same_convolution.argtypes = [pointer] * 5 + [number] * 7 + [ctypes.c_int]
     loaded.pack.argtypes = [pointer] * 3 + [number] * 4 + [ctypes.c_int]
     loaded.pack.restype = None
+    loaded.narrow_rows.argtypes = [pointer] * 3 + [number] * 2 + [ctypes.c_int] * 3
+    loaded.narrow_rows.restype = None
+    loaded.widen_rows.argtypes = [pointer] * 4 + [number] * 2 + [ctypes.c_int] * 4
+    loaded.widen_rows.restype = None

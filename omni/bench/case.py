@@ -13,6 +13,8 @@ from omni.bench.weights import Shape
 F32, BF16 = torch.float32, torch.bfloat16
 ROUNDING = {F32: 1e-4}
 """How far outputs may be apart, as a part of their RMS, through all layers."""
+FEWER_BITS = {"int8": 0.2, "int4": 1.0}
+"""How far random weights may be from what they were before they were rounded, through all layers."""
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from omni.bench import baseline
-from omni.bench.case import Case, Setting, distinct_of, name_of, normal, weights
+from omni.bench.case import FEWER_BITS, Case, Setting, distinct_of, name_of, normal, weights
 from omni.bench.weights import both, linears, pack, untied
 from omni.cache import CachedSequence
 from omni.engine.batch import Lane
 from omni.talker.dual_track import TextEnd
 
-FEWER_BITS = {"int8": 0.2, "int4": 1.0}
-"""How far random weights may be from what they were before they were rounded, through all layers."""
 THIRD = 3
 """The part of the thinker that reads a prompt, where weights are random: all of it takes minutes on a small CPU."""
 

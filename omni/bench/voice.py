@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omni.bench.case import BF16, F32, Case, Setting, depth_of, name_of, weights
-from omni.bench.weights import Both, Shape, both
+from omni.bench.case import BF16, F32, FEWER_BITS, Case, Setting, depth_of, weights
+from omni.bench.weights import Both, Shape, both, linears, pack
+from omni.kernels.weights import gains_bytes
 from omni.talker.dit import Schedule
 from omni.talker.flow import PUBLISHED, Solver, guide, stage_times
 from omni.talker.vocoder import CODES_PER_SECOND, WHOLE, PreparedVoice, Vocoder
@@ -22,20 +23,28 @@ PART = "token2wav.code2wav_dit_model."
 def flow(s: Setting) -> Iterator[Case]:
     """One evaluation of the flow-matching transformer, both rows of its guidance; a speech takes 36.
 
-    transformers' is float32 throughout; ours is so too, and then with the products of its blocks in bfloat16.
+    transformers' is float32 throughout; ours is so too, and then with the products of its blocks in fewer bits.
     """
     for frames, name, share in ((s.sizes.frames, "flow matching", 1), (s.sizes.long_frames, "flow matching, long", 4)):
         pair = both(s.shape, PART, dtype=F32, device=s.device, depth=s.shape.depth(PART) // share)
-        yield evaluation(pair, frames, s, name)
-        assert pair.ours.token2wav
-        for block in pair.ours.token2wav.code2wav_dit_model.transformer_blocks:
-            block.attn.to(BF16)
-            block.ff.to(BF16)
-        yield evaluation(pair, frames, s, f"{name}, bfloat16", BF16)
+        case = evaluation(pair, frames, s, name)
+        yield case
+        layers = linears(pair.ours, PART)
+        for linear in layers.values():
+            linear.to(BF16)
+        for kept in ("bfloat16", "int8") if gains_bytes(s.device) else ("bfloat16",):
+            yield replace(
+                case,
+                name=f"{name}, {kept}",
+                setting=case.setting.replace("float32", kept),
+                dtype=BF16,
+                moved=pack(pair.ours, layers, "int8" if kept == "int8" else "auto"),
+                most=FEWER_BITS.get(kept),
+            )
 
 
-def evaluation(pair: Both, frames: int, s: Setting, name: str = "flow matching", products: torch.dtype = F32) -> Case:
-    """One evaluation at so many frames, at the second of the schedule's times; products: dtype that ours has them in."""
+def evaluation(pair: Both, frames: int, s: Setting, name: str = "flow matching") -> Case:
+    """One evaluation at so many frames, at the second of the schedule's times."""
     assert pair.ours.token2wav
     dit, ref = pair.ours.token2wav.code2wav_dit_model, pair.theirs.token2wav.code2wav_dit_model if pair.theirs else None
     config, time = dit.config, 1
@@ -64,10 +73,10 @@ def evaluation(pair: Both, frames: int, s: Setting, name: str = "flow matching",
 
     return Case(
         name,
-        f"{name_of(products)}, {depth_of(len(dit.transformer_blocks), s, PART)}, an evaluation of {frames} frames",
+        f"float32, {depth_of(len(dit.transformer_blocks), s, PART)}, an evaluation of {frames} frames",
         evaluate,
         reference if ref else None,
-        products,
+        F32,
         moved=body.nbytes,
         operations=2 * body.products * 2 * frames,
     )

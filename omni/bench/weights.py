@@ -20,7 +20,7 @@ from omni.config import OmniConfig, read_config, read_json
 from omni.errors import OptionError
 from omni.kernels.weights import gains
 from omni.model import LAYOUT, Qwen2_5Omni, build
-from omni.quantised import HEADS, LINEARS, RULES, PackedLinear
+from omni.quantised import RULES, PackedLinear, kind_of
 
 SHAPES = Path(__file__).parent / "shapes"
 DEPTHS = {
@@ -114,9 +114,10 @@ def untied(shape: Shape) -> bool:
 
 
 def linears(model: Qwen2_5Omni, part: str) -> dict[str, nn.Linear]:
-    """The layers of a part (`thinker.`, `talker.`) that can be kept in other weights, by name."""
+    """The layers of a part (`thinker.`, `talker.`, `token2wav.`) that can be kept in other weights, by name."""
     found = model.named_modules(remove_duplicate=False)
-    return {n: m for n, m in found if isinstance(m, nn.Linear) and n.startswith(part) and LINEARS.fullmatch(n)}
+    mine = ((n, m) for n, m in found if isinstance(m, nn.Linear) and n.startswith(part))
+    return {n: m for n, m in mine if kind_of(n, m.in_features, "auto")}
 
 
 def pack(model: Qwen2_5Omni, found: Mapping[str, nn.Linear], weights: str) -> int:
@@ -134,7 +135,9 @@ def pack(model: Qwen2_5Omni, found: Mapping[str, nn.Linear], weights: str) -> in
     for name, linear in found.items():
         key = id(linear.weight)
         if key not in made:
-            made[key] = PackedLinear(linear, *RULES["int8" if weights == "int4" and name in HEADS else weights])
+            kind = kind_of(name, linear.in_features, weights, weights)
+            assert kind
+            made[key] = PackedLinear(linear, *RULES[kind])
             made[key].pack()
         model.set_submodule(name, made[key])
     return sum(made[id(linear.weight)].nbytes for linear in found.values())
