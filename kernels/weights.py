@@ -103,7 +103,7 @@ def dequantise(weight: Int8 | Int4, dtype: torch.dtype = torch.float32) -> Tenso
 def pack(weight: Tensor | Int8 | Int4) -> Weight:
     """The same weight in the order that this CPU multiplies fastest; as it is where there is none, and on a GPU.
 
-    A plain tensor `[O, C]` gains where it is bfloat16.
+    A plain tensor `[O, C]` gains where it is bfloat16, or float32 and wide.
     """
     if isinstance(weight, Tensor):
         return cpu.Dense.pack(weight) if cpu.Dense.fits(weight) else weight
@@ -112,9 +112,9 @@ def pack(weight: Tensor | Int8 | Int4) -> Weight:
     return cpu.Nibbles.pack(weight.pairs, weight.scale, weight.zero) if cpu.Nibbles.fits(weight.pairs) else weight
 
 
-def gains(dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether `pack` does something to plain weights of that dtype there."""
-    return cpu.Dense.fits(torch.empty(0, dtype=dtype, device=device))
+def gains(dtype: torch.dtype, device: torch.device, inputs: int) -> bool:
+    """Whether `pack` does something to plain weights of that dtype and so many inputs there."""
+    return cpu.Dense.fits(torch.empty(0, inputs, dtype=dtype, device=device))
 
 
 def gains_bytes(device: torch.device) -> bool:

@@ -153,7 +153,7 @@ class Omni:
             weights=weights,
             flow="int8" if weights != "auto" and preset is not FAITHFUL and gains_bytes(voice_place) else "auto",
             published=read_published(folder),
-            gains=lambda name: gains(kept_in(name), kept_on(name)),
+            gains=lambda name, inputs: gains(kept_in(name), kept_on(name), inputs),
         )
         with loading_bar(folder.name, shown=progress) as bar:
             load(

@@ -43,7 +43,7 @@ class PackedLinear(nn.Module):
     weight: Tensor | None
     bias: Tensor | None
 
-    def __init__(self, linear: nn.Linear, rule: Rule, kept_bytes: Callable[[int, int], int]) -> None:
+    def __init__(self, linear: nn.Linear, rule: Rule, kept_bytes: Callable[[int, int], int] | None) -> None:
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.weight, self.bias = linear.weight, linear.bias
@@ -69,9 +69,9 @@ class PackedLinear(nn.Module):
         return not self.packed and not any(p.is_meta for name, p in self.named_parameters() if name != "bias")
 
     @property
-    def nbytes(self) -> int:
-        """Bytes of the weight once it is packed, known before it is loaded."""
-        return self._kept_bytes(self.out_features, self.in_features)
+    def nbytes(self) -> int | None:
+        """Bytes of the weight once it is packed, known before it is loaded; None where it will take as many as plainly."""
+        return self._kept_bytes and self._kept_bytes(self.out_features, self.in_features)
 
     def pack(self) -> None:
         """Give up the loaded weight for its packed form."""
@@ -103,7 +103,7 @@ class Packing:
         weights: "auto", "int8" or "int4"; heads take 8 bits in either. What was published in four bits stays so.
         flow: "auto" or "int8", of the vocoder's flow-matching blocks.
         published: how the checkpoint's weights are stored, None for plain tensors.
-        gains: parameter name -> whether plain weights gain from packing where they will lie.
+        gains: parameter name, inputs -> whether plain weights gain from packing where they will lie.
 
     Attributes:
         layout: the model's layout with the names of published parts.
@@ -121,7 +121,7 @@ class Packing:
         weights: str,
         flow: str = "auto",
         published: Published | None,
-        gains: Callable[[str], bool] = lambda name: False,
+        gains: Callable[[str, int], bool] = lambda name, inputs: False,
     ) -> None:
         check_weights(weights)
         self._linears: dict[str, PackedLinear] = {}
@@ -135,7 +135,7 @@ class Packing:
                 parts = [published.part(stem, linear.in_features, checkpoint) for stem in stems]
                 has_bias = all(f"{stem}.bias" in checkpoint.entries for stem in stems)
                 packed = PackedLinear.of_parts(linear, parts, has_bias=has_bias)
-            elif kind == "auto" and not gains(name):
+            elif kind == "auto" and not gains(name, linear.in_features):
                 continue
             else:
                 packed = PackedLinear(linear, *RULES[kind])
@@ -149,8 +149,8 @@ class Packing:
 
     @property
     def kept(self) -> dict[str, int]:
-        """Bytes of each packed weight, by the module that holds it."""
-        return {name: linear.nbytes for name, linear in self._linears.items()}
+        """Bytes of each weight that packing makes smaller, by the module that holds it."""
+        return {name: linear.nbytes for name, linear in self._linears.items() if linear.nbytes is not None}
 
     def arrived(self, name: str) -> None:
         """Pack the layer that this parameter completes; told after every parameter by `omni.checkpoint.load`."""
@@ -188,10 +188,6 @@ def _dots(name: str) -> Iterator[int]:
     return (found.start() for found in re.finditer(r"\.", name))
 
 
-def _bytes_plain(outputs: int, inputs: int) -> int:
-    return 2 * outputs * inputs
-
-
 def _bytes_int8(outputs: int, inputs: int) -> int:
     return outputs * (inputs + 12)  # values, a scale, and on a CPU a zero and a sum
 
@@ -201,8 +197,8 @@ def _bytes_int4(outputs: int, inputs: int) -> int:
     return outputs * groups * (GROUP // 2 + 4)  # pairs, and two halves of scale and zero
 
 
-RULES: dict[str, tuple[Rule, Callable[[int, int], int]]] = {
-    "auto": (pack, _bytes_plain),
+RULES: dict[str, tuple[Rule, Callable[[int, int], int] | None]] = {
+    "auto": (pack, None),
     "int8": (lambda weight: pack(quantise_int8(weight)), _bytes_int8),
     "int4": (lambda weight: pack(quantise_int4(weight)), _bytes_int4),
 }

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from omni.kernels.narrow import narrow_rows, widen_rows
+from omni.kernels.plain.activation import gelu_tanh
 from omni.kernels.plain.weights import BLOCK, split_pairs
 
 
@@ -37,28 +38,48 @@ OUTPUTS = 64
 """Rows of a weight that the product with four bits reads together; other numbers are filled up."""
 
 
+WIDE = 768
+"""Inputs from which on oneDNN multiplies float32 faster than the BLAS that torch takes: by a fifth, one row by a half."""
+SUMMED = 1024
+"""Inputs that oneDNN sums in float32 at once; over more its sums lose more than twice as much as that BLAS."""
+
+
 @dataclass(frozen=True)
 class Dense:
-    """A bfloat16 weight in oneDNN's order, which reads a third faster for few rows."""
+    """A weight in oneDNN's order.
 
-    weight: Tensor
+    Attributes:
+        parts: of one weight `[O, C]`, SUMMED inputs in each where it is float32.
+    """
+
+    parts: tuple[Tensor, ...]
 
     @staticmethod
     def fits(weight: Tensor) -> bool:
-        return weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and _has("avx512_bf16", "amx_bf16")
+        if weight.device.type != "cpu":
+            return False
+        if weight.dtype == torch.float32:
+            return weight.shape[1] >= WIDE and _has("avx512_f")
+        return weight.dtype == torch.bfloat16 and _has("avx512_bf16", "amx_bf16")
 
     @classmethod
     def pack(cls, weight: Tensor) -> Dense:
-        return cls(torch.ops.mkldnn._reorder_linear_weight(weight.detach(), None))
+        size = SUMMED if weight.dtype == torch.float32 else weight.shape[1]
+        parts = weight.detach().split(size, 1)
+        return cls(tuple(torch.ops.mkldnn._reorder_linear_weight(part.contiguous(), None) for part in parts))
 
     @property
     def nbytes(self) -> int:
-        return int(torch.ops.mkldnn._nbytes(self.weight))
+        return sum(int(torch.ops.mkldnn._nbytes(part)) for part in self.parts)
 
     def multiply(self, x: Tensor, bias: Tensor | None = None, *, gelu: bool = False) -> Tensor:
-        activation = ("gelu", "tanh") if gelu else ("none", "")
-        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, bias, activation[0], [], activation[1])
-        return y
+        first, *more = self.parts
+        xs = x.split(SUMMED, 1) if more else (x,)
+        activation = ("gelu", "tanh") if gelu and not more else ("none", "")
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(xs[0], first, bias, activation[0], [], activation[1])
+        for part, columns in zip(more, xs[1:], strict=True):
+            y = torch.ops.mkldnn._linear_pointwise.binary(columns, y, part, None, "add")
+        return gelu_tanh(y) if gelu and more else y
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from omni.bench.stages import describe, notes_on
 from omni.bench.think import step
 from omni.bench.timing import Timer
 from omni.bench.towers import sees
-from omni.bench.voice import evaluation, narrow
+from omni.bench.voice import evaluation, narrow, packed
 from omni.bench.weights import both
 from omni.cache import CachedSequence
 from omni.engine.batch import Lane
@@ -127,8 +127,9 @@ def _image(s: Setting, points: Points) -> Iterator[tuple[float, Case]]:
 
 def _speech(s: Setting, points: Points) -> Iterator[tuple[float, Case]]:
     pair = both(s.shape, "token2wav.code2wav_dit_model.", dtype=F32, device=s.device, depth=min(4, s.sizes.depth))
+    body = packed(pair)
     for seconds in points.speech:
-        yield seconds, evaluation(pair, round(100 * seconds), s)
+        yield seconds, evaluation(pair, round(100 * seconds), s, body)
 
 
 def _evaluations(s: Setting, points: Points) -> Iterator[tuple[float, Case]]:

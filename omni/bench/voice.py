@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omni.bench.case import BF16, F32, FEWER_BITS, Case, Setting, depth_of, weights
+from omni.bench.case import BF16, F32, FEWER_BITS, Case, Setting, Weights, depth_of, weights
 from omni.bench.weights import Both, Shape, both, linears, pack
 from omni.kernels.weights import gains_bytes
 from omni.talker.dit import Schedule
@@ -27,9 +27,9 @@ def flow(s: Setting) -> Iterator[Case]:
     """
     for frames, name, share in ((s.sizes.frames, "flow matching", 1), (s.sizes.long_frames, "flow matching, long", 4)):
         pair = both(s.shape, PART, dtype=F32, device=s.device, depth=s.shape.depth(PART) // share)
-        case = evaluation(pair, frames, s, name)
+        layers, body = linears(pair.ours, PART), packed(pair)
+        case = evaluation(pair, frames, s, body, name)
         yield case
-        layers = linears(pair.ours, PART)
         for linear in layers.values():
             linear.to(BF16)
         for kept in ("bfloat16", "int8") if gains_bytes(s.device) else ("bfloat16",):
@@ -43,8 +43,16 @@ def flow(s: Setting) -> Iterator[Case]:
             )
 
 
-def evaluation(pair: Both, frames: int, s: Setting, name: str = "flow matching") -> Case:
-    """One evaluation at so many frames, at the second of the schedule's times."""
+def packed(pair: Both) -> Weights:
+    """The blocks' weights as they were; ours are then kept as loading keeps them."""
+    assert pair.ours.token2wav
+    body = weights(pair.ours.token2wav.code2wav_dit_model.transformer_blocks, without="attn_norm.")
+    pack(pair.ours, linears(pair.ours, PART), "auto")
+    return body
+
+
+def evaluation(pair: Both, frames: int, s: Setting, body: Weights, name: str = "flow matching") -> Case:
+    """One evaluation at so many frames, at the second of the schedule's times; body: as `packed` told it."""
     assert pair.ours.token2wav
     dit, ref = pair.ours.token2wav.code2wav_dit_model, pair.theirs.token2wav.code2wav_dit_model if pair.theirs else None
     config, time = dit.config, 1
@@ -54,7 +62,6 @@ def evaluation(pair: Both, frames: int, s: Setting, name: str = "flow matching")
     ref_mel, cond = torch.randn(300, config.mel_dim, device=s.device), torch.randn(config.voice_dim, device=s.device)
     schedule: Schedule = dit.schedule(PUBLISHED)
     window = dit.window(codes, dit.voice(ref_mel, cond)[None], [len(codes)])
-    body = weights(dit.transformer_blocks, without="attn_norm.")
 
     def evaluate() -> Tensor:
         conditional, unconditional = dit(x, window, schedule, time)

@@ -126,13 +126,13 @@ def pack(model: Qwen2_5Omni, found: Mapping[str, nn.Linear], weights: str) -> in
     The layers themselves stay as they are. Those that share their weights share the copy as well. "auto" leaves the layers
     where the device has no better form for them.
     """
-    first = next(iter(found.values())).weight
-    if weights == "auto" and not gains(first.dtype, first.device):
-        for name, linear in found.items():
-            model.set_submodule(name, linear)
-        return sum(linear.weight.nbytes for linear in found.values())
     made: dict[int, PackedLinear] = {}
+    nbytes = 0
     for name, linear in found.items():
+        if weights == "auto" and not gains(linear.weight.dtype, linear.weight.device, linear.in_features):
+            model.set_submodule(name, linear)
+            nbytes += linear.weight.nbytes
+            continue
         key = id(linear.weight)
         if key not in made:
             kind = kind_of(name, linear.in_features, weights, weights)
@@ -140,7 +140,8 @@ def pack(model: Qwen2_5Omni, found: Mapping[str, nn.Linear], weights: str) -> in
             made[key] = PackedLinear(linear, *RULES[kind])
             made[key].pack()
         model.set_submodule(name, made[key])
-    return sum(made[id(linear.weight)].nbytes for linear in found.values())
+        nbytes += sum(each.nbytes for each in made[key].packed)
+    return nbytes
 
 
 def shallower(tree: Mapping[str, Any], part: str, depth: int) -> Mapping[str, Any]:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from omni.kernels.cpu import weights as cpu
@@ -144,15 +145,39 @@ def test_nbytes_are_what_is_held() -> None:
 
 
 @pytest.mark.parametrize("rows", ROWS)
-def test_dense(rows: int) -> None:
-    plain, x = torch.randn(33, 45).bfloat16(), torch.randn(rows, 45).bfloat16()
+@pytest.mark.parametrize(
+    ("dtype", "C"), [(torch.bfloat16, 45), (torch.bfloat16, 2048), (torch.float32, 800), (torch.float32, 2100)]
+)
+def test_dense(dtype: torch.dtype, C: int, rows: int) -> None:
+    plain, x = torch.randn(33, C).to(dtype), torch.randn(rows, C).to(dtype)
     weight = pack(plain)
-    assert isinstance(weight, cpu.Dense) == gains(torch.bfloat16, torch.device("cpu"))
-    if isinstance(weight, cpu.Dense):
-        truth = x.double() @ plain.double().t()
-        far = (multiply(x, weight).double() - truth).abs()
-        assert (far <= ROUND * truth.abs() * 1.01 + 45 * 2.0**-23 * (x.double().abs() @ plain.double().abs().t())).all()
-    assert isinstance(pack(plain.float()), Tensor)
+    assert isinstance(weight, cpu.Dense) == gains(dtype, torch.device("cpu"), C)
+    truth, got = x.double() @ plain.double().t(), multiply(x, weight).double()
+    if dtype == torch.bfloat16:
+        size = x.double().abs() @ plain.double().abs().t()
+        assert ((got - truth).abs() <= ROUND * truth.abs() * 1.01 + C * 2.0**-23 * size).all()
+    else:  # a twin may err twice as much as the plain way
+        errors = [(y.double() - truth).square().mean().sqrt() for y in (got, x @ plain.t())]
+        assert errors[0] <= 2 * errors[1]
+
+
+def test_narrow_float32_weights_stay_plain() -> None:
+    assert isinstance(pack(torch.randn(33, 45)), Tensor)
+
+
+@pytest.mark.parametrize("kind", ["plain", "dense", "int8", "packed int8", "int4", "packed int4"])
+@pytest.mark.parametrize("rows", [1, 40, 120])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_multiply_with_bias_and_gelu(dtype: torch.dtype, rows: int, kind: str) -> None:
+    w, x, bias = torch.randn(64, 2048).to(dtype) / 45, torch.randn(rows, 2048).to(dtype), torch.randn(64).to(dtype)
+    weight: Weight = w if kind in ("plain", "dense") else QUANTISE[kind.split()[-1]](w)
+    if kind == "dense" or kind.startswith("packed"):
+        weight = pack(weight)  # type: ignore[arg-type]  # it is none that is packed already
+    alone = multiply(x, weight).float()
+    torch.testing.assert_close(multiply(x, weight, bias).float(), alone + bias.float(), rtol=2 * ROUND, atol=2 * ROUND)
+    for added in (None, bias):
+        want = F.gelu(alone if added is None else alone + added.float(), approximate="tanh")
+        torch.testing.assert_close(multiply(x, weight, added, gelu=True).float(), want, rtol=3 * ROUND, atol=3 * ROUND)
 
 
 @pytest.mark.gpu
