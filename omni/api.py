@@ -99,7 +99,8 @@ class Omni:
             weights: "int8" or "int4" rounds the decoders of thinker and talker to 8 or 4 bits while loading; "auto" leaves
                 them as they are stored. A thinker that was published in 4 bits, by GPTQ or AWQ, keeps them.
             vocoder: how much work goes into speech. "faithful" follows the published models: 36 evaluations, float32; "fast"
-                takes 18 and "turbo" 10, with bfloat16 products where the device has them in hardware.
+                takes 18 and "turbo" 10, with bfloat16 products where the device has them in hardware, or on a CPU in 8 bits
+                where `weights` asks for fewer.
             speech: False leaves talker and vocoder out, and their memory free.
             cache_tokens: tokens that all running answers may hold together.
             graphs: on a GPU, record the decoders' steps as CUDA graphs; False launches every kernel by itself.

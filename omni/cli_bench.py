@@ -160,6 +160,7 @@ def bench_presets(
     threads: Threads = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    weights: Weights = "auto",
 ) -> None:
     """Make sound of the same codes and noise with every preset of the vocoder: what it costs, and how far it is off."""
     from omni.bench.presets import measure, show
@@ -168,11 +169,11 @@ def bench_presets(
 
     with errors_told():
         _ready(threads)
-        models = {name: loaded(model, device, dtype, vocoder=name, speech=True) for name in PRESETS}
+        models = {name: loaded(model, device, dtype, weights, vocoder=name, speech=True) for name in PRESETS}
         given = read_set(None, ["speaks", "says"])
         costs = measure(models, given, sentences=sentences, rounds=rounds)
         show(costs, Console(highlight=False))
-    _tell([fault for cost in costs for fault in cost.missed] if check else [])
+    _tell([fault for cost in costs for fault in cost.missed(weights)] if check else [])
 
 
 @app.command("compare")

@@ -26,8 +26,6 @@ WEIGHTS = ("auto", "int8", "int4")
 HEADS = ("thinker.lm_head", "talker.codec_head")
 LINEARS = re.compile(r"(thinker|talker)\.(decoder\..*_proj|lm_head|codec_head)")
 FLOW = re.compile(r"token2wav\.code2wav_dit_model\.transformer_blocks\..*\.(to_[qkv]|to_out\.0|ff\.[03])")
-NARROW = 512
-"""Products with fewer inputs take longer in eight bits than in bfloat16."""
 SINGLE = ("self_attn.o_proj", "mlp.down_proj")
 Rule: TypeAlias = Callable[[Tensor], Weight]
 """Turns a weight `[O, C]` as it was loaded into what is kept of it."""
@@ -127,8 +125,8 @@ class Packing:
         self._linears: dict[str, PackedLinear] = {}
         holders = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
         for name, linear in list(model.named_modules()):
-            kind = kind_of(name, linear.in_features, weights, flow) if isinstance(linear, nn.Linear) else None
-            if kind is None or holders[id(linear.weight)] > 1:
+            kind = kind_of(name, weights, flow)
+            if not isinstance(linear, nn.Linear) or kind is None or holders[id(linear.weight)] > 1:
                 continue
             stems = [key.removesuffix(".weight") for key in layout.keys(f"{name}.weight")]
             if published and all(f"{stem}.qweight" in checkpoint.entries for stem in stems):
@@ -159,10 +157,10 @@ class Packing:
             self._linears[module].pack()
 
 
-def kind_of(name: str, in_features: int, weights: str, flow: str = "auto") -> str | None:
+def kind_of(name: str, weights: str, flow: str = "auto") -> str | None:
     """Which of `RULES` a linear layer of that name is packed by; None where it stays as it is. Arguments as of `Packing`."""
     if FLOW.fullmatch(name):
-        return flow if in_features >= NARROW else "auto"
+        return flow
     if not LINEARS.fullmatch(name):
         return None
     return "int8" if weights == "int4" and name in HEADS else weights

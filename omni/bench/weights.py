@@ -117,7 +117,7 @@ def linears(model: Qwen2_5Omni, part: str) -> dict[str, nn.Linear]:
     """The layers of a part (`thinker.`, `talker.`, `token2wav.`) that can be kept in other weights, by name."""
     found = model.named_modules(remove_duplicate=False)
     mine = ((n, m) for n, m in found if isinstance(m, nn.Linear) and n.startswith(part))
-    return {n: m for n, m in mine if kind_of(n, m.in_features, "auto")}
+    return {n: m for n, m in mine if kind_of(n, "auto")}
 
 
 def pack(model: Qwen2_5Omni, found: Mapping[str, nn.Linear], weights: str) -> int:
@@ -135,7 +135,7 @@ def pack(model: Qwen2_5Omni, found: Mapping[str, nn.Linear], weights: str) -> in
             continue
         key = id(linear.weight)
         if key not in made:
-            kind = kind_of(name, linear.in_features, weights, weights)
+            kind = kind_of(name, weights, weights)
             assert kind
             made[key] = PackedLinear(linear, *RULES[kind])
             made[key].pack()
