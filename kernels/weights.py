@@ -10,7 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from omni.kernels.activation import gelu_tanh
+from omni.kernels.choice import twin
 from omni.kernels.cpu import weights as cpu
+from omni.kernels.gemv import MAX_ROWS
 from omni.kernels.linear import linear_gelu
 from omni.kernels.plain import weights as plain
 
@@ -126,16 +128,18 @@ def multiply(x: Tensor, weight: Weight, bias: Tensor | None = None, *, gelu: boo
     """x @ w.T + bias, `[N, O]` in x's dtype, and GELU by tanh of it where asked for, for x `[N, C]` in float32 or bfloat16.
 
     Packed weights take a shorter way where the number of rows makes it pay (`cpu.POLICY`): with Int8 a row of x is rounded
-    to 16 bits, or to 8 where there are many; with Int4 x is rounded to bfloat16 where there are few.
+    to 16 bits, or to 8 where there are many; with Int4 x is rounded to bfloat16 where there are few. On a GPU up to
+    `MAX_ROWS` rows have a kernel of their own; for more the weight is widened, a part at a time.
     """
     if isinstance(weight, Tensor):
         return linear_gelu(x, weight, bias) if gelu else F.linear(x, weight, bias)
     if isinstance(weight, (cpu.Dense, cpu.Bytes)):
         return weight.multiply(x, bias, gelu=gelu)
+    way = twin(plain, x) if len(x) <= MAX_ROWS else plain
     if isinstance(weight, Int8):
-        y = plain.multiply_int8(x, weight.values, weight.scale)
+        y = way.multiply_int8(x, weight.values, weight.scale)
     elif isinstance(weight, Int4):
-        y = plain.multiply_int4(x, weight.pairs, weight.scale, weight.zero)
+        y = way.multiply_int4(x, weight.pairs, weight.scale, weight.zero)
     else:
         y = weight.multiply(x)
     if bias is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -36,6 +37,7 @@ from omni.kernels import (
     up_snake_down,
     write_pages,
 )
+from omni.kernels.weights import multiply, pack, quantise_int4, quantise_int8
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ def cases(dtype: torch.dtype, device: torch.device, rows: int = 256, context: in
     frame = normal(1, 96, 19 * rows)
     wave, filters = frame[:, :, : 4 * rows].contiguous(), normal(96, 96, 7)
     matrix = normal(4096, 1024)
+    products = 1.0 * matrix.numel()
     taps = torch.full((12,), 1 / 12, device=device, dtype=dtype)
     num_pages = -(-context // 16)
     pages = normal(num_pages + 1, 16, 4, 128)
@@ -114,9 +117,13 @@ def cases(dtype: torch.dtype, device: torch.device, rows: int = 256, context: in
             f"{rows}x1024 by 1024x4096",
             lambda: linear_gelu(ff[:, :1024], matrix, None),
             size(matrix) + 5 * size(ff) // 2,
-            1.0 * rows * matrix.numel(),
+            rows * products,
         ),
-        Kernel("gemv", "1x1024 by 1024x4096", lambda: gemv(ff[:1, :1024], matrix), size(matrix), 1.0 * matrix.numel()),
+        Kernel("gemv", "1x1024 by 1024x4096", lambda: gemv(ff[:1, :1024], matrix), size(matrix), products),
+        *(
+            Kernel(f"multiply {w}", "1x1024 by 1024x4096", partial(multiply, ff[:1, :1024], kept), kept.nbytes, products)
+            for w, kept in (("int8", pack(quantise_int8(matrix))), ("int4", pack(quantise_int4(matrix))))
+        ),
         Kernel(
             "same_conv",
             f"96x{wave.shape[-1]}, 7 taps",

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from omni.kernels.fused import activation, gemv, norm, pages, rotary
+from omni.kernels.fused import activation, gemv, norm, pages, rotary, weights
 from tests.kernels.aot import Build
 
 F32 = torch.float32
@@ -58,6 +58,14 @@ def gemv_of(M: int, C: int, O: int) -> None:
     gemv.gemv(meta(M, C), meta(O, C), meta(O))
 
 
+def int8_of(M: int, C: int, O: int) -> None:
+    weights.multiply_int8(meta(M, C), meta(O, C, dtype=torch.int8), meta(O, dtype=F32))
+
+
+def int4_of(M: int, C: int, O: int) -> None:
+    weights.multiply_int4(meta(M, C), meta(O, C // 2, dtype=torch.uint8), *(meta(O, C // 32) for _ in range(2)))
+
+
 BUILDS: dict[str, Build] = {
     "harness: dot": lambda: dot(64, 4),
     "harness: spill": spill,
@@ -78,4 +86,12 @@ BUILDS: dict[str, Build] = {
     "gemv: talker 7B, 1 row": lambda: gemv_of(1, 18944, 896),
     "gemv: thinker 7B, 8 rows": lambda: gemv_of(8, 3584, 37888),
     "gemv: talker 7B, 8 rows": lambda: gemv_of(8, 18944, 896),
+    "multiply_int8: thinker 7B, 1 row": lambda: int8_of(1, 3584, 37888),
+    "multiply_int8: talker 7B, 1 row": lambda: int8_of(1, 18944, 896),
+    "multiply_int8: thinker 7B, 8 rows": lambda: int8_of(8, 3584, 37888),
+    "multiply_int8: talker 7B, 8 rows": lambda: int8_of(8, 18944, 896),
+    "multiply_int4: thinker 7B, 1 row": lambda: int4_of(1, 3584, 37888),
+    "multiply_int4: talker 7B, 1 row": lambda: int4_of(1, 18944, 896),
+    "multiply_int4: thinker 7B, 8 rows": lambda: int4_of(8, 3584, 37888),
+    "multiply_int4: talker 7B, 8 rows": lambda: int4_of(8, 18944, 896),
 }
