@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from omni.bench.case import F32, Case, Setting, name_of
 from omni.bench.marks import MARKS, mark
 from omni.bench.report import Report, Row, hardware
 from omni.bench.think import prefill, talker, thinker
-from omni.bench.timing import Ceilings, Timer, measure_ceilings
+from omni.bench.timing import Ceilings, Run, Timer, measure_ceilings
 from omni.bench.towers import audio, hears, vision
 from omni.bench.voice import flow, narrow, speaker, wave
 from omni.bench.weights import Both, both
@@ -46,7 +47,7 @@ def measure(
 def time_case(case: Case, timer: Timer, ceilings: Ceilings, setting: Setting) -> Row:
     outputs: list[Any] = []
     runs = [case.ours, case.theirs] if case.theirs else [case.ours]
-    took = [timer.once(lambda run=run: outputs.append(run())) for run in runs]  # type: ignore[misc]  # mypy infers no type of a lambda's default
+    took = [timer.once(partial(_keep, outputs, run)) for run in runs]
     error = _error(*outputs) if case.theirs and case.compare else None
     return Row.of(
         case.name,
@@ -59,6 +60,10 @@ def time_case(case: Case, timer: Timer, ceilings: Ceilings, setting: Setting) ->
         allowed=case.allowed if error is not None else None,
         mark=mark(hardware(setting.device), setting.shape.name, case.name),
     )
+
+
+def _keep(outputs: list[Any], run: Run) -> None:
+    outputs.append(run())
 
 
 def _error(ours: Any, theirs: Any) -> float:
