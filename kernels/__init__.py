@@ -16,7 +16,7 @@ Sequences are packed, `[N, H, D]` with `Segments`; a batch dimension stands only
 
 from omni.kernels.activation import gelu_tanh, silu_mul, up_snake_down
 from omni.kernels.attention import attend, attend_paged
-from omni.kernels.convolution import same_conv
+from omni.kernels.convolution import same_conv, up_conv
 from omni.kernels.gemv import gemv
 from omni.kernels.linear import linear_gelu
 from omni.kernels.norm import ada_layer_norm, add_rms_norm, layer_norm, rms_norm
@@ -42,6 +42,7 @@ __all__ = [
     "rotate_write",
     "same_conv",
     "silu_mul",
+    "up_conv",
     "up_snake_down",
     "write_pages",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from omni.kernels.cpu import convolution as cpu
 from omni.kernels.native import build
 from omni.kernels.native import convolution as native
 from omni.kernels.plain import convolution as plain
@@ -28,3 +29,17 @@ def same_conv(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int = 1,
     if native.tile(weight) and not weight.is_inference() and build.takes(x, weight, bias, plus):
         return native.same_conv(x, weight, bias, dilation, plus)
     return plain.same_conv(x, weight, bias, dilation, plus)
+
+
+def up_conv(x: Tensor, weight: Tensor, bias: Tensor | None, rate: int) -> Tensor:
+    """Transposed convolution that makes `rate` samples of one; what it would make past the edges is cut off.
+
+    Args:
+        x: `[B, I, T]`.
+        weight: `[I, O, K]`, K - rate even and not negative.
+        bias: `[O]`.
+
+    Returns:
+        `[B, O, rate T]`.
+    """
+    return (cpu if cpu.pays(x, weight, rate) else plain).up_conv(x, weight, bias, rate)

@@ -8,7 +8,7 @@ from functools import reduce
 import torch
 from torch import Tensor, nn
 
-from omni.kernels import same_conv, up_snake_down
+from omni.kernels import same_conv, up_conv, up_snake_down
 from omni.talker.config import BigVGANConfig
 
 MIN_DB = -115.0
@@ -63,6 +63,14 @@ class SameConv(nn.Conv1d):
         return same_conv(x, self.weight, self.bias, self.dilation[0], plus)
 
 
+class UpConv(nn.ConvTranspose1d):
+    """Makes `stride` samples of one."""
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        assert output_size is None
+        return up_conv(x, self.weight, self.bias, self.stride[0])
+
+
 class AMPBlock(nn.Module):
     """Anti-aliased multi-periodicity: a pair of convolutions for each dilation."""
 
@@ -89,7 +97,7 @@ class BigVGAN(nn.Module):
         self.conv_pre = SameConv(config.mel_dim, width, 7)
         self.ups, self.resblocks = nn.ModuleList(), nn.ModuleList()
         for rate, size in zip(config.upsample_rates, config.upsample_kernel_sizes, strict=True):
-            up = nn.ConvTranspose1d(width, width // 2, size, rate, padding=(size - rate) // 2)
+            up = UpConv(width, width // 2, size, rate, padding=(size - rate) // 2)
             self.ups.append(nn.Sequential(up))  # of one, as the published keys have it
             width //= 2
             shapes = zip(config.resblock_kernel_sizes, config.resblock_dilation_sizes, strict=True)
