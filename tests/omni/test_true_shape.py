@@ -24,6 +24,7 @@ PROGRAM = """
 import json, sys, time
 import torch
 from omni import Omni
+from omni.quantised import PackedLinear
 
 def peak():  # of this program alone: getrusage counts its parent's memory too
     status = open("/proc/self/status").read().split()
@@ -33,6 +34,7 @@ start = time.perf_counter()
 omni = Omni.load(sys.argv[1], dtype="bfloat16", progress=False)
 loaded, load_seconds = peak(), time.perf_counter() - start
 weights = sum(p.numel() * p.element_size() for p in omni.model.parameters())
+weights += sum(w.nbytes for m in omni.model.modules() if isinstance(m, PackedLinear) for w in m.packed)
 messages = [{"role": "user", "content": [{"type": "image", "image": sys.argv[2]}, {"type": "text", "text": "What?"}]}]
 reply = omni.generate(messages, voice="Chelsie", max_tokens=6, max_audio_seconds=0.48, seed=1)
 print(json.dumps({
