@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -355,7 +356,8 @@ FRAMES: dict[str, tuple[bytes, int]] = {
 def test_frames_that_end_a_socket(place: Place, name: str) -> None:
     data, code = FRAMES[name]
     with shaken(place) as raw:
-        raw.sendall(data)
+        with suppress(ConnectionResetError, BrokenPipeError):  # it may have answered and gone before it has all
+            raw.sendall(data)
         answer = everything(raw)
     assert struct.pack(">H", code) in answer[-130:], answer[-130:]
 
