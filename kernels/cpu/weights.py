@@ -110,7 +110,7 @@ class Bytes:
     def multiply(self, x: Tensor, bias: Tensor | None = None, *, gelu: bool = False) -> Tensor:
         fine = len(x) <= POLICY.fine_rows
         rows, steps = narrow_rows(x.contiguous(), fine=fine)
-        kept = torch.float32 if fine else x.dtype
+        kept = torch.bfloat16 if x.dtype == torch.bfloat16 and not fine else torch.float32
         # signed bytes would take oneDNN's reference code, a hundred times slower
         sums: Tensor = torch.ops.onednn.qlinear_pointwise(
             rows, 1.0, 128, self.weight, self.scale, self.zero, None, 1.0, 0, kept, "none", [], ""

@@ -170,14 +170,22 @@ def test_narrow_float32_weights_stay_plain() -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_multiply_with_bias_and_gelu(dtype: torch.dtype, rows: int, kind: str) -> None:
     w, x, bias = torch.randn(64, 2048).to(dtype) / 45, torch.randn(rows, 2048).to(dtype), torch.randn(64).to(dtype)
-    weight: Weight = w if kind in ("plain", "dense") else QUANTISE[kind.split()[-1]](w)
-    if kind == "dense" or kind.startswith("packed"):
-        weight = pack(weight)  # type: ignore[arg-type]  # it is none that is packed already
+    plain = w if kind in ("plain", "dense") else QUANTISE[kind.split()[-1]](w)
+    weight: Weight = pack(plain) if kind == "dense" or kind.startswith("packed") else plain
     alone = multiply(x, weight).float()
     torch.testing.assert_close(multiply(x, weight, bias).float(), alone + bias.float(), rtol=2 * ROUND, atol=2 * ROUND)
     for added in (None, bias):
         want = F.gelu(alone if added is None else alone + added.float(), approximate="tanh")
         torch.testing.assert_close(multiply(x, weight, added, gelu=True).float(), want, rtol=3 * ROUND, atol=3 * ROUND)
+
+
+@pytest.mark.parametrize("rows", [3, 40])
+def test_bytes_take_half_precision(rows: int) -> None:
+    weight, x = quantise_int8(torch.randn(64, 128)), torch.randn(rows, 128).half()
+    got = multiply(x, pack(weight))
+    assert got.dtype == torch.float16
+    want = x.float() @ dequantise(weight).t()
+    assert (got.float() - want).norm() <= 0.02 * want.norm()
 
 
 @pytest.mark.gpu

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import fields
+
 import pytest
 import torch
 
 from omni.kernels.fused import gemv
 from omni.kernels.fused import weights as fused
 from omni.kernels.plain import weights as plain
-from omni.kernels.weights import dequantise, from_values, quantise_int4, quantise_int8
+from omni.kernels.weights import Int8, dequantise, from_values, quantise_int4, quantise_int8
 from tests.kernels.near import assert_near
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
@@ -16,28 +18,22 @@ SHAPES = [(1, 5, 1), (1, 1100, 3), (3, 700, 7), (8, 33, 17)]
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("M", "C", "O"), SHAPES)
 @pytest.mark.parametrize("few", [0, 2048], ids=["large", "small"])
-def test_int8(
-    monkeypatch: pytest.MonkeyPatch, few: int, M: int, C: int, O: int, dtype: torch.dtype, device: torch.device
+@pytest.mark.parametrize("bits", [8, 4])
+def test_few_rows(
+    monkeypatch: pytest.MonkeyPatch, bits: int, few: int, M: int, C: int, O: int, dtype: torch.dtype, device: torch.device
 ) -> None:
     monkeypatch.setattr(gemv, "FEW", few)  # tiles of large matrices and of small ones
-    x, weight = torch.randn(M, C).to(dtype), quantise_int8(torch.randn(O, C))
-    got = fused.multiply_int8(x.to(device), weight.values.to(device), weight.scale.to(device))
-    truth = x.double() @ (weight.values.double() * weight.scale.double()[:, None]).t()
-    assert_near(got.cpu(), truth, plain.multiply_int8(x, weight.values, weight.scale))
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("M", "C", "O"), SHAPES)
-@pytest.mark.parametrize("few", [0, 2048], ids=["large", "small"])
-def test_int4(
-    monkeypatch: pytest.MonkeyPatch, few: int, M: int, C: int, O: int, dtype: torch.dtype, device: torch.device
-) -> None:
-    monkeypatch.setattr(gemv, "FEW", few)
-    x, weight = torch.randn(M, C).to(dtype), quantise_int4(torch.randn(O, C))
-    parts = weight.pairs, weight.scale, weight.zero
-    got = fused.multiply_int4(x.to(device), *(part.to(device) for part in parts))
-    truth = x.double() @ dequantise(weight, torch.float64)[:, :C].t()
-    assert_near(got.cpu(), truth, plain.multiply_int4(x, *parts))
+    x, w = torch.randn(M, C).to(dtype), torch.randn(O, C)
+    weight = quantise_int8(w) if bits == 8 else quantise_int4(w)
+    parts = [getattr(weight, field.name) for field in fields(weight)]
+    name = f"multiply_int{bits}"
+    got = getattr(fused, name)(x.to(device), *(part.to(device) for part in parts))
+    if isinstance(weight, Int8):
+        meant = weight.values.double() * weight.scale.double()[:, None]
+    else:
+        meant = dequantise(weight, torch.float64)
+    truth = x.double() @ meant[:, :C].t()
+    assert_near(got.cpu(), truth, getattr(plain, name)(x, *parts))
 
 
 @pytest.mark.parametrize("size", [32, 64, 128, 256])
