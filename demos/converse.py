@@ -15,7 +15,7 @@ import numpy as np
 import soundfile
 from PIL import Image
 
-from omni.streaming.client import URL, Client
+from omni.streaming.client.conversation import URL, Client
 
 MEDIA = Path(__file__).parent / "media"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from omni.kernels.choice import twin
+from omni.kernels.dispatch import twin
 from omni.kernels.native import activation as native
 from omni.kernels.native import build
 from omni.kernels.plain import activation as plain

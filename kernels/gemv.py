@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from omni.kernels.choice import twin
+from omni.kernels.dispatch import twin
 from omni.kernels.plain import gemv as plain
 
 MAX_ROWS = 8

@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from omni.kernels.choice import twin
+from omni.kernels.dispatch import twin
 from omni.kernels.plain import pages as plain
 from omni.kernels.segments import Segments
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from omni.kernels.choice import twin
+from omni.kernels.dispatch import twin
 from omni.kernels.pages import PageTable
 from omni.kernels.plain import rotary as plain
 

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from omni.kernels.activation import gelu_tanh
-from omni.kernels.choice import twin
 from omni.kernels.cpu import weights as cpu
+from omni.kernels.dispatch import twin
 from omni.kernels.gemv import MAX_ROWS
 from omni.kernels.linear import linear_gelu
 from omni.kernels.plain import weights as plain

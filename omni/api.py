@@ -13,30 +13,30 @@ from typing import Any, TypeVar, Unpack
 
 import torch
 
-from omni.align import Word, join_words
-from omni.checkpoint import Checkpoint, find, load
-from omni.config import read_config, read_mel, read_pixels
-from omni.device import is_fast_in, leave_cores, pick_devices, pick_dtype
 from omni.encoders.media import Budget
+from omni.engine.align import Word, join_words
 from omni.engine.loop import Engine
 from omni.engine.options import OptionArgs, Options, SpeechArgs
 from omni.engine.outbox import Hungry, Outbox
 from omni.engine.request import Request, Speech
+from omni.engine.sampler import Sampler
 from omni.engine.text import TextTrack
 from omni.errors import CheckpointError, DeviceError, MessageError, OptionError, VoiceError
 from omni.events import Done, Event, Failed, Reply, collect
+from omni.families.qwen2_5_omni import LAYOUT, SPEECH, Qwen2_5Omni, build, dtype_of, is_voice
 from omni.kernels.weights import gains, gains_bytes
-from omni.model import LAYOUT, SPEECH, Qwen2_5Omni, build, dtype_of, is_voice
-from omni.progress import loading_bar
-from omni.prompt import Message, PromptReader
-from omni.published import read_published
-from omni.quantised import Packing, check_weights
-from omni.sampler import Sampler
+from omni.loading.checkpoint import Checkpoint, find, load
+from omni.loading.device import is_fast_in, leave_cores, pick_devices, pick_dtype
+from omni.loading.gptq_awq import read_published
+from omni.loading.packing import Packing, check_weights
+from omni.loading.progress import loading_bar
+from omni.models.config import read_config, read_mel, read_pixels
+from omni.prompt.reader import Message, PromptReader
+from omni.prompt.template import Template
+from omni.prompt.tokenizer import PieceEncoder, StreamDecoder, Tokenizer
 from omni.session import Session
 from omni.talker.vocoder import CODES_PER_SECOND, FAITHFUL, SAMPLE_RATE, WHOLE, PreparedVoice, pick_preset
 from omni.talker.voices import Voice, pick, read_voices
-from omni.template import Template
-from omni.tokenizer import PieceEncoder, StreamDecoder, Tokenizer
 
 T = TypeVar("T")
 CACHE_TOKENS = 65536

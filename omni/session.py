@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from omni.align import Word
 from omni.encoders.media import ImageSource, read_image
+from omni.engine.align import Word
 from omni.engine.options import Options
 from omni.engine.outbox import Outbox
 from omni.engine.request import Request
 from omni.errors import ContextError, InputError, MediaError, MessageError, OmniError
 from omni.events import Done, Event, Failed, TextDelta
-from omni.prompt import Message
+from omni.prompt.reader import Message
 
 if TYPE_CHECKING:
     from omni.api import Omni

@@ -24,11 +24,14 @@ from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 
 from omni.errors import OmniError
-from omni.streaming import chat, health, metrics, models, realtime, secrets, speech, transcriptions
-from omni.streaming.guard import Guard
-from omni.streaming.http import problem_of_fields
-from omni.streaming.hub import Hub
+from omni.streaming.endpoints import chat, health, models, speech, transcriptions
+from omni.streaming.endpoints.http import problem_of_fields
 from omni.streaming.problems import Problem, problem_of
+from omni.streaming.realtime import connection as realtime
+from omni.streaming.server import client_secrets as secrets
+from omni.streaming.server import metrics
+from omni.streaming.server.guard import Guard
+from omni.streaming.server.hub import Hub
 
 log = logging.getLogger(__name__)
 

@@ -15,10 +15,10 @@ import uvicorn
 
 from omni.errors import OptionError
 from omni.streaming.app import DRAIN_SECONDS, create_app, drain
-from omni.streaming.hub import TRANSCRIBE, Hub
-from omni.streaming.secrets import PREFIX
+from omni.streaming.server.client_secrets import PREFIX
+from omni.streaming.server.hub import TRANSCRIBE, Hub
+from omni.streaming.server.transport import protocols
 from omni.streaming.settings import Settings
-from omni.streaming.transport import protocols
 
 if TYPE_CHECKING:
     from omni import Omni

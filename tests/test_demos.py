@@ -12,7 +12,7 @@ from PIL import Image
 
 from demos import listen, narrate, see, tour
 from demos.media.make import CLIP, SCENE, SPOKEN
-from demos.small_model import draw, questions
+from demos.small_model.world import draw, questions
 from demos.what_happened import Exchange
 
 ROOT = Path(__file__).parent.parent

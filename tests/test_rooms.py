@@ -24,8 +24,8 @@ MAY: dict[str, set[str]] = {
 }
 # Core files that import a room above them, and why.
 UPWARD = {
-    ("omni/cli.py", "streaming"): "`omni serve` starts the server",
-    ("omni/cli_bench.py", "streaming"): "`omni bench door` measures it",
+    ("omni/cli/main.py", "streaming"): "`omni serve` starts the server",
+    ("omni/cli/bench.py", "streaming"): "`omni bench door` measures it",
 }
 # Files that import what their room never does, and why.
 BESIDE = {("omni/bench/baseline.py", "transformers"): "`omni bench` times ours against it where it is installed"}
@@ -39,8 +39,8 @@ NEVER = {
 }
 # Files that import inside functions, and why.
 LATE = {
-    f"omni/{name}.py": "torch takes seconds to import, and `omni --help` needs none of it"
-    for name in ("cli", "cli_bench", "cli_shared")
+    f"omni/cli/{name}.py": "torch takes seconds to import, and `omni --help` needs none of it"
+    for name in ("main", "bench", "shared")
 }
 
 

@@ -13,29 +13,19 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from demos.small_model import (
-    assemble,
-    codec,
-    corpus,
-    lessons,
-    looking,
-    nets,
-    questions,
-    senses,
-    shape,
-    train_dit,
-    train_thinker,
-    voices,
-    words,
-)
-from demos.small_model.table import text_table
-from demos.small_model.talker_net import TalkerNet
-from demos.small_model.train_towers import index_of
-from demos.small_model.trainer import Trainer
-from demos.small_model.world import SHAPES, Actor, Clip, Scene, Thing
-from omni.model import LAYOUT, Qwen2_5Omni, build
-from omni.prompt import SPEAKING
-from omni.thinker import Thinker
+from demos.small_model import assemble
+from demos.small_model.nets import nets, shape, words
+from demos.small_model.nets.table import text_table
+from demos.small_model.nets.talker_net import TalkerNet
+from demos.small_model.speech import codec, corpus, voices
+from demos.small_model.training import lessons, senses, train_dit, train_thinker
+from demos.small_model.training.train_towers import index_of
+from demos.small_model.training.trainer import Trainer
+from demos.small_model.world import looking, questions
+from demos.small_model.world.world import SHAPES, Actor, Clip, Scene, Thing
+from omni.families.qwen2_5_omni import LAYOUT, Qwen2_5Omni, build
+from omni.models.thinker import Thinker
+from omni.prompt.reader import SPEAKING
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ from random import Random
 import numpy as np
 import pytest
 
-from demos.small_model import draw, sounds, world
-from demos.small_model.world import Actor, Clip, Scene, Sound, Thing
+from demos.small_model.world import draw, sounds, world
+from demos.small_model.world.world import Actor, Clip, Scene, Sound, Thing
 from omni.encoders.media import read_audio, read_video
 
 RED = Thing("red", "square", 3, 0.5, 1.5, 0.8)

@@ -92,7 +92,7 @@ def main() -> int:
     command = [
         sys.executable,
         "-c",
-        "from omni.cli import main; main()",
+        "from omni.cli.main import main; main()",
         "eval",
         str(BUILD / "eval"),
         "--model",

@@ -14,11 +14,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from demos.small_model import BUILD, shape, words
-from demos.small_model.train_thinker import LOUDNESS
-from demos.tiny import write_tokenizer_config
-from omni.model import LAYOUT
+from demos.small_model import BUILD
+from demos.small_model.nets import shape, words
+from demos.small_model.training.train_thinker import LOUDNESS
+from omni.families.qwen2_5_omni import LAYOUT
 from omni.talker.voices import Voice, write_voices
+from tests.oracle.make_tiny_omni import write_tokenizer_config
 
 BUNDLED = Path(__file__).parents[2] / "omni" / "bundled"
 CARD = Path(__file__).parent / "card.md"

@@ -24,11 +24,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.progress import track
 
-from demos.small_model import draw, questions, sounds, voices, world
-from demos.small_model.corpus import VOICES
-from demos.small_model.speak import say
+from demos.small_model.speech import voices
+from demos.small_model.speech.corpus import VOICES
+from demos.small_model.speech.speak import say
+from demos.small_model.world import draw, questions, sounds, world
 from omni.errors import OmniError
-from omni.evaluate import REPEAT
+from omni.evaluation.evaluate import REPEAT
 
 Wave = NDArray[np.float32]
 Tree = dict[str, Any]

@@ -18,13 +18,16 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from demos.small_model import BUILD, codec, shape, train_dit, train_talker
+from demos.small_model import BUILD
 from demos.small_model.assemble import BUNDLED, SPEAKING
-from demos.small_model.files import export, save
-from demos.small_model.talker_net import TalkerNet
-from demos.small_model.train_thinker import LOUDNESS, Student
-from omni.checkpoint import Checkpoint, load
-from omni.model import LAYOUT, build
+from demos.small_model.nets import shape
+from demos.small_model.nets.talker_net import TalkerNet
+from demos.small_model.speech import codec
+from demos.small_model.training import train_dit, train_talker
+from demos.small_model.training.files import export, save
+from demos.small_model.training.train_thinker import LOUDNESS, Student
+from omni.families.qwen2_5_omni import LAYOUT, build
+from omni.loading.checkpoint import Checkpoint, load
 from omni.talker.voices import read_voices
 
 STEP = 10_000

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from omni.model import LAYOUT, Qwen2_5Omni
-from omni.prompt import Prompt
+from omni.families.qwen2_5_omni import LAYOUT, Qwen2_5Omni
+from omni.prompt.reader import Prompt
 
 try:
     import transformers

@@ -20,9 +20,9 @@ from omni.bench.timing import Timer
 from omni.bench.towers import sees
 from omni.bench.voice import evaluation, narrow, packed
 from omni.bench.weights import both
-from omni.cache import CachedSequence
-from omni.engine.batch import Lane
+from omni.engine.runner import Lane
 from omni.errors import OptionError
+from omni.models.kv_store import CachedSequence
 from omni.talker.flow import Solver
 
 

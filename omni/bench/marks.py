@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from omni.bench.report import NOTHING
-from omni.evaluate import Mark
+from omni.evaluation.evaluate import Mark
 
 LINEAR = Mark(at_most=3.3)
 """Of three times the length; what any length costs alike makes the growth smaller, which is no fault."""

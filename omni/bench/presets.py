@@ -14,8 +14,8 @@ from torch import Tensor
 from omni.api import Omni
 from omni.bench.timing import Timer
 from omni.engine.options import Options
-from omni.evaluate import EvalSet
-from omni.recogniser import Recogniser, edits, words_of
+from omni.evaluation.evaluate import EvalSet
+from omni.evaluation.recogniser import Recogniser, edits, words_of
 from omni.talker.vocoder import PRESETS, WHOLE
 
 

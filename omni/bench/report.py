@@ -22,8 +22,8 @@ from rich.table import Table
 from omni.bench import baseline
 from omni.bench.timing import Ceilings, Pairs
 from omni.errors import OptionError
-from omni.evaluate import Mark
-from omni.scores import check_place
+from omni.evaluation.evaluate import Mark
+from omni.evaluation.scores import check_place
 
 ROOT = Path(__file__).parents[2]
 NOTHING = Mark()

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from omni.bench import baseline
 from omni.bench.case import FEWER_BITS, Case, Setting, distinct_of, name_of, normal, weights
 from omni.bench.weights import both, linears, pack, untied
-from omni.cache import CachedSequence
-from omni.engine.batch import Lane
+from omni.engine.runner import Lane
+from omni.models.kv_store import CachedSequence
 from omni.talker.dual_track import TextEnd
 
 THIRD = 3

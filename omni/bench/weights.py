@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from omni.bench import baseline
-from omni.checkpoint import Checkpoint, load
-from omni.config import OmniConfig, read_config, read_json
 from omni.errors import OptionError
+from omni.families.qwen2_5_omni import LAYOUT, Qwen2_5Omni, build
 from omni.kernels.weights import gains
-from omni.model import LAYOUT, Qwen2_5Omni, build
-from omni.quantised import RULES, PackedLinear, kind_of
+from omni.loading.checkpoint import Checkpoint, load
+from omni.loading.packing import RULES, PackedLinear, kind_of
+from omni.models.config import OmniConfig, read_config, read_json
 
 SHAPES = Path(__file__).parent / "shapes"
 DEPTHS = {

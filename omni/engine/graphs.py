@@ -11,10 +11,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from omni.cache import CachedSequence, PagePool
-from omni.decoder import Decoder
 from omni.kernels import PageTable, Segments
 from omni.kernels.replay import Replays
+from omni.models.decoder import Decoder
+from omni.models.kv_store import CachedSequence, PagePool
 
 BATCHES = (1, 2, 4, 8, 16, 32)
 """Sequences of a record."""

@@ -17,17 +17,17 @@ from weakref import WeakSet
 
 import torch
 
-from omni.device import leave_cores
+from omni.engine.admission import Room
 from omni.engine.outbox import Hungry, Outbox
 from omni.engine.request import Request
-from omni.engine.room import Room
 from omni.engine.scheduler import Costs, Kind, Policy, Record, Work, first_sound_first
 from omni.engine.speak import OPENING_ROWS, SpeakStage
 from omni.engine.think import ThinkStage
 from omni.errors import CapacityError, ContextError, EngineError, OmniError
 from omni.events import Done, Event, Failed, FinishReason, Limit, Timings, Usage
-from omni.model import Qwen2_5Omni
-from omni.prompt import Prompt
+from omni.families.qwen2_5_omni import Qwen2_5Omni
+from omni.loading.device import leave_cores
+from omni.prompt.reader import Prompt
 
 T = TypeVar("T")
 MAX_REQUESTS = 256

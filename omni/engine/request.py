@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from omni.cache import CachedSequence, SavedSequence
 from omni.engine.options import Options
 from omni.engine.outbox import Outbox
 from omni.engine.relay import Relay
+from omni.engine.sampler import Sampler
 from omni.engine.text import TextState, TextTrack
 from omni.events import Limit, TextDelta, TokenLogprob
-from omni.positions import Clock
-from omni.prompt import MediaRun, Prompt
-from omni.sampler import Sampler
+from omni.models.kv_store import CachedSequence, SavedSequence
+from omni.prompt.positions import Clock
+from omni.prompt.reader import MediaRun, Prompt
 from omni.talker.dual_track import TalkerState
 from omni.talker.vocoder import VocoderState
 

@@ -10,16 +10,16 @@ from itertools import cycle
 import torch
 from torch import Tensor
 
-from omni.align import attention_scores, telling_heads, token_starts
-from omni.cache import CachedSequence
-from omni.decoder import Decoder
-from omni.engine.batch import Lane
+from omni.engine.align import attention_scores, telling_heads, token_starts
 from omni.engine.options import Options
 from omni.engine.request import Request, Speech
+from omni.engine.runner import Lane
+from omni.engine.sampler import Sampler
 from omni.events import AudioChunk
 from omni.kernels.replay import replays_on
-from omni.prompt import Prompt
-from omni.sampler import Sampler
+from omni.models.decoder import Decoder
+from omni.models.kv_store import CachedSequence
+from omni.prompt.reader import Prompt
 from omni.talker.dual_track import Talker, TextEnd
 from omni.talker.vocoder import PreparedVoice, Vocoder
 from omni.talker.voices import Voice

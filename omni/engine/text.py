@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from omni.tokenizer import DecodeState, StreamDecoder
+from omni.prompt.tokenizer import DecodeState, StreamDecoder
 
 
 @dataclass

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from omni.encoders.features import Picture, Sound
-from omni.engine.batch import Lane
 from omni.engine.features import FeatureCache
 from omni.engine.request import Request
+from omni.engine.runner import Lane
 from omni.events import Limit, TokenLogprob
-from omni.thinker import Thinker
+from omni.models.thinker import Thinker
 
 
 class ThinkStage:

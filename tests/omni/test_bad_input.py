@@ -29,7 +29,7 @@ from omni.errors import (
     OmniError,
     VoiceError,
 )
-from omni.prompt import Message
+from omni.prompt.reader import Message
 from tests.encoders.samples import video_file
 from tests.oracle.tiny import tiny
 

@@ -18,7 +18,7 @@ from PIL import Image
 from omni import AudioChunk, ChunkPolicy, Done, Event, Omni, Options, Reply, Sampling, TextDelta
 from omni.errors import CapacityError, ContextError, MessageError, OptionError, VoiceError
 from omni.events import Failed, collect
-from omni.prompt import Message
+from omni.prompt.reader import Message
 from omni.talker.vocoder import WHOLE
 from tests.oracle.tiny import reference, tiny
 

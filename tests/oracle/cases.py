@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from omni.prompt import Message
+from omni.prompt.reader import Message
 from tests.encoders.samples import video_file
 
 

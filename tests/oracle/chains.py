@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from omni import Omni, Sampling
 from omni.engine.options import Options
 from omni.events import Done
-from omni.prompt import Message, Prompt
+from omni.prompt.reader import Message, Prompt
 from omni.talker.vocoder import WHOLE
 
 VOICE = "Chelsie"

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from omni import Omni
-from omni.cache import CachedSequence
 from omni.engine.options import Options
-from omni.prompt import Prompt
+from omni.models.kv_store import CachedSequence
+from omni.prompt.reader import Prompt
 from omni.talker.dual_track import TextEnd
 from tests.oracle.cases import cases
 from tests.oracle.chains import VOICE, media_args, theirs

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from omni import Omni
 from omni.engine.options import Options
-from omni.prompt import Message
+from omni.prompt.reader import Message
 from omni.talker.vocoder import WHOLE, ChunkPolicy
 from tests.oracle.cases import cases
 from tests.oracle.chains import SEED, VOICE, Chain, ours, theirs, vocode

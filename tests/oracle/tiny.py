@@ -13,8 +13,18 @@ import torch
 from transformers import Qwen2_5OmniForConditionalGeneration
 from transformers.utils import logging
 
-from demos.tiny import GEOMETRIES, NUM_CODES, OFFSET, SPECIAL_TOKENS, STRAY_KEY, VOCAB, Geometry, make, token
-from omni.checkpoint import BUNDLED
+from omni.loading.checkpoint import BUNDLED
+from tests.oracle.make_tiny_omni import (
+    GEOMETRIES,
+    NUM_CODES,
+    OFFSET,
+    SPECIAL_TOKENS,
+    STRAY_KEY,
+    VOCAB,
+    Geometry,
+    make,
+    token,
+)
 
 __all__ = [
     "GEOMETRIES",

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from openai import DefaultHttpxClient, OpenAI
 
 from omni import AudioChunk, Budget, Done, Event, Omni, TextDelta, Timings, Usage
-from omni.streaming.hub import TRANSCRIBE_BUNDLED, Hub
 from omni.streaming.serve import bind, server_of
+from omni.streaming.server.hub import TRANSCRIBE_BUNDLED, Hub
 from omni.streaming.settings import Settings
 
 MODEL = "omni-small"

@@ -11,8 +11,8 @@ from typing import Any
 
 import httpx
 
-from omni.streaming.hub import Hub
 from omni.streaming.serve import Server, Tls, bind, server_of
+from omni.streaming.server.hub import Hub
 from omni.streaming.settings import Settings
 from tests.streaming.doors import Scripted
 

@@ -17,8 +17,8 @@ from starlette.websockets import WebSocket
 from omni import Omni
 from omni.errors import MessageError
 from omni.events import AudioChunk, Done, Event, TextDelta
-from omni.streaming.hub import Hub
-from omni.streaming.realtime import realtime
+from omni.streaming.realtime.connection import realtime
+from omni.streaming.server.hub import Hub
 from omni.streaming.settings import Limits, Settings
 from tests.streaming.talk import EVENT, Json, done
 

@@ -17,12 +17,12 @@ from openai.types.realtime import (
 from pydantic import BaseModel, TypeAdapter
 
 from omni.events import Done, FinishReason, Limit, TextDelta, Timings, Usage
-from omni.streaming.effects import Answer, Close, Cut, Effect, Hear, Release, Send, Stop, Transcribe
-from omni.streaming.protocol import Protocol
-from omni.streaming.session_config import Bounds
+from omni.streaming.audio.turn_detection import TurnEvent
+from omni.streaming.realtime.effects import Answer, Close, Cut, Effect, Hear, Release, Send, Stop, Transcribe
+from omni.streaming.realtime.protocol import Protocol
+from omni.streaming.realtime.session_config import Bounds
+from omni.streaming.realtime.state import Setup
 from omni.streaming.settings import Limits
-from omni.streaming.state import Setup
-from omni.streaming.turns import TurnEvent
 
 Json = dict[str, Any]
 E = TypeVar("E")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from omni.kernels import BlockMask, PageTable, Segments, attend, attend_paged
-from omni.kernels.choice import twin
+from omni.kernels.dispatch import twin
 from omni.kernels.fused import attention as fused
 from omni.kernels.plain import attention as plain
 from tests.kernels.near import assert_near

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from omni import kernels
-from omni.kernels.choice import twin
+from omni.kernels.dispatch import twin
 from omni.kernels.fused import activation, gemv, norm, pages, rotary
 from omni.kernels.plain import norm as plain
 

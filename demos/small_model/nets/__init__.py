@@ -1,0 +1,1 @@
+"""Shapes, words and differentiable passes of what is trained."""

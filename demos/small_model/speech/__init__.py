@@ -1,0 +1,1 @@
+"""Who speaks, what they say, and the codes of speech."""

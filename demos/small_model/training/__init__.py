@@ -1,0 +1,1 @@
+"""The programs that train, and what they learn from."""

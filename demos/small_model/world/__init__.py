@@ -1,0 +1,1 @@
+"""The small world: what there is to see, hear and ask."""

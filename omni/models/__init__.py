@@ -1,0 +1,1 @@
+"""What is computed: decoder, thinker, the facts that shape them, and the tensors of their KV cache."""

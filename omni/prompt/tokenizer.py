@@ -1,0 +1,259 @@
+"""Text to token ids and back, whole or in pieces, for the byte-level BPE of the Qwen family."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers
+
+from omni.errors import CheckpointError
+from omni.models.config import read_json
+
+WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+"""Qwen2's cut of a text into words, each of which BPE encodes by itself."""
+
+
+def _byte_letters() -> dict[str, int]:
+    """The letters that byte-level vocabularies write for the 256 bytes (GPT-2): themselves where they print."""
+    printed = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [byte for byte in range(256) if byte not in printed]
+    return {chr(byte): byte for byte in printed} | {chr(256 + i): byte for i, byte in enumerate(others)}
+
+
+BYTE_OF = _byte_letters()
+
+
+@dataclass(frozen=True)
+class Special:
+    """A special token of a prompt, by its name."""
+
+    name: str
+
+
+Run: TypeAlias = Special | str
+"""A piece of a prompt: a special token, or text that holds none whatever it looks like."""
+
+
+class Tokenizer:
+    """Encodes text as text: strings that look like control tokens get no special id, `special` is the one way to those.
+
+    Attributes:
+        specials: every added token -> its id, also those that are ordinary words to a model (`<tool_call>`).
+    """
+
+    def __init__(
+        self, words: tokenizers.Tokenizer, specials: Mapping[str, int], dropped: Iterable[int], cuts_like_qwen: bool
+    ) -> None:
+        """`words` knows no added tokens; `dropped` are the ids of `specials` that never show in text."""
+        self.specials = dict(specials)
+        self.cuts_like_qwen = cuts_like_qwen
+        self._words = words
+        self._dropped = frozenset(dropped)
+        self._text_of = {id: name for name, id in specials.items()}
+
+    @classmethod
+    def read(cls, folder: Path) -> Tokenizer:
+        """From `tokenizer.json`, or else `vocab.json`, `merges.txt` and `added_tokens.json`; or CheckpointError."""
+        path = folder / "tokenizer.json"
+        try:
+            return cls._from_one(path) if path.exists() else cls._from_parts(folder)
+        except CheckpointError:
+            raise
+        except Exception as e:  # the library raises bare Exception
+            raise CheckpointError(f"the tokenizer in {folder} is damaged ({type(e).__name__}: {e}); fetch it again") from e
+
+    @classmethod
+    def _from_one(cls, path: Path) -> Tokenizer:
+        data = dict(read_json(path))
+        if data["model"]["type"] != "BPE" or "ByteLevel" not in json.dumps(data["decoder"]):
+            raise CheckpointError(f"{path} holds no byte-level BPE, the only kind that omni reads")
+        # without its added tokens the library cannot find them in a text
+        words = tokenizers.Tokenizer.from_str(json.dumps(data | {"added_tokens": []}))
+        dropped = [item["id"] for item in data["added_tokens"] if item["special"]]
+        return cls(words, _added(data), dropped, _cuts_like_qwen(data))
+
+    @classmethod
+    def _from_parts(cls, folder: Path) -> Tokenizer:
+        vocab, merges = folder / "vocab.json", folder / "merges.txt"
+        for path in (vocab, merges):
+            if not path.exists():
+                raise CheckpointError(f"{folder} holds neither tokenizer.json nor {path.name}")
+        words = tokenizers.Tokenizer(models.BPE(*models.BPE.read_file(str(vocab), str(merges))))
+        words.normalizer = normalizers.NFC()
+        split = pre_tokenizers.Split(tokenizers.Regex(WORDS), behavior="isolated")
+        words.pre_tokenizer = pre_tokenizers.Sequence(
+            [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        )
+        words.decoder = decoders.ByteLevel()
+        specials = {name: int(id) for name, id in read_json(folder / "added_tokens.json").items()}
+        # the file does not say which of them are words; by the family's custom `<|...|>` are not
+        dropped = [id for name, id in specials.items() if re.fullmatch(r"<\|.*\|>", name)]
+        return cls(words, specials, dropped, cuts_like_qwen=True)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text, in which no control token can be written."""
+        try:
+            text.encode()
+        except UnicodeEncodeError:  # half a surrogate pair, as JSON can carry; pairs are joined, halves become U+FFFD
+            text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+        # alone in a batch, so that a long text does not keep all other threads waiting
+        return self._words.encode_batch_fast([text], add_special_tokens=False)[0].ids
+
+    def encode_runs(self, runs: Iterable[Run]) -> list[int]:
+        """Ids of a prompt (`Template.render`)."""
+        ids: list[int] = []
+        for run in runs:
+            ids += [self.special(run.name)] if isinstance(run, Special) else self.encode(run)
+        return ids
+
+    def special(self, name: str) -> int:
+        """Id of an added token."""
+        if name not in self.specials:
+            raise CheckpointError(f"the tokenizer has no {name!r}; is this a Qwen2.5-Omni checkpoint?")
+        return self.specials[name]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of ids; see `StreamDecoder`."""
+        decoder = StreamDecoder(self)
+        state = decoder.start()
+        return decoder.step(state, ids) + decoder.finish(state)
+
+    def bytes_of(self, id: int) -> bytes:
+        """UTF-8 of one token: maybe a part of a character, nothing for a control token.
+
+        Nothing too for an id without an entry, though the embedding has a row for it: the model's head can draw one (it has
+        152 064 rows for 151 665 entries), and an answer under way must not break on that.
+        """
+        if id in self._text_of:
+            return b"" if id in self._dropped else self._text_of[id].encode()
+        letters = self._words.id_to_token(id)
+        if letters is None:
+            return b""
+        if not BYTE_OF.keys() >= set(letters):  # no byte-level entry, but a string as it is
+            return letters.encode()
+        return bytes(BYTE_OF[letter] for letter in letters)
+
+
+@dataclass
+class DecodeState:
+    """`tail`: bytes of a character that is not whole yet."""
+
+    tail: bytes = b""
+
+
+class StreamDecoder:
+    """Text as its ids arrive: only whole characters, and none that a later id could change.
+
+    Control tokens are dropped; bytes that are no UTF-8 become U+FFFD, as soon as that is certain.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+
+    def bytes_of(self, id: int) -> bytes:
+        """The bytes that one id stands for, maybe a part of a character."""
+        return self._tokenizer.bytes_of(id)
+
+    def start(self) -> DecodeState:
+        return DecodeState()
+
+    def step(self, state: DecodeState, ids: Iterable[int]) -> str:
+        """The text that these ids complete."""
+        return self._decode(state, b"".join(map(self._tokenizer.bytes_of, ids)), final=False)
+
+    def finish(self, state: DecodeState) -> str:
+        """What is left: U+FFFD for a character cut off in the middle, else nothing."""
+        return self._decode(state, b"", final=True)
+
+    def _decode(self, state: DecodeState, data: bytes, final: bool) -> str:
+        utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+        text = utf8.decode(state.tail + data, final)
+        state.tail = utf8.getstate()[0]
+        return text
+
+
+@dataclass
+class EncodeState:
+    """`text`: what has arrived and is not encoded yet."""
+
+    text: str = ""
+
+
+class PieceEncoder:
+    """Ids of a text that arrives in pieces; together they equal the ids of the whole.
+
+    Each word of the cut is encoded by itself, so ids are final up to any place where the cut always falls. Two kinds of
+    place are certain whatever comes later (WORDS):
+
+    - before a space (U+0020) that follows no whitespace. In every alternative a space can only begin the match or follow
+      whitespace within it, so none spans the place; the one look-ahead, after whitespace, never looks past it.
+    - before punctuation that follows a letter or digit. An alternative that holds a letter ends with letters, one that holds
+      a digit is that digit, so none spans the place. Texts without spaces are cut here.
+
+    NFC changes nothing across them: neither a space nor punctuation (category P) combines with what stands before it. What
+    stands before is looked at after NFC, since that can end a letter with a mark. With another cut than Qwen's all ids come
+    at `finish`.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+
+    def start(self) -> EncodeState:
+        return EncodeState()
+
+    def step(self, state: EncodeState, text: str) -> list[int]:
+        """The ids that this piece makes certain."""
+        seen = max(len(state.text), 1)  # no cut before: whether one falls at i is told by the letters i - 1 and i
+        state.text += text
+        if not self._tokenizer.cuts_like_qwen:
+            return []
+        cut = next((i for i in range(len(state.text) - 1, seen - 1, -1) if _is_cut(state.text, i)), 0)
+        done, state.text = state.text[:cut], state.text[cut:]
+        return self._tokenizer.encode(done)
+
+    def finish(self, state: EncodeState) -> list[int]:
+        """The ids of what is left."""
+        done, state.text = state.text, ""
+        return self._tokenizer.encode(done)
+
+
+def special_names(folder: Path) -> list[str]:
+    """The added tokens of the tokenizer in a folder, without reading the rest of it."""
+    path = folder / "tokenizer.json"
+    try:
+        return list(_added(read_json(path)) if path.exists() else read_json(folder / "added_tokens.json"))
+    except (LookupError, TypeError) as e:
+        raise CheckpointError(f"{path} is damaged ({type(e).__name__}: {e}); fetch it again") from e
+
+
+def _added(data: Mapping[str, Any]) -> dict[str, int]:
+    return {item["content"]: item["id"] for item in data["added_tokens"]}
+
+
+def _is_cut(text: str, at: int) -> bool:
+    before, after = text[at - 1], text[at]
+    if after == " ":
+        return not before.isspace()
+    if not unicodedata.category(after).startswith("P"):
+        return False
+    return unicodedata.category(unicodedata.normalize("NFC", before)[-1])[0] in "LN"
+
+
+def _cuts_like_qwen(data: Mapping[str, Any]) -> bool:
+    """Whether a `tokenizer.json` cuts texts by WORDS after NFC or nothing, and does no more to them."""
+    normal, steps = data["normalizer"] or {}, (data["pre_tokenizer"] or {}).get("pretokenizers", [])
+    return (
+        normal.get("type", "NFC") == "NFC"
+        and [step["type"] for step in steps] == ["Split", "ByteLevel"]
+        and (steps[0]["pattern"].get("Regex"), steps[0]["behavior"], steps[0]["invert"]) == (WORDS, "Isolated", False)
+        and not steps[1]["add_prefix_space"]
+        and not steps[1]["use_regex"]
+    )

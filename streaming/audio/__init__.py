@@ -1,0 +1,1 @@
+"""Sound as bytes, its tempo, and who is speaking when."""

@@ -1,0 +1,1 @@
+"""The server measured at its clients."""

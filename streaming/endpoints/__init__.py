@@ -1,0 +1,1 @@
+"""One file an endpoint, with its request and its reply."""

@@ -1,0 +1,292 @@
+"""POST /v1/chat/completions."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import secrets
+import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import orjson
+from fastapi import APIRouter, Request, Response
+from numpy.typing import NDArray
+
+from omni import AudioChunk, Done, Event, TextDelta, __version__
+from omni.streaming.audio.wire import FileEncoder, encode_file
+from omni.streaming.endpoints.chat_request import SEEDS, AudioOut, ChatRequest, check, options_of, tools_of
+from omni.streaming.endpoints.content import Spoken, to_omni
+from omni.streaming.endpoints.http import Events, Route, begun, watched, while_there
+from omni.streaming.endpoints.logprobs import told_logprob
+from omni.streaming.endpoints.models import check_model
+from omni.streaming.endpoints.voices import check_voice
+from omni.streaming.problems import Problem
+from omni.streaming.tools import Call, CallError, CallParser
+
+if TYPE_CHECKING:
+    from omni.streaming.server.hub import Hub
+
+router = APIRouter(route_class=Route)
+
+FINGERPRINT = f"omni-{__version__}"
+
+
+@dataclass
+class Answer:
+    """One choice: events go in, deltas come out, and what they make up is kept.
+
+    Attributes:
+        spoken_id: of its sound; None for text alone.
+        encoder: of its sound, where that is sent in pieces; otherwise `samples` are kept.
+        parser: finds calls in its text; None where there are no tools.
+        logprobs: of tokens, of which `num_told` are told.
+    """
+
+    index: int
+    spoken: Spoken
+    spoken_id: str | None
+    encoder: FileEncoder | None
+    parser: CallParser | None
+    text: str = ""
+    samples: list[NDArray[np.float32]] = field(default_factory=list)
+    calls: list[dict[str, Any]] = field(default_factory=list)
+    logprobs: list[dict[str, Any]] = field(default_factory=list)
+    num_told: int = 0
+    expires_at: int = 0
+    done: Done | None = None
+
+    async def take(self, event: Event) -> list[dict[str, Any]]:
+        """The deltas that an event adds."""
+        match event:
+            case TextDelta():
+                self.logprobs += map(told_logprob, event.logprobs)
+                try:
+                    told, calls = self.parser.push(event.text) if self.parser else (event.text, [])
+                except CallError as e:
+                    raise _bad_call(e) from e
+                return self._write(told, calls)
+            case AudioChunk():
+                if self.encoder:
+                    return _sound(await asyncio.to_thread(self.encoder.push, event.samples))
+                self.samples.append(event.samples)
+                return []
+            case Done():
+                return await self._end(event)
+
+    async def _end(self, done: Done) -> list[dict[str, Any]]:
+        self.done = done
+        deltas: list[dict[str, Any]] = []
+        if self.parser:
+            try:
+                deltas += self._write(*self.parser.finish())
+            except CallError as e:
+                if done.finish_reason != "length":  # a call that a limit cut short is dropped
+                    raise _bad_call(e) from e
+        if self.encoder:
+            deltas += _sound(await asyncio.to_thread(self.encoder.finish))
+        if self.spoken_id:
+            self.expires_at = self.spoken.keep(self.spoken_id, self.text)
+            deltas.append({"audio": {"expires_at": self.expires_at}})
+        return deltas
+
+    def _write(self, text: str, calls: Sequence[Call]) -> list[dict[str, Any]]:
+        self.text += text
+        deltas: list[dict[str, Any]] = []
+        if text:
+            deltas.append({"audio": {"transcript": text}} if self.spoken_id else {"content": text})
+        for call in calls:
+            function = {"name": call.name, "arguments": call.arguments}
+            called = {"id": f"call_{secrets.token_hex(12)}", "type": "function", "function": function}
+            deltas.append({"tool_calls": [{"index": len(self.calls), **called}]})
+            self.calls.append(called)
+        return deltas
+
+    def new_logprobs(self) -> dict[str, Any] | None:
+        """Those that were not told before."""
+        new, self.num_told = self.logprobs[self.num_told :], len(self.logprobs)
+        return {"content": new, "refusal": None} if new else None
+
+    @property
+    def finish_reason(self) -> str:
+        assert self.done
+        return "tool_calls" if self.calls and self.done.finish_reason == "stop" else self.done.finish_reason
+
+    async def message(self, audio: AudioOut | None, rate: int) -> dict[str, Any]:
+        """The whole of it, where it was not sent in pieces."""
+        unwritten = self.spoken_id or (self.calls and not self.text)
+        message: dict[str, Any] = {"role": "assistant", "content": None if unwritten else self.text, "refusal": None}
+        if self.calls:
+            message["tool_calls"] = self.calls
+        if audio:
+            samples = np.concatenate([np.empty(0, np.float32), *self.samples])
+            data = _base64(await asyncio.to_thread(encode_file, audio.format, samples, rate))
+            told = {"id": self.spoken_id, "data": data, "expires_at": self.expires_at, "transcript": self.text}
+            message["audio"] = told
+        return message
+
+
+def _bad_call(error: CallError) -> Problem:
+    return Problem(f"{error}; try again", 500, "server_error", code="invalid_tool_call")
+
+
+def _sound(data: bytes) -> list[dict[str, Any]]:
+    return [{"audio": {"data": _base64(data)}}] if data else []
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def usage_of(answers: Sequence[Answer]) -> dict[str, Any]:
+    """What all choices of one request took; the prompt counts once."""
+    each = [answer.done.usage for answer in answers if answer.done]
+    read = each[0]
+    text, sound = sum(usage.text_tokens for usage in each), sum(usage.codec_tokens for usage in each)
+    pictures = read.image_tokens + read.video_tokens
+    return {
+        "prompt_tokens": read.prompt_tokens,
+        "completion_tokens": text + sound,
+        "total_tokens": read.prompt_tokens + text + sound,
+        "prompt_tokens_details": {
+            "audio_tokens": read.audio_tokens,
+            "image_tokens": pictures,
+            "text_tokens": read.prompt_tokens - read.audio_tokens - pictures,
+        },
+        "completion_tokens_details": {"audio_tokens": sound, "text_tokens": text, "reasoning_tokens": 0},
+    }
+
+
+async def together(streams: Sequence[AsyncGenerator[Event]]) -> AsyncGenerator[tuple[int, Event]]:
+    """Events of several answers as they come, each with its answer's index; closing this ends them all."""
+    came: asyncio.Queue[tuple[int, Event | Exception]] = asyncio.Queue(maxsize=len(streams))
+
+    async def forward(i: int, events: AsyncGenerator[Event]) -> None:
+        try:
+            async with aclosing(events):
+                async for event in events:
+                    await came.put((i, event))
+        except Exception as e:  # raised where the events are read
+            await came.put((i, e))
+
+    tasks = [asyncio.create_task(forward(i, events)) for i, events in enumerate(streams)]
+    try:
+        left = len(tasks)
+        while left:
+            i, event = await came.get()
+            if isinstance(event, Exception):
+                raise event
+            left -= isinstance(event, Done)
+            yield i, event
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@router.post("/v1/chat/completions", responses={200: {"content": {"application/json": {}, "text/event-stream": {}}}})
+async def complete(asked: ChatRequest, request: Request) -> Response:
+    """Answer a chat, in text or aloud, at once or as server-sent events."""
+    hub: Hub = request.app.state.hub
+    check_model(hub, asked.model)
+    check(asked, hub.settings.limits)
+    if asked.audio:
+        check_voice(hub.omni, asked.audio.voice, "audio.voice")
+    head = {
+        "id": f"chatcmpl-{secrets.token_hex(12)}",
+        "created": int(time.time()),
+        "model": hub.name,
+        "system_fingerprint": FINGERPRINT,
+        "service_tier": "default",
+    }
+    spoken = spoken_of(request)
+    messages = await while_there(request, to_omni(hub, asked.messages, spoken))
+    answers = await asyncio.to_thread(_answers, asked, spoken, hub.omni.sample_rate)
+    events = together(_streams(hub, asked, messages, len(answers)))
+    if asked.stream:
+        return Events(await begun(request, _chunks(asked, head, answers, events)), last=b"[DONE]")
+    body = await while_there(request, _whole(asked, hub.omni.sample_rate, head, answers, events))
+    return Response(orjson.dumps(body), media_type="application/json")
+
+
+def spoken_of(request: Request) -> Spoken:
+    """What was said to the clients of this server."""
+    state = request.app.state
+    if not hasattr(state, "spoken"):
+        state.spoken = Spoken()
+    spoken: Spoken = state.spoken
+    return spoken
+
+
+def _answers(asked: ChatRequest, spoken: Spoken, rate: int) -> list[Answer]:
+    """One for each choice; opening an encoder takes a while."""
+    names = [tool["function"]["name"] for tool in tools_of(asked)]
+    return [
+        Answer(
+            i,
+            spoken,
+            spoken.new_id() if asked.audio else None,
+            FileEncoder(asked.audio.format, rate) if asked.audio and asked.stream else None,
+            CallParser(names) if names else None,
+        )
+        for i in range(asked.n or 1)
+    ]
+
+
+def _streams(hub: Hub, asked: ChatRequest, messages: list[dict[str, Any]], num: int) -> list[AsyncGenerator[Event]]:
+    """One answer for each choice; the first is the one that its seed gives alone."""
+    options = options_of(asked, hub.settings.limits)
+    seed = secrets.randbelow(SEEDS) if asked.seed is None else asked.seed
+    voice, tools = asked.audio.voice if asked.audio else None, tools_of(asked)
+    return [
+        watched(hub, "chat", hub.omni.astream(messages, voice=voice, tools=tools, seed=(seed + i) % SEEDS, **options))
+        for i in range(num)
+    ]
+
+
+async def _whole(
+    asked: ChatRequest,
+    rate: int,
+    head: dict[str, Any],
+    answers: Sequence[Answer],
+    events: AsyncGenerator[tuple[int, Event]],
+) -> dict[str, Any]:
+    async with aclosing(events):
+        async for i, event in events:
+            await answers[i].take(event)
+    choices = []
+    for answer in answers:
+        message, logprobs = await answer.message(asked.audio, rate), answer.new_logprobs()
+        choice = {"index": answer.index, "message": message, "logprobs": logprobs, "finish_reason": answer.finish_reason}
+        choices.append(choice)
+    return {**head, "object": "chat.completion", "choices": choices, "usage": usage_of(answers)}
+
+
+async def _chunks(
+    asked: ChatRequest, head: dict[str, Any], answers: Sequence[Answer], events: AsyncGenerator[tuple[int, Event]]
+) -> AsyncGenerator[dict[str, Any]]:
+    counted = bool(asked.stream_options and asked.stream_options.include_usage)
+    head = {**head, "object": "chat.completion.chunk", **({"usage": None} if counted else {})}
+
+    def chunk(answer: Answer, delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
+        choice = {"index": answer.index, "delta": delta, "logprobs": answer.new_logprobs(), "finish_reason": finish_reason}
+        return {**head, "choices": [choice]}
+
+    fresh = {answer.index for answer in answers}
+    async with aclosing(events):
+        async for i, event in events:
+            answer = answers[i]
+            if i in fresh:
+                fresh.remove(i)
+                yield chunk(answer, {"role": "assistant", "content": None if answer.spoken_id else "", "refusal": None})
+                if answer.spoken_id:
+                    yield chunk(answer, {"audio": {"id": answer.spoken_id}})
+            for delta in await answer.take(event):
+                yield chunk(answer, delta)
+            if answer.done:
+                yield chunk(answer, {}, answer.finish_reason)
+    if counted:
+        yield {**head, "choices": [], "usage": usage_of(answers)}

@@ -1,0 +1,264 @@
+"""POST /v1/audio/speech, GET /v1/audio/voices, and a socket that speaks a text while it is still being written."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import AsyncGenerator, AsyncIterable
+from contextlib import aclosing, suppress
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+
+import numpy as np
+from fastapi import APIRouter, Request, Response, WebSocket, WebSocketDisconnect
+from numpy.typing import NDArray
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+
+from omni import AudioChunk, Done
+from omni.streaming.audio.tempo import Tempo
+from omni.streaming.audio.wire import FILE_FORMATS, FileEncoder
+from omni.streaming.endpoints.http import Events, Made, Route, Strict, begun, problem_of_fields, told, watched
+from omni.streaming.endpoints.models import check_model
+from omni.streaming.endpoints.voices import VoiceName, check_voice
+from omni.streaming.problems import Problem
+
+if TYPE_CHECKING:
+    from omni.streaming.server.hub import Hub
+
+router = APIRouter(route_class=Route)
+
+SOUNDS = sorted({form.media_type for form in FILE_FORMATS.values()})
+SLOWEST_CHAR = 0.5
+"""Seconds that no voice needs for one character, spelled digits and Chinese included; speech beyond that has run astray."""
+PAUSES = 10.0
+
+
+class Manner(Strict):
+    """How something is to be said.
+
+    Attributes:
+        instructions: shape how the words are said, with a model that was taught to follow them.
+        speed: by stretching or pressing together what the voice says, at the same pitch.
+    """
+
+    model: str
+    voice: VoiceName
+    instructions: str | None = None
+    response_format: Literal["mp3", "opus", "aac", "flac", "wav", "pcm"] | None = None
+    speed: Annotated[float, Field(ge=0.25, le=4)] | None = None
+
+
+class SpeechRequest(Manner):
+    input: str
+    stream_format: Literal["audio", "sse"] | None = None
+
+
+class Voices(BaseModel):
+    """Attributes:
+    default: who speaks where nobody is named.
+    """
+
+    voices: list[str]
+    default: str | None
+
+
+@router.get("/v1/audio/voices")
+async def list_voices(request: Request) -> Voices:
+    """Whom one can listen to."""
+    omni = request.app.state.hub.omni
+    return Voices(voices=list(omni.voices), default=omni.default_voice if omni.voices else None)
+
+
+@router.post(
+    "/v1/audio/speech",
+    response_class=Response,
+    responses={200: {"content": {kind: {} for kind in ("text/event-stream", *SOUNDS)}}},
+)
+async def speak(asked: SpeechRequest, request: Request) -> Response:
+    """Speak a text: a sound file, sent as it is made, or server-sent events with its pieces."""
+    hub: Hub = request.app.state.hub
+    check_manner(hub, asked)
+    _check_length(hub, len(asked.input), "input")
+    if not asked.input.strip():
+        raise _nothing("input")
+    speech = await begun(request, speech_of(hub, asked, asked.input, len(asked.input)))
+    if asked.stream_format == "sse":
+        return Events(_events(speech))
+    return Made(_bytes(speech), FILE_FORMATS[asked.response_format or "mp3"].media_type)
+
+
+def check_manner(hub: Hub, asked: Manner) -> None:
+    """Problem where model or voice are not ours, or the instructions are too long."""
+    check_model(hub, asked.model)
+    check_voice(hub.omni, asked.voice, "voice")
+    _check_length(hub, len(asked.instructions or ""), "instructions")
+
+
+def _check_length(hub: Hub, num_chars: int, param: str) -> None:
+    most = hub.settings.limits.speech_chars
+    if num_chars > most:
+        raise Problem(
+            f"{param}: {num_chars} characters and {most} are allowed; send less at once",
+            param=param,
+            code="string_above_max_length",
+        )
+
+
+def _nothing(param: str) -> Problem:
+    return Problem(f"{param}: there is nothing to say; give at least one word", param=param, code="invalid_value")
+
+
+class _File:
+    """Sound to the bytes of a file at its speed."""
+
+    def __init__(self, name: str, speed: float, rate: int) -> None:
+        self._tempo = Tempo(speed, rate) if speed != 1 else None
+        self._encoder = FileEncoder(name, rate)
+
+    def push(self, samples: NDArray[np.float32]) -> bytes:
+        return self._encoder.push(self._tempo.push(samples) if self._tempo else samples)
+
+    def finish(self) -> bytes:
+        last = self._encoder.push(self._tempo.finish()) if self._tempo else b""
+        return last + self._encoder.finish()
+
+
+async def speech_of(
+    hub: Hub, manner: Manner, text: str | AsyncIterable[str], num_chars: int
+) -> AsyncGenerator[bytes | Done]:
+    """The pieces of a sound file, then how it ended; Problem where it could not be said to its end."""
+    file = await asyncio.to_thread(
+        _File, manner.response_format or "mp3", 1.0 if manner.speed is None else manner.speed, hub.omni.sample_rate
+    )
+    longest = PAUSES + SLOWEST_CHAR * num_chars
+    context = manner.instructions or ()
+    events = hub.omni.asay(text, voice=manner.voice, context=context, max_audio_seconds=longest)
+    async with aclosing(watched(hub, "speech", events)) as seen:
+        async for event in seen:
+            if isinstance(event, AudioChunk):
+                if data := await asyncio.to_thread(file.push, event.samples):
+                    yield data
+            elif isinstance(event, Done):
+                if event.finish_reason != "stop":
+                    raise _cut(event)
+                if data := await asyncio.to_thread(file.finish):
+                    yield data
+                yield event
+
+
+def _cut(done: Done) -> Problem:
+    if "context" in done.limits:
+        return Problem("the text is longer than can be said at once; say it in parts", code="context_length_exceeded")
+    return Problem("the voice ran astray; try again", 500, "server_error", code="server_error")
+
+
+async def _bytes(speech: AsyncGenerator[bytes | Done]) -> AsyncGenerator[bytes]:
+    async with aclosing(speech):
+        async for piece in speech:
+            if isinstance(piece, bytes):
+                yield piece
+
+
+async def _events(speech: AsyncGenerator[bytes | Done]) -> AsyncGenerator[dict[str, Any]]:
+    async with aclosing(speech):
+        async for piece in speech:
+            if isinstance(piece, bytes):
+                yield {"type": "speech.audio.delta", "audio": base64.b64encode(piece).decode()}
+            else:
+                yield {"type": "speech.audio.done", "usage": usage_of(piece)}
+
+
+def usage_of(done: Done) -> dict[str, int]:
+    """Tokens read, which are the text and what comes before it, and codec ids spoken."""
+    read, spoken = done.usage.prompt_tokens + done.usage.text_tokens, done.usage.codec_tokens
+    return {"input_tokens": read, "output_tokens": spoken, "total_tokens": read + spoken}
+
+
+class Start(Manner):
+    type: Literal["start"]
+
+
+class Text(Strict):
+    type: Literal["text"]
+    text: str
+
+
+class End(Strict):
+    type: Literal["end"]
+
+
+Said: TypeAlias = Annotated[Start | Text | End, Field(discriminator="type")]
+_said: TypeAdapter[Said] = TypeAdapter(Said)
+
+
+@router.websocket("/v1/audio/speech/stream")
+async def speak_along(socket: WebSocket) -> None:
+    """Speak texts that come in pieces.
+
+    The client sends JSON: `{"type": "start", "model", "voice", "response_format", "speed", "instructions"}`, of which the
+    last three may be missing, any number of `{"type": "text", "text"}`, whose pieces may end in the middle of a word, and
+    `{"type": "end"}`. It gets binary frames, which make up one sound file, from the first words on, and once all is said
+    `{"type": "done", "usage"}`; then it may start again. A fault is told by `{"type": "error", "error"}`, with OpenAI's
+    error object, and closes the socket, with 1008 where the client and 1011 where the server is at fault. Closing the
+    socket ends the speech.
+    """
+    hub: Hub = socket.app.state.hub
+    await socket.accept()
+    try:
+        async with asyncio.timeout(hub.settings.limits.session_seconds):
+            while True:
+                await _speak_once(hub, socket)
+    except WebSocketDisconnect:
+        return
+    except TimeoutError:
+        await _fail(socket, Problem("the session has lasted as long as it may; connect again", code="session_expired"))
+    except Exception as e:  # whatever it is, a client gets an error object, not a dead socket
+        await _fail(socket, told(e))
+
+
+async def _speak_once(hub: Hub, socket: WebSocket) -> None:
+    start = await _hear(hub, socket)
+    if not isinstance(start, Start):
+        raise Problem("begin with a message of type start", param="type", code="unexpected_message")
+    check_manner(hub, start)
+    longest = hub.settings.limits.speech_chars
+    async with aclosing(speech_of(hub, start, _pieces(hub, socket), longest)) as speech:
+        async for piece in speech:
+            if isinstance(piece, bytes):
+                await socket.send_bytes(piece)
+            else:
+                await socket.send_json({"type": "done", "usage": usage_of(piece)})
+
+
+async def _pieces(hub: Hub, socket: WebSocket) -> AsyncGenerator[str]:
+    """Text until its end; read only as it is needed, so that a client that is too quick has to wait."""
+    num_chars, has_words = 0, False
+    while isinstance(said := await _hear(hub, socket), Text):
+        num_chars, has_words = num_chars + len(said.text), has_words or bool(said.text.strip())
+        _check_length(hub, num_chars, "text")
+        yield said.text
+    if isinstance(said, Start):
+        raise Problem("a speech is going on; send text or end", param="type", code="unexpected_message")
+    if not has_words:
+        raise _nothing("text")
+
+
+async def _hear(hub: Hub, socket: WebSocket) -> Said:
+    """The client's next message."""
+    idle = hub.settings.limits.idle_seconds
+    try:
+        message = await asyncio.wait_for(socket.receive(), idle)
+    except TimeoutError:
+        raise Problem(f"nothing came for {idle:g} s; connect again", code="idle_timeout") from None
+    if message["type"] == "websocket.disconnect":
+        raise WebSocketDisconnect(message.get("code", 1005))
+    try:
+        return _said.validate_json(message.get("text") or "")
+    except ValidationError as e:
+        raise problem_of_fields(e.errors(), tagged=True) from e
+
+
+async def _fail(socket: WebSocket, problem: Problem) -> None:
+    """Tell of a fault, as far as the client still listens, and close."""
+    with suppress(WebSocketDisconnect, RuntimeError):
+        await socket.send_json({"type": "error", **problem.body})
+        await socket.close(1008 if problem.status < 500 else 1011)

@@ -1,0 +1,1 @@
+"""OpenAI's Realtime API: the protocol, which does no I/O, its effects, and the connection that runs them."""

@@ -1,0 +1,201 @@
+"""The realtime API's client events and input items, as they come; fields that are not known here are passed over."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from omni.streaming.audio.wire import unbase64
+from omni.streaming.endpoints.http import problem_of_fields
+from omni.streaming.problems import Problem
+
+M = TypeVar("M", bound=BaseModel)
+APPEND_BYTES = 15 << 20
+"""Sound in one event."""
+TAGS = ("server_vad", "semantic_vad")
+"""Kinds that pydantic puts into a path, though they are no keys."""
+
+Id: TypeAlias = Annotated[str, Field(min_length=1, max_length=512)]
+
+
+class Lenient(BaseModel):
+    """Real clients send fields of newer versions, of other servers and of the beta; none of them is an error."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+
+def read(model: type[M], value: object, param: str) -> M:
+    """A value of the JSON as a model; Problem, with the path below `param`, where it has another shape."""
+    try:
+        return model.model_validate(value)
+    except ValidationError as e:
+        first = e.errors(include_url=False, include_input=False)[0]
+        loc = [step for step in first["loc"] if step not in TAGS]
+        raise problem_of_fields([{**first, "loc": [param, *loc] if param else loc}]) from None
+
+
+class ItemEvent(Lenient):
+    item_id: str
+
+
+class TruncateEvent(ItemEvent):
+    """audio_end_ms: some clients send fractions."""
+
+    content_index: int
+    audio_end_ms: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class CreateItemEvent(Lenient):
+    item: dict[str, Any]
+    previous_item_id: str | None = None
+
+
+class AppendEvent(Lenient):
+    """audio: base64, unless `decoded` has undone that."""
+
+    audio: str | bytes
+
+
+class UpdateEvent(Lenient):
+    session: dict[str, Any]
+
+
+class CreateResponseEvent(Lenient):
+    response: dict[str, Any] | None = None
+
+
+class CancelEvent(Lenient):
+    response_id: str | None = None
+
+
+class InputText(Lenient):
+    type: Literal["input_text", "text"]
+    text: str
+
+
+class InputAudio(Lenient):
+    """transcript: kept with the item, and not told to the model."""
+
+    type: Literal["input_audio"]
+    audio: str
+    transcript: str | None = None
+
+
+class InputImage(Lenient):
+    """detail: pictures are always read in the detail that the model was taught with."""
+
+    type: Literal["input_image"]
+    image_url: str
+    detail: Literal["auto", "low", "high"] | None = None
+
+
+class OutputText(Lenient):
+    type: Literal["output_text", "text"]
+    text: str
+
+
+class OutputAudio(Lenient):
+    """What was said in an earlier session; its sound cannot be brought back."""
+
+    type: Literal["output_audio", "audio"]
+    transcript: str
+
+
+UserPart: TypeAlias = Annotated[InputText | InputAudio | InputImage, Field(discriminator="type")]
+AssistantPart: TypeAlias = Annotated[OutputText | OutputAudio, Field(discriminator="type")]
+
+
+class InputItem(Lenient):
+    id: Id | None = None
+
+
+class UserMessage(InputItem):
+    content: Annotated[list[UserPart], Field(min_length=1)]
+
+
+class SystemMessage(InputItem):
+    content: Annotated[list[InputText], Field(min_length=1)]
+
+
+class AssistantMessage(InputItem):
+    content: Annotated[list[AssistantPart], Field(min_length=1)]
+
+
+class FunctionCall(InputItem):
+    name: str
+    call_id: Id | None = None
+    arguments: str
+
+
+class FunctionCallOutput(InputItem):
+    call_id: Id
+    output: str
+
+
+class Reference(Lenient):
+    """An item of the conversation, among the input of a response."""
+
+    type: Literal["item_reference"]
+    id: str
+
+
+class Choice(Lenient):
+    type: Literal["message", "function_call", "function_call_output"]
+
+
+class Role(Lenient):
+    role: Literal["user", "system", "assistant"]
+
+
+ROLES: Mapping[str, type[InputItem]] = {"user": UserMessage, "system": SystemMessage, "assistant": AssistantMessage}
+KINDS: Mapping[str, type[InputItem]] = {"function_call": FunctionCall, "function_call_output": FunctionCallOutput}
+
+
+def read_item(value: object, param: str) -> InputItem:
+    """An item that a client made."""
+    kind = read(Choice, value, param).type
+    return read(ROLES[read(Role, value, param).role] if kind == "message" else KINDS[kind], value, param)
+
+
+def appended(event: Mapping[str, Any]) -> bytes:
+    """The sound of an `input_audio_buffer.append`; Problem where it is too long or no base64."""
+    audio = read(AppendEvent, event, "").audio
+    return unbase64(audio, APPEND_BYTES, "audio") if isinstance(audio, str) else audio
+
+
+def decoded(text: str) -> object:
+    """The JSON of a large frame, with its sound as bytes: all that takes long, so that a thread can do it.
+
+    Sound that is too long, or is no base64, stays as it is. Raises ValueError where the text is no JSON.
+    """
+    event = orjson.loads(text)
+    match event:
+        case {"type": "input_audio_buffer.append", "audio": str(audio)}:
+            with suppress(Problem):
+                event["audio"] = unbase64(audio, APPEND_BYTES, "audio")
+    return event
+
+
+def pictures(event: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The path and the URL of every picture that an event's items hold; to be fetched before the event is taken."""
+    found = list[tuple[str, str]]()
+    match event:
+        case {"type": "conversation.item.create", "item": item}:
+            _find(item, "item", found)
+        case {"type": "response.create", "response": {"input": [*items]}}:
+            for i, item in enumerate(items):
+                _find(item, f"response.input[{i}]", found)
+    return found
+
+
+def _find(item: object, path: str, found: list[tuple[str, str]]) -> None:
+    match item:
+        case {"type": "message", "role": "user", "content": [*parts]}:
+            for i, part in enumerate(parts):
+                match part:
+                    case {"type": "input_image", "image_url": str(url)}:
+                        found.append((f"{path}.content[{i}].image_url", url))

@@ -1,0 +1,56 @@
+"""Items that clients make."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from omni.streaming.audio.wire import unbase64
+from omni.streaming.problems import Problem
+from omni.streaming.realtime import client_events as client
+from omni.streaming.realtime.effects import Media
+from omni.streaming.realtime.items import Item, Part, check_samples
+
+
+def item_of(value: object, param: str, media: Media, format: str, most_bytes: int, new_id: Callable[[str], str]) -> Item:
+    """An item of a client's JSON; Problem, with the path below `param`, where it is none.
+
+    media: its pictures by their URLs; format: of its sounds, each of which has so many bytes at most.
+    """
+
+    def part_of(part: client.UserPart, param: str) -> Part:
+        match part:
+            case client.InputText():
+                return Part("input_text", part.text)
+            case client.InputAudio():
+                sound = unbase64(part.audio, most_bytes, f"{param}.audio")
+                check_samples(format, sound, f"{param}.audio")
+                return Part("input_audio", part.transcript, format, bytearray(sound))
+            case client.InputImage(image_url=url):
+                if url not in media:
+                    raise Problem("the picture cannot be read", param=f"{param}.image_url", code="invalid_media")
+                return Part("input_image", url=url, image=media[url])
+
+    asked = client.read_item(value, param)
+    id = asked.id or new_id("item")
+    match asked:
+        case client.UserMessage(content=parts):
+            found = [part_of(part, f"{param}.content[{i}]") for i, part in enumerate(parts)]
+            return Item(id, "message", "user", parts=found)
+        case client.SystemMessage(content=texts):
+            return Item(id, "message", "system", parts=[Part("input_text", text.text) for text in texts])
+        case client.AssistantMessage(content=said):
+            return Item(id, "message", "assistant", parts=[_said(part) for part in said])
+        case client.FunctionCall():
+            call_id = asked.call_id or new_id("call")
+            return Item(id, "function_call", call_id=call_id, name=asked.name, arguments=asked.arguments)
+        case client.FunctionCallOutput():
+            return Item(id, "function_call_output", call_id=asked.call_id, output=asked.output)
+    raise AssertionError(asked)
+
+
+def _said(part: client.AssistantPart) -> Part:
+    match part:
+        case client.OutputText():
+            return Part("output_text", part.text)
+        case client.OutputAudio():
+            return Part("output_audio", part.transcript)

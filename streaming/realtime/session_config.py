@@ -1,0 +1,306 @@
+"""How a realtime session is set up: OpenAI's session object, its partial updates, and the names of the beta."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeAlias
+
+import orjson
+from pydantic import AfterValidator, Discriminator, Field
+
+from omni.streaming.audio.turn_detection import SemanticVad, ServerVad
+from omni.streaming.problems import Problem
+from omni.streaming.realtime.client_events import Lenient, read
+from omni.streaming.settings import Limits
+
+Json: TypeAlias = dict[str, Any]
+Modality: TypeAlias = Literal["audio", "text"]
+
+BETA_FORMATS = {"pcm16": "audio/pcm", "g711_ulaw": "audio/pcmu", "g711_alaw": "audio/pcma"}
+BETA_NAMES = {
+    "input_audio_format": ("audio", "input", "format"),
+    "input_audio_transcription": ("audio", "input", "transcription"),
+    "turn_detection": ("audio", "input", "turn_detection"),
+    "output_audio_format": ("audio", "output", "format"),
+    "voice": ("audio", "output", "voice"),
+    "speed": ("audio", "output", "speed"),
+    "max_response_output_tokens": ("max_output_tokens",),
+    "modalities": ("output_modalities",),
+}
+"""Where the flat fields of the beta, of sessions and responses, went."""
+NESTED = (("audio",), ("audio", "input"), ("audio", "output"), ("audio", "input", "transcription"))
+"""Objects that an update fills in; all others it replaces."""
+KEPT = ("type", "audio", "input", "output", "format", "voice", "speed", "output_modalities")
+"""Fields that stay as they are where an update has null for them; others are cleared by it."""
+MAX_DEPTH = 32
+"""Of what is nested in a tool's parameters."""
+
+
+class Format(Lenient):
+    type: Literal["audio/pcm", "audio/pcmu", "audio/pcma"]
+    rate: Literal[24000, 8000] | None = None
+
+    def told(self) -> Json:
+        """As clients see it."""
+        return {"type": self.type, "rate": 24000} if self.type == "audio/pcm" else {"type": self.type}
+
+
+def _possible_rate(format: Format) -> Format:
+    if format.rate not in (None, 24000 if format.type == "audio/pcm" else 8000):
+        raise ValueError("audio/pcm comes at a rate of 24000, audio/pcmu and audio/pcma at 8000; resample")
+    return format
+
+
+Coded: TypeAlias = Annotated[Format, AfterValidator(_possible_rate)]
+
+
+class Transcription(Lenient):
+    """model: any name; what is written down is what the one model here hears."""
+
+    model: str | None = None
+    language: str | None = None
+    prompt: str | None = None
+
+
+class ServerVadConfig(Lenient):
+    type: Literal["server_vad"]
+    threshold: float = 0.5
+    prefix_padding_ms: int = 300
+    silence_duration_ms: int = 500
+    idle_timeout_ms: int | None = None
+    create_response: bool = True
+    interrupt_response: bool = True
+
+
+class SemanticVadConfig(Lenient):
+    type: Literal["semantic_vad"]
+    eagerness: Literal["low", "medium", "high", "auto"] = "auto"
+    create_response: bool = True
+    interrupt_response: bool = True
+
+
+TurnDetection: TypeAlias = Annotated[ServerVadConfig | SemanticVadConfig, Discriminator("type")]
+
+
+class Input(Lenient):
+    format: Coded
+    transcription: Transcription | None
+    turn_detection: TurnDetection | None
+
+
+class Output(Lenient):
+    format: Coded
+    voice: str | None
+    speed: Annotated[float, Field(ge=0.25, le=1.5)]
+
+
+class Audio(Lenient):
+    input: Input
+    output: Output
+
+
+class Tool(Lenient):
+    type: Literal["function"]
+    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+    description: str | None = None
+    parameters: Json | None = None
+
+
+class Session(Lenient):
+    """A whole session object, apart from what the server alone decides."""
+
+    type: Literal["realtime", "transcription"]
+    output_modalities: list[Modality]
+    instructions: str
+    tools: list[Tool]
+    tool_choice: Any
+    max_output_tokens: int | Literal["inf"]
+    audio: Audio
+
+    @property
+    def spoken(self) -> bool:
+        """Whether answers are spoken, unless one is asked for otherwise."""
+        return self.output_modalities == ["audio"]
+
+    @property
+    def detection(self) -> ServerVad | SemanticVad | None:
+        """How turns are told apart; None where the client does that."""
+        match self.audio.input.turn_detection:
+            case ServerVadConfig() as vad:
+                return ServerVad(**vad.model_dump(exclude={"type"}))
+            case SemanticVadConfig() as vad:
+                return SemanticVad(**vad.model_dump(exclude={"type"}))
+        return None
+
+    def merged(self, update: Json) -> Json:
+        """This session with the fields of an update, which may have the beta's names; not yet checked."""
+        return _merge(self.model_dump(), _with_new_names(update), ())
+
+    def told(self, id: str, model: str, expires_at: int) -> Json:
+        """The whole effective session; what clients may ask for and is not done here (tracing, prompts) is null."""
+        listening = self.audio.input.model_dump() | {"format": self.audio.input.format.told(), "noise_reduction": None}
+        base: Json = {"type": self.type, "id": id, "expires_at": expires_at, "include": None}
+        if self.type == "transcription":
+            return base | {"object": "realtime.transcription_session", "audio": {"input": listening}}
+        said = self.audio.output.model_dump() | {"format": self.audio.output.format.told()}
+        return base | {
+            "object": "realtime.session",
+            "model": model,
+            "output_modalities": self.output_modalities,
+            "instructions": self.instructions,
+            "tools": [tool.model_dump() for tool in self.tools],
+            "tool_choice": self.tool_choice,
+            "max_output_tokens": self.max_output_tokens,
+            "tracing": None,
+            "truncation": "auto",
+            "prompt": None,
+            "audio": {"input": listening, "output": said},
+        }
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What a session can be here.
+
+    Attributes:
+        voices: that the model has; none where it does not speak.
+    """
+
+    voices: tuple[str, ...]
+    limits: Limits
+
+    def first(self, kind: Literal["realtime", "transcription"], default_voice: str | None) -> Session:
+        """The session before any update."""
+        pcm, listening = {"type": "audio/pcm"}, {"type": "server_vad"}
+        noted: Json | None = {} if kind == "transcription" else None
+        return Session.model_validate(
+            {
+                "type": kind,
+                "output_modalities": ["audio"] if self.voices else ["text"],
+                "instructions": "",
+                "tools": [],
+                "tool_choice": "auto",
+                "max_output_tokens": "inf",
+                "audio": {
+                    "input": {"format": pcm, "transcription": noted, "turn_detection": listening},
+                    "output": {"format": pcm, "voice": default_voice, "speed": 1.0},
+                },
+            }
+        )
+
+    def read(self, value: Json, param: str) -> Session:
+        """A session object as it will be; Problem, with the path below `param`, for what cannot be here."""
+        audio = value["audio"]
+        if isinstance(audio, dict):
+            for side in ("input", "output"):
+                if isinstance(audio.get(side), dict):
+                    audio[side]["format"] = _beta_format(audio[side].get("format"))
+            if isinstance(audio.get("output"), dict):
+                audio["output"]["voice"] = _voice_name(audio["output"].get("voice"))
+        # what some clients send for "as it is by default"
+        cleared = {"instructions": "", "tools": [], "tool_choice": "auto", "max_output_tokens": "inf"}
+        for key, empty in cleared.items():
+            if value[key] is None:
+                value[key] = empty
+        session = read(Session, value, param)
+        self._check_modalities(session.output_modalities, f"{param}.output_modalities")
+        self._check_tokens(session.max_output_tokens, f"{param}.max_output_tokens")
+        self._check_voice(session.audio.output.voice, f"{param}.audio.output.voice")
+        self._check_tools(session.tools, f"{param}.tools")
+        check_tool_choice(session.tool_choice, f"{param}.tool_choice")
+        _ = session.detection  # checks its own ranges
+        return session
+
+    def _check_modalities(self, modalities: Sequence[Modality], param: str) -> None:
+        if len(modalities) != 1:
+            raise Problem('give ["audio"], which comes with its transcript, or ["text"]', param=param, code="invalid_value")
+        if modalities == ["audio"] and not self.voices:
+            raise Problem('this model does not speak; give ["text"]', param=param, code="invalid_value")
+
+    def _check_tokens(self, tokens: int | str, param: str) -> None:
+        if isinstance(tokens, int) and not 1 <= tokens <= self.limits.tokens:
+            raise Problem(f'give a number from 1 to {self.limits.tokens}, or "inf"', param=param, code="invalid_value")
+
+    def _check_voice(self, voice: str | None, param: str) -> None:
+        if voice is not None and voice not in self.voices:
+            have = f"give one of {', '.join(self.voices)}" if self.voices else "this model does not speak; leave it out"
+            raise Problem(f"there is no voice {voice[:100]!r}; {have}", param=param, code="unknown_voice")
+
+    def _check_tools(self, tools: Sequence[Tool], param: str) -> None:
+        if len(tools) > self.limits.tools:
+            raise Problem(f"{len(tools)} tools, and {self.limits.tools} are allowed", param=param, code="invalid_value")
+        if len({tool.name for tool in tools}) < len(tools):
+            raise Problem("two tools have the same name; rename one", param=param, code="invalid_value")
+        parameters = [tool.parameters for tool in tools]
+        if _deeper_than(MAX_DEPTH, parameters):
+            raise Problem(f"parameters are nested more than {MAX_DEPTH} deep", param=param, code="invalid_value")
+        if (size := len(orjson.dumps([tool.model_dump() for tool in tools]))) > self.limits.tools_bytes:
+            raise Problem(
+                f"the tools have {size} bytes as JSON, and {self.limits.tools_bytes} are allowed; shorten them",
+                param=param,
+                code="invalid_value",
+            )
+
+
+def check_tool_choice(choice: object, param: str) -> None:
+    """Problem for anything but "auto" and "none": what a model writes cannot be forced here."""
+    if choice not in ("auto", "none"):
+        raise Problem(
+            'the model cannot be made to call a function; give "auto" or "none", and ask for the call in the instructions',
+            param=param,
+            code="invalid_value",
+        )
+
+
+def _with_new_names(update: Json) -> Json:
+    modern = {key: value for key, value in update.items() if key not in BETA_NAMES}
+    for old, path in BETA_NAMES.items():
+        if old in update:
+            value, place = update[old], modern
+            if old == "modalities" and isinstance(value, list) and "audio" in value:
+                value = ["audio"]  # the beta's audio came with "text" beside it
+            for step in path[:-1]:
+                inner = place.get(step)
+                place[step] = dict(inner) if isinstance(inner, Mapping) else {}
+                place = place[step]
+            place.setdefault(path[-1], value)
+    return modern
+
+
+def _beta_format(value: object) -> object:
+    return {"type": BETA_FORMATS[value]} if isinstance(value, str) and value in BETA_FORMATS else value
+
+
+def _voice_name(value: object) -> object:
+    return value["id"] if isinstance(value, Mapping) and "id" in value else value
+
+
+def _merge(old: Json, update: Mapping[str, Any], path: tuple[str, ...]) -> Json:
+    merged = dict(old)
+    for key, value in update.items():
+        if value is None and key in KEPT:
+            continue
+        inner, here = old.get(key), (*path, key)
+        fills = here in NESTED or (
+            key == "turn_detection"
+            and isinstance(inner, dict)
+            and isinstance(value, dict)
+            and value.get("type", inner["type"]) == inner["type"]
+        )
+        merged[key] = _merge(inner or {}, value, here) if fills and isinstance(value, dict) else value
+    return merged
+
+
+def _deeper_than(most: int, value: object) -> bool:
+    level: list[object] = [value]
+    for _ in range(most + 1):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, (dict, list))
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not level:
+            return False
+    return True

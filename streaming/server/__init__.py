@@ -1,0 +1,1 @@
+"""Who may come in, what they may send, and what all endpoints of one server share."""

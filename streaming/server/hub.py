@@ -1,0 +1,68 @@
+"""What all doors of one server share."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from omni.streaming.endpoints.health import Pulse
+from omni.streaming.server.client_secrets import Secrets
+from omni.streaming.server.metrics import Metrics
+from omni.streaming.server.remote import Remote
+from omni.streaming.server.sandbox import Sandbox
+from omni.streaming.settings import Settings
+
+if TYPE_CHECKING:
+    from omni import Omni
+
+TRANSCRIBE = "Transcribe the audio."
+TRANSCRIBE_BUNDLED = "Repeat what I said."
+"""What the small model was taught to transcribe by."""
+
+
+@dataclass
+class Counts:
+    """What is open now; only the guard counts.
+
+    Attributes:
+        requests: HTTP requests that are being answered.
+        sessions: sockets, by the key that opened them.
+    """
+
+    requests: int = 0
+    sessions: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass
+class Hub:
+    """Attributes:
+    name: of the model, as clients see it.
+    created: when the server began, in seconds since 1970.
+    transcribe_prompt: what this model is told so that it writes down what it hears.
+    draining: the server is about to end: what runs may end, nothing new begins.
+    """
+
+    omni: Omni
+    name: str
+    settings: Settings = field(default_factory=Settings)
+    created: int = field(default_factory=lambda: int(time.time()))
+    transcribe_prompt: str = TRANSCRIBE
+    metrics: Metrics = field(default_factory=Metrics)
+    secrets: Secrets = field(default_factory=Secrets)
+    counts: Counts = field(default_factory=Counts)
+    draining: bool = False
+    sandbox: Sandbox = field(init=False)
+    remote: Remote = field(init=False)
+    pulse: Pulse = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.sandbox = Sandbox(self.settings.limits)
+        self.remote = Remote(self.settings)
+        self.pulse = Pulse(self.omni)
+
+    def close(self) -> None:
+        """End what the hub started: the processes that decode, and its threads."""
+        self.sandbox.close()
+        self.pulse.close()

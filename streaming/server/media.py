@@ -1,0 +1,87 @@
+"""What clients send or name as a picture, clip or sound, as bytes that were decoded once without harm."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeAlias
+from urllib.parse import unquote
+
+from omni.streaming.audio.wire import unbase64
+from omni.streaming.problems import Problem
+from omni.streaming.settings import Settings
+
+if TYPE_CHECKING:
+    from omni.streaming.server.hub import Hub
+
+Kind: TypeAlias = Literal["image", "audio", "video"]
+
+
+async def fetch(hub: Hub, source: str, kind: Kind, param: str) -> bytes:
+    """The verified file at a URL: `data:TYPE;base64,DATA`, `https://` of an allowed host, `file://` below the media folder.
+
+    param: the field that held it, for what the client is told. Raises Problem.
+    """
+    limits = hub.settings.limits
+    match source[:8].lower().partition(":")[0]:
+        case "data":
+            header, comma, text = source.partition(",")
+            if not comma or not header.lower().endswith(";base64"):
+                raise _refused(param, "a data URL has the form data:TYPE;base64,DATA; write it so")
+            data = await asyncio.to_thread(unbase64, text, limits.media_bytes, param)
+        case "https" | "http":
+            data = await hub.remote.fetch(source, param)
+        case "file":
+            data = await asyncio.to_thread(read_file, hub.settings, source, param)
+        case _:
+            raise _refused(param, "give a URL that begins with data: or https://")
+    return await verify(hub, data, kind, param)
+
+
+async def verify(hub: Hub, data: bytes, kind: Kind, param: str) -> bytes:
+    """The same bytes, once a process under limits has decoded them as this kind of medium.
+
+    Raises Problem: 413 for what is too large, in bytes, pixels, frames, seconds, or time and memory to decode; 400 for what
+    is damaged or of another kind.
+    """
+    most = hub.settings.limits.media_bytes
+    if len(data) > most:
+        raise _too_large(param, len(data), most)
+    if not data:
+        raise _refused(param, "the file is empty; send it again")
+    await hub.sandbox.check(data, kind, hub.omni.budget, param)
+    return data
+
+
+def read_file(settings: Settings, source: str, param: str) -> bytes:
+    """The bytes of a `file://` URL below the media folder; Problem for everything else."""
+    if settings.media_folder is None:
+        raise _refused(param, "this server reads no file URLs; send the file as base64")
+    host, slash, name = source[len("file://") :].partition("/")
+    if source[:7].lower() != "file://" or not slash or host not in ("", "localhost"):
+        raise _refused(param, "a file URL has the form file:///PATH; write it so")
+    try:
+        folder = settings.media_folder.resolve(strict=True)
+        path = Path(unquote("/" + name, errors="strict")).resolve()
+        if not path.is_relative_to(folder):
+            raise _refused(param, "file URLs are read only below the folder that this server was given")
+        # a pipe could make the reader wait for ever; and it is no link any more, unless somebody changes it now
+        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+            info = os.fstat(file.fileno())
+            if not stat.S_ISREG(info.st_mode):
+                raise _refused(param, "the file URL names no regular file")
+            if info.st_size > settings.limits.media_bytes:
+                raise _too_large(param, info.st_size, settings.limits.media_bytes)
+            return file.read(settings.limits.media_bytes)
+    except (OSError, ValueError, RuntimeError):  # no such file, NUL or no UTF-8 in its name, a loop of links
+        raise _refused(param, "the file URL cannot be read; check its path") from None
+
+
+def _refused(param: str, sentence: str) -> Problem:
+    return Problem(f"{param}: {sentence}", param=param, code="invalid_media")
+
+
+def _too_large(param: str, size: int, most: int) -> Problem:
+    return Problem(f"{param}: {size} bytes and {most} are allowed", 413, param=param, code="media_too_large")

@@ -1,0 +1,273 @@
+# mypy: disable-error-code="untyped-decorator"
+# (the configuration skips hypothesis' types)
+from __future__ import annotations
+
+import json
+import unicodedata
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+import tokenizers
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from omni.errors import CheckpointError
+from omni.prompt.tokenizer import WORDS, PieceEncoder, Special, StreamDecoder, Tokenizer, special_names
+from tests.omni.prompt.tiny_tokenizer import NAMES, library, specials, vocabulary, write_one, write_parts
+
+# letters that the cut or NFC treats in some way of their own, and words that merges know
+ODD = [
+    *(
+        " ",
+        "  ",
+        "\n",
+        "\r\n",
+        "\t",
+        "\u00a0",
+        "\u3000",
+        "\u2000",
+        "\x1c",
+        "\u0085",
+        "\u200b",
+        "a",
+        "Z",
+        "ſ",
+        "'",
+        "'s",
+        "'LL",
+    ),
+    *(
+        "’",
+        "!",
+        "?!",
+        "，",
+        "。",
+        "·",
+        "\u0387",
+        "\u037e",
+        "「",
+        "<",
+        "|>",
+        "_",
+        "-",
+        "1",
+        "2",
+        "²",
+        "Ⅷ",
+        "٣",
+        "é",
+        "e\u0301",
+    ),
+    *("\u0301", "\u0327", "\u0338", "=\u0338", "\u0958", "\u0929", "\u0928\u093c", "\u09c7", "\u09be", "\u212b", "\u2126"),
+    *("\u1100", "\u1161", "\u11a8", "각", "你好", "你", "ー", "\uf900", "\u2329", "😀", "👩\u200d🔬", "\u0345", "\u1e69"),
+    *("hello", " hello", " the", "<|im_end|>"),
+]
+texts = st.lists(st.sampled_from(ODD) | st.text(max_size=3), max_size=12).map("".join)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_one(tmp_path_factory.mktemp("one"))
+
+
+@pytest.fixture(scope="module")
+def tokenizer(folder: Path) -> Tokenizer:
+    return Tokenizer.read(folder)
+
+
+class Words(Tokenizer):
+    """One id for each word of the cut: a wrong cut shows even where no merge spans it."""
+
+    ids: ClassVar[dict[str, int]] = {}
+
+    def encode(self, text: str) -> list[int]:
+        words = self._words.pre_tokenizer.pre_tokenize_str(unicodedata.normalize("NFC", text))
+        return [self.ids.setdefault(word, len(self.ids)) for word, _ in words]
+
+
+@pytest.fixture(scope="module")
+def words(folder: Path) -> Tokenizer:
+    return Words.read(folder)
+
+
+@pytest.fixture(scope="module")
+def theirs(folder: Path) -> tokenizers.Tokenizer:
+    return library(folder)
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    return Tokenizer.read(write_parts(tmp_path_factory.mktemp("parts")))
+
+
+@given(text=texts)
+def test_both_file_forms_encode_as_the_library_does(
+    text: str, tokenizer: Tokenizer, parts: Tokenizer, theirs: tokenizers.Tokenizer
+) -> None:
+    assert parts.encode(text) == tokenizer.encode(text)
+    assert parts.specials == tokenizer.specials == specials()
+    assert parts.decode([*specials().values()]) == tokenizer.decode([*specials().values()]) == "<tool_call></tool_call>"
+    if not any(name in text for name in NAMES):
+        assert tokenizer.encode(text) == theirs.encode(text).ids
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_encode_never_makes_a_special_token(name: str, tokenizer: Tokenizer) -> None:
+    ids = tokenizer.encode(f"a{name}b {name}")
+    assert tokenizer.special(name) not in ids
+    assert tokenizer.decode(ids) == f"a{name}b {name}"
+
+
+def test_encode_joins_surrogates(tokenizer: Tokenizer) -> None:
+    assert tokenizer.encode("a\ud83d\ude00") == tokenizer.encode("a😀")
+    assert tokenizer.decode(tokenizer.encode("\ude00 x\ud83d")) == "\ufffd x\ufffd"
+
+
+def test_encode_runs(tokenizer: Tokenizer) -> None:
+    ids = tokenizer.encode_runs([Special("<|im_start|>"), "user <|im_end|>", Special("<|im_end|>")])
+    assert ids == [tokenizer.special("<|im_start|>"), *tokenizer.encode("user <|im_end|>"), tokenizer.special("<|im_end|>")]
+
+
+def test_special_of_no_name(tokenizer: Tokenizer) -> None:
+    with pytest.raises(CheckpointError, match=r"no '<\|nothing\|>'"):
+        tokenizer.special("<|nothing|>")
+
+
+@given(text=texts)
+def test_decode_of_encode_is_nfc(text: str, tokenizer: Tokenizer) -> None:
+    assert tokenizer.decode(tokenizer.encode(text)) == unicodedata.normalize("NFC", text)
+
+
+IDS = st.integers(0, len(vocabulary()[0]) - 1) | st.sampled_from(sorted(specials().values())) | st.just(5000)
+
+
+@given(ids=st.lists(IDS, max_size=12))
+@example(ids=[0xF0, 0x9F, 0x98, 0x80])
+@example(ids=[0xE2, 0x28, 0xA1, 0xF0, 0x90, 0x28, 0xBC, 0xED, 0xA0, 0x80, 0xC0, 0xAF])
+def test_decode_in_pieces_equals_the_library(ids: list[int], theirs: tokenizers.Tokenizer, tokenizer: Tokenizer) -> None:
+    whole = theirs.decode(ids, skip_special_tokens=True)
+    decoder = StreamDecoder(tokenizer)
+    state, said = decoder.start(), ""
+    for id in ids:
+        delta = decoder.step(state, [id])
+        said += delta
+        assert whole.startswith(said)
+    assert said + decoder.finish(state) == whole == tokenizer.decode(ids)
+
+
+def test_decode_waits_for_whole_characters(tokenizer: Tokenizer) -> None:
+    decoder = StreamDecoder(tokenizer)
+    state = decoder.start()
+    assert [decoder.step(state, [byte]) for byte in "é😀".encode()] == ["", "é", "", "", "", "😀"]
+    assert decoder.step(state, [0xF0, 0x9F]) == ""
+    assert decoder.finish(state) == "\ufffd"
+    assert decoder.finish(state) == ""
+
+
+def test_decode_drops_control_tokens_and_keeps_added_words(tokenizer: Tokenizer) -> None:
+    ids = [tokenizer.special("<|im_end|>"), *tokenizer.encode("hello"), tokenizer.special("<tool_call>"), 151859]
+    assert tokenizer.decode(ids) == "hello<tool_call>"
+
+
+def encode_in_pieces(tokenizer: Tokenizer, pieces: list[str]) -> list[int]:
+    encoder = PieceEncoder(tokenizer)
+    state, ids = encoder.start(), list[int]()
+    for piece in pieces:
+        ids += encoder.step(state, piece)
+    return ids + encoder.finish(state)
+
+
+@given(text=texts, steps=st.lists(st.integers(1, 5), min_size=1))
+@settings(max_examples=400)
+@example(text="a  1", steps=[1])
+@example(text="e\u0301, \u0958, n\u0303.", steps=[1])
+@example(text="你好，你。!\n\n x", steps=[1])
+@example(text="it'll 'S don'T'", steps=[1])
+def test_pieces_encode_as_the_whole(text: str, steps: list[int], tokenizer: Tokenizer, words: Tokenizer) -> None:
+    pieces, at = list[str](), 0
+    while at < len(text):
+        step = steps[len(pieces) % len(steps)]
+        pieces.append(text[at : at + step])
+        at += step
+    for encoder in (tokenizer, words):
+        assert encode_in_pieces(encoder, pieces) == encoder.encode(text)
+
+
+def test_every_place_that_may_be_a_cut_is_one(words: Tokenizer) -> None:
+    """All pairs of letters around a place, with something before and after."""
+    for before in ODD:
+        for after in (" ", ",", "'", "，", "·", "\u0387", "\u037e", "\u2329", "_"):
+            for left, right in (("a", "s"), (" ", "\u0301"), ("'", "ll"), ("\n", "  1"), ("!", "\r\n")):
+                text = left + before + after + right
+                assert encode_in_pieces(words, list(text)) == words.encode(text), ascii(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "held"),
+    [("hello the", " the"), ("你好，你好", "，你好"), ("1.5", ".5"), ("a \n b", " \n b"), ("don't", "'t"), ("ab", "ab")],
+)
+def test_pieces_come_as_early_as_is_certain(text: str, held: str, tokenizer: Tokenizer) -> None:
+    encoder = PieceEncoder(tokenizer)
+    state = encoder.start()
+    ids = [id for letter in text for id in encoder.step(state, letter)]
+    assert (tokenizer.decode(ids), state.text) == (text.removesuffix(held), held)
+
+
+def test_pieces_join_surrogates(tokenizer: Tokenizer) -> None:
+    assert encode_in_pieces(tokenizer, ["a\ud83d", "\ude00 b"]) == tokenizer.encode("a😀 b")
+
+
+@pytest.mark.parametrize("words", [r"\S+|\s+", WORDS.replace(r"|\p{N}", r"|\p{N}{1,3}")])
+def test_pieces_wait_for_the_end_where_the_cut_is_unknown(words: str, tmp_path: Path) -> None:
+    tokenizer = Tokenizer.read(write_one(tmp_path, words))
+    encoder = PieceEncoder(tokenizer)
+    state = encoder.start()
+    assert encoder.step(state, "hello the 12") == []
+    assert encoder.finish(state) == tokenizer.encode("hello the 12")
+
+
+def test_read_says_what_is_missing(tmp_path: Path) -> None:
+    for name in ("vocab.json", "merges.txt", "added_tokens.json"):
+        with pytest.raises(CheckpointError, match=name):
+            Tokenizer.read(tmp_path)
+        (tmp_path / name).write_text("{}" if name.endswith("json") else "#version: 0.2\n")
+    assert Tokenizer.read(tmp_path).specials == {}
+
+
+def test_special_names(folder: Path, tmp_path: Path) -> None:
+    assert special_names(folder) == special_names(write_parts(tmp_path)) == NAMES
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json is damaged"):
+        special_names(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("tokenizer.json", "{"),
+        ("tokenizer.json", "{}"),
+        ("tokenizer.json", '{"model": {"type": "BPE"}, "decoder": {"type": "ByteLevel"}, "added_tokens": []}'),
+        ("tokenizer.json", '{"model": {"type": "Unigram"}, "decoder": null}'),
+        ("vocab.json", "[]"),
+        ("merges.txt", "#version: 0.2\nno\n"),
+        ("added_tokens.json", '{"<|a|>": "x"}'),
+    ],
+)
+def test_read_says_what_is_damaged(name: str, text: str, tmp_path: Path) -> None:
+    write_parts(tmp_path)
+    (tmp_path / name).write_text(text)
+    with pytest.raises(CheckpointError, match=str(tmp_path)):
+        Tokenizer.read(tmp_path)
+
+
+@pytest.mark.oracle
+def test_encode_and_decode_as_transformers(folder: Path, tokenizer: Tokenizer) -> None:
+    from transformers import AutoTokenizer
+
+    theirs = AutoTokenizer.from_pretrained(folder)
+    for text in ["hello the  1234 'll\n\n", "e\u0301 你好，你  ", json.dumps({"a": [1, "é"]}), *ODD]:
+        if text not in NAMES:
+            ids = theirs(text)["input_ids"]
+            assert tokenizer.encode(text) == ids
+            assert tokenizer.decode(ids) == theirs.decode(ids, skip_special_tokens=True)

@@ -1,0 +1,178 @@
+"""Connections that somebody tries to hold open for nothing, on a real socket."""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from omni import TextDelta
+from omni.streaming.server import transport
+from omni.streaming.settings import Limits, Settings
+from tests.streaming.doors import MODEL, done, hub_of
+from tests.streaming.running import Place, Still, everything, running
+
+SLOW = 0.3
+LONG = [TextDelta("x" * 100_000)] * 150
+
+
+def place_of(omni: Still | None = None, **limits: Any) -> Any:
+    return running(hub_of(omni or Still(), Settings(limits=replace(Limits(slow_seconds=SLOW), **limits))))
+
+
+POST = b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nContent-Type: application/json\r\n"
+
+
+def hello(stream: bool) -> bytes:
+    """A request for an answer."""
+    fields = {"model": MODEL, "messages": [{"role": "user", "content": "Hello"}], "stream": stream}
+    body = json.dumps(fields).encode()
+    return POST + b"Content-Length: " + str(len(body)).encode() + b"\r\n\r\n" + body
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[Place]:
+    with place_of() as place:
+        yield place
+
+
+@pytest.mark.parametrize("head", [b"", b"GET /health HTTP/1.1\r\n", b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nX-A:"])
+def test_head_that_does_not_come(place: Place, head: bytes) -> None:
+    with place.connect() as raw:
+        began = time.monotonic()
+        raw.sendall(head)
+        assert everything(raw) == b""
+        assert 0.5 * SLOW < time.monotonic() - began < 10 * SLOW
+
+
+def test_head_that_comes_byte_by_byte(place: Place) -> None:
+    """Slow loris: each byte is in time, the whole is not."""
+    with place.connect() as raw:
+        began = time.monotonic()
+        try:
+            for byte in b"GET /health HTTP/1.1\r\n" + b"X-A: b\r\n" * 1000:
+                raw.sendall(bytes([byte]))
+                raw.settimeout(SLOW / 10)
+                try:
+                    if raw.recv(1) == b"":
+                        break
+                except TimeoutError:
+                    continue
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+        assert 0.5 * SLOW < time.monotonic() - began < 10 * SLOW
+
+
+def test_second_head_that_does_not_come(place: Place) -> None:
+    request = b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+    with place.connect() as raw:
+        raw.sendall(request)
+        first = b""
+        while not first.endswith(b"}"):
+            first += raw.recv(1 << 16)
+        began = time.monotonic()
+        raw.sendall(b"GET /heal")
+        assert everything(raw) == b""
+        assert time.monotonic() - began < 10 * SLOW
+
+
+def test_body_that_does_not_come(place: Place) -> None:
+    began = time.monotonic()
+    answer = place.say(POST + b"Content-Length: 100\r\n\r\n{")
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b"request_timeout" in answer
+    assert 0.5 * SLOW < time.monotonic() - began < 10 * SLOW
+
+
+def test_head_that_is_too_long(place: Place) -> None:
+    answer = place.say(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n", b"X-A: " + b"b" * (80 << 10))
+    assert answer.startswith(b"HTTP/1.1 400 ")
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"hello\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(50) + b"\r\n\r\n",  # TLS
+        b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: -1\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1e3\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: " + b"9" * 30 + b"\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nX-A: b\x00c\r\n\r\n",
+        b"GET /health HTTP/1.1\r\n Host: 127.0.0.1\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nHost : 127.0.0.1\r\n\r\n",
+        b"GET /health HTTP/1.1\r\n\r\n",
+        b"GET  /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
+        b"GET /\xff HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
+    ],
+)
+def test_what_is_no_http(place: Place, request_bytes: bytes) -> None:
+    head, _, body = place.say(request_bytes).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert json.loads(body)["error"]["code"] == "invalid_http"
+    assert place.get("/health").status_code == 200
+
+
+def test_chunks_that_are_none() -> None:
+    """While the answer is on its way already there is nobody to tell: the connection ends."""
+    with place_of(Still(TextDelta("a"), None)) as place, place.connect() as raw:
+        raw.sendall(hello(stream=True))
+        assert raw.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+        raw.sendall(b"GET / HTTP/1.1\r\nContent-Length: x\r\n\r\n")
+        raw.shutdown(socket.SHUT_WR)
+        everything(raw)
+        assert place.get("/health").status_code == 200
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_client_that_does_not_read(stream: bool) -> None:
+    """It is cut off, and its answer ended, though it keeps the connection."""
+    omni = Still(*LONG, done())
+    with place_of(omni) as place, place.connect(SO_RCVBUF=4096) as raw:
+        raw.sendall(hello(stream))
+        assert omni.ended.wait(10)
+        deadline = time.monotonic() + 10
+        while place.server.server_state.connections and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert not place.server.server_state.connections
+
+
+def test_client_that_reads_slowly_is_waited_for() -> None:
+    with place_of(Still(*LONG[:30], done())) as place, place.connect(SO_RCVBUF=1 << 16) as raw:
+        raw.sendall(hello(stream=True))
+        began = time.monotonic()
+        while time.monotonic() - began < 5 * SLOW:
+            raw.recv(20_000)
+            time.sleep(SLOW / 15)
+        assert everything(raw).endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+
+
+def test_too_many_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "SPARE", 0)
+    with place_of(requests=1, sessions=2, slow_seconds=20) as place:
+        held = [place.connect() for _ in range(3)]
+        deadline = time.monotonic() + 5
+        while len(place.server.server_state.connections) < 3 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        with place.connect() as one_more:
+            assert everything(one_more) == b""
+        for raw in held:
+            raw.close()
+        while place.server.server_state.connections and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert place.get("/health").status_code == 200
+
+
+def test_connection_that_is_reset(place: Place) -> None:
+    raw = place.connect()
+    raw.sendall(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    raw.close()
+    assert place.get("/health").status_code == 200
