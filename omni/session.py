@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Generator, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing, contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +19,7 @@ from omni.engine.request import Request
 from omni.errors import ContextError, InputError, MediaError, MessageError, OmniError
 from omni.events import Done, Event, Failed, TextDelta
 from omni.prompt.reader import Message
-
-if TYPE_CHECKING:
-    from omni.api import Omni
+from omni.runtime import Runtime
 
 SETTLED = 0.05
 """Seconds of sound before the last that nothing yet to come changes (resampling, mel windows)."""
@@ -73,8 +71,8 @@ class Session:
         tools: functions that the model may call.
     """
 
-    def __init__(self, omni: Omni, system: str | None, voice: str | None, options: Options) -> None:
-        self._omni, self.voice, self._options = omni, voice, options
+    def __init__(self, runtime: Runtime, system: str | None, voice: str | None, options: Options) -> None:
+        self._runtime, self.voice, self._options = runtime, voice, options
         self.tools: Sequence[Mapping[str, Any]] = ()
         self.messages: list[Message] = [{"role": "system", "content": system}] if system else []
         self._parts: list[dict[str, Any]] = []
@@ -94,7 +92,7 @@ class Session:
             messages: as `Omni.generate` takes them.
         """
         if self._last:
-            self._omni.engine.interrupt(self._last.request)
+            self._runtime.engine.interrupt(self._last.request)
             self._last = None
         self._sound, self._num_ahead = [], 0
         self.messages, self._parts = [*messages], []
@@ -109,7 +107,7 @@ class Session:
 
     def append_image(self, image: ImageSource) -> None:
         """The user shows a picture: a path, bytes, a data URL, a PIL image or a uint8 array."""
-        shown = read_image(image, budget=self._omni.budget)
+        shown = read_image(image, budget=self._runtime.reader.budget)
         self._end_sound()
         self._parts.append({"type": "image", "image": shown})
         self._read_ahead(1.0)
@@ -119,7 +117,7 @@ class Session:
 
         frames: at least two, as `append_image` takes them; a camera's, a second or two at a time.
         """
-        shown = [read_image(frame, budget=self._omni.budget) for frame in frames]
+        shown = [read_image(frame, budget=self._runtime.reader.budget) for frame in frames]
         self._end_sound()
         self._parts.append({"type": "video", "video": shown, "fps": fps})
         try:
@@ -138,7 +136,7 @@ class Session:
             self._end_sound()
         self._rate = rate
         self._sound.append(samples)
-        block = self._omni.model.thinker.config.audio.chunk_frames * self._rate // 100
+        block = self._runtime.model.thinker.config.audio.chunk_frames * self._rate // 100
         have = sum(map(len, self._sound)) - round(SETTLED * rate)
         if have // block > self._num_ahead:
             self._num_ahead = have // block
@@ -171,7 +169,7 @@ class Session:
         """As `respond`, for an event loop."""
         answer = await asyncio.to_thread(self._ask, options)
         with self._giving(answer):
-            async with aclosing(self._omni.arun(answer.request)) as events:
+            async with aclosing(self._runtime.arun(answer.request)) as events:
                 async for event in events:
                     answer.note(event)
                     yield event
@@ -184,12 +182,12 @@ class Session:
         turn = self._turn(self._parts)
         request = self._request(turn, replace(self._options, **options))
         if text is not None:
-            self._omni.give(request, text)
+            self._runtime.give(request, text)
         self.settle()
         return _Answer(turn, request, self.voice, before, len(self.messages))
 
     def _answers(self, answer: _Answer) -> Generator[Event, None, None]:
-        with self._giving(answer), closing(self._omni.run(answer.request)) as events:
+        with self._giving(answer), closing(self._runtime.run(answer.request)) as events:
             for event in events:
                 answer.note(event)
                 yield event
@@ -216,7 +214,7 @@ class Session:
         if answer is None or answer.interrupted:
             raise MessageError("there is no answer to take back; ask for one with respond()")
         self._last = None
-        self._omni.engine.interrupt(answer.request)
+        self._runtime.engine.interrupt(answer.request)
         del self.messages[answer.num_past :]
         parts, sound, num_ahead = answer.before
         new_parts, new_sound = self._parts, self._sound
@@ -235,8 +233,8 @@ class Session:
         """A turn behind as much of the past as fits with its answer."""
         while True:
             try:
-                request = self._omni.request([*self.messages, *turn], self.voice, options, tools=self.tools)
-                if self._omni.engine.has_room_for(request, options.max_tokens) or not self._forget():
+                request = self._runtime.request([*self.messages, *turn], self.voice, options, tools=self.tools)
+                if self._runtime.engine.has_room_for(request, options.max_tokens) or not self._forget():
                     return request
             except ContextError:
                 if not self._forget():
@@ -278,13 +276,13 @@ class Session:
         if self._last is None:
             raise MessageError("there is no answer to interrupt; ask for one with respond()")
         answer, self._last.interrupted = self._last, True
-        self._omni.engine.interrupt(answer.request)
+        self._runtime.engine.interrupt(answer.request)
         if answer.voice is None:
             heard = "".join(answer.said)
         else:
             if answer.words is None:
                 asked = [*self.messages[: answer.num_past], *answer.turn]
-                answer.words = self._omni.words(answer.request, asked, answer.voice)
+                answer.words = self._runtime.words(answer.request, asked, answer.voice)
             heard = "".join(word.text for word in answer.words if 500 * (word.start + word.end) <= played_ms)
         self.messages[answer.num_past :] = [*answer.turn, {"role": "assistant", "content": heard}]
         return heard
@@ -309,13 +307,13 @@ class Session:
         prompt = request.prompt
         last = prompt.runs[-1]
         settled = int(share * (last.last - last.first)) - (last.last - last.first)
-        page = self._omni.engine.think.lane.pool.page_size
+        page = self._runtime.think.lane.pool.page_size
         num_pages = (int(prompt.is_media.nonzero()[-1]) + 1 + settled) // page
         if num_pages:
             request.prompt, request.only_reads = prompt.head(num_pages * page), True
             request.page_keys = request.page_keys[:num_pages]
             self._reading = Outbox()
-            self._omni.engine.submit([request], self._reading)
+            self._runtime.engine.submit([request], self._reading)
 
     def settle(self) -> None:
         """Wait until what has come of the turn has been read as far as can be; `respond` does so itself."""

@@ -224,7 +224,7 @@ def _request(omni: Omni, messages: list[Message], limits: Limits) -> Request:
     options = Options(
         max_tokens=limits.ids, max_audio_seconds=limits.codes / CODES_PER_SECOND, voice_sampling=GREEDY, seed=0
     )
-    return omni.request(messages, omni.default_voice, options)
+    return omni.runtime.request(messages, omni.default_voice, options)
 
 
 class _Watched(Costs):
@@ -249,7 +249,7 @@ def ask_ours(omni: Omni, messages: list[Message], limits: Limits) -> Answer:
     kept, engine.costs = engine.costs, _Watched(answer)
     start = time.perf_counter()
     try:
-        for event in omni.run(request):
+        for event in omni.runtime.run(request):
             now = time.perf_counter() - start
             match event:
                 case TextDelta():

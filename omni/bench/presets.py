@@ -74,9 +74,9 @@ def say(omni: Omni, texts: Sequence[str]) -> list[Sentence]:
     out, voices = [], list(omni.voices)
     for i, text in enumerate(texts):
         voice = voices[i % len(voices)]
-        request = omni.request((), voice, Options(seed=i, max_audio_seconds=MAX_SECONDS, chunks=WHOLE))
-        omni.give(request, text)
-        list(omni.run(request))
+        request = omni.runtime.request((), voice, Options(seed=i, max_audio_seconds=MAX_SECONDS, chunks=WHOLE))
+        omni.runtime.give(request, text)
+        list(omni.runtime.run(request))
         assert request.speech
         out.append(Sentence(text, voice, request.speech.codes))
     return out

@@ -151,10 +151,14 @@ class Engine:
         self._post(taken.set)
         return taken.wait(timeout)
 
-    def run(self, requests: Sequence[Request]) -> Generator[tuple[int, Event | Failed], None, None]:
+    def run(
+        self, requests: Sequence[Request], given: Iterator[list[int]] | None = None
+    ) -> Generator[tuple[int, Event | Failed], None, None]:
         """Events of several requests as they are made, each with its request's index; closing the iterator cancels all.
 
         A request at fault ends with Failed; the others go on.
+
+        given: ids of a text that the one request is to speak and that is still being written, asked for as it is needed.
         """
         outbox, left = Outbox(), len(requests)
         self.submit(requests, outbox)
@@ -162,7 +166,11 @@ class Engine:
         try:
             while left:
                 key, event = outbox.get()
-                assert not isinstance(event, Hungry), "nobody here feeds it"
+                if isinstance(event, Hungry):
+                    assert given is not None, "nobody here feeds it"
+                    ids = next(given, None)
+                    self.feed(requests[index[key]], ids or [], ended=ids is None)
+                    continue
                 left -= isinstance(event, (Done, Failed))
                 yield index[key], event
         finally:

@@ -277,7 +277,7 @@ def test_media_of_every_form_give_the_same_prompt(omni: Omni, tmp_path: Path) ->
     url = "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
     forms: list[Any] = [path, str(path), path.read_bytes(), url, image, np.asarray(image)]
     parts = [part("image", form) for form in forms] + [{"type": "image_url", "image_url": {"url": url}}]
-    prompts = [omni.request([{"role": "user", "content": [p]}], None, Options()).prompt for p in parts]
+    prompts = [omni.runtime.request([{"role": "user", "content": [p]}], None, Options()).prompt for p in parts]
     for prompt in prompts:
         assert torch.equal(prompt.ids, prompts[0].ids)
         assert torch.equal(prompt.pictures[0].patches, prompts[0].pictures[0].patches)

@@ -47,7 +47,7 @@ def _nothing_is_left(omni: Omni) -> Iterator[None]:
 
 def transformers_codes(messages: list[Message], omni: Omni, max_tokens: int, voice: str = "Chelsie") -> list[int]:
     """What transformers says, told to stop one id later, since it does not speak the last."""
-    ids = omni.request(messages, "Chelsie", Options()).prompt.ids[None]
+    ids = omni.runtime.request(messages, "Chelsie", Options()).prompt.ids[None]
     ref = reference(tiny("7b-like"))
     recorded: list[torch.Tensor] = []
     generate = ref.talker.generate
@@ -82,7 +82,7 @@ def test_last_word_is_spoken_where_a_limit_cuts_the_text(omni: Omni, max_tokens:
 @pytest.mark.parametrize("name", ["Chelsie", "Ethan"])
 def test_each_voice_is_its_own(omni: Omni, name: str) -> None:
     speak, voice = omni.engine.speak, omni.voices[name]
-    request = omni.request(HELLO, name, Options())
+    request = omni.runtime.request(HELLO, name, Options())
     assert speak and request.speech
     assert torch.equal(request.speech.voice_row, omni.model.thinker.embed_tokens.weight[voice.bos_id])
     reply = omni.generate(HELLO, max_tokens=4, **(SPOKEN | {"voice": name}))
@@ -96,7 +96,7 @@ def test_each_voice_is_its_own(omni: Omni, name: str) -> None:
 
 def test_samplers_have_seen_the_prompt(omni: Omni) -> None:
     """As in transformers: the text's penalty counts the prompt, the speech's the ids that stand for it."""
-    request = omni.request(HELLO, "Chelsie", Options())
+    request = omni.runtime.request(HELLO, "Chelsie", Options())
     assert request.speech
     assert set(request.sampler._seen.nonzero().flatten().tolist()) == set(request.prompt.ids.tolist())
     assert request.speech.sampler._seen.nonzero().flatten().tolist() == [8292, 8293, 8296]
@@ -164,7 +164,7 @@ def test_limits_are_named(omni: Omni, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(reply.done.codes) == 10
     assert len(reply.done.token_ids) == 50
     decoder = omni.engine.think.lane.decoder
-    prompt = omni.request(HELLO, None, Options()).prompt.num_tokens
+    prompt = omni.runtime.request(HELLO, None, Options()).prompt.num_tokens
     monkeypatch.setattr(decoder, "config", replace(decoder.config, max_positions=prompt + 6))
     reply = omni.generate(HELLO, max_tokens=50)
     assert (reply.finish_reason, reply.limit) == ("length", "context")
@@ -177,7 +177,7 @@ def test_limits_are_named(omni: Omni, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_talkers_context_is_a_limit(omni: Omni, monkeypatch: pytest.MonkeyPatch) -> None:
     assert omni.engine.speak
     decoder = omni.engine.speak.lane.decoder
-    prompt = omni.request(HELLO, "Chelsie", Options()).prompt.num_tokens
+    prompt = omni.runtime.request(HELLO, "Chelsie", Options()).prompt.num_tokens
     monkeypatch.setattr(decoder, "config", replace(decoder.config, max_positions=prompt + 2 + 11))
     reply = omni.generate(HELLO, max_tokens=4, **(SPOKEN | {"max_audio_seconds": 60}))
     assert len(reply.done.codes) == 12  # one from the prompt, one from each row after it
@@ -287,11 +287,11 @@ def test_batched_equals_alone(omni: Omni) -> None:
     ]
     options = [Options(max_tokens=3 + 4 * i, seed=i, max_audio_seconds=0.3 + 0.2 * i) for i in range(4)]
     alone = [
-        collect((e for _, e in omni.engine.run([omni.request(m, "Ethan", o)])), 24000, spoken=True)
+        collect((e for _, e in omni.engine.run([omni.runtime.request(m, "Ethan", o)])), 24000, spoken=True)
         for m, o in zip(asked, options, strict=True)
     ]
     together: list[list[Event | Failed]] = [[] for _ in asked]
-    for i, event in omni.engine.run([omni.request(m, "Ethan", o) for m, o in zip(asked, options, strict=True)]):
+    for i, event in omni.engine.run([omni.runtime.request(m, "Ethan", o) for m, o in zip(asked, options, strict=True)]):
         together[i].append(event)
     for one, events in zip(alone, together, strict=True):
         reply = collect(events, 24000, spoken=True)
@@ -359,7 +359,7 @@ def test_say_equals_an_answer_of_the_same_words(omni: Omni) -> None:
     """The forced words take the way a sampled answer takes: the same codes come out."""
     before: list[Message] = [{"role": "user", "content": "Hm?"}]
     answer = omni.generate(before, max_tokens=9, **SPOKEN)
-    request = omni.request(before, "Chelsie", Options(voice_sampling=GREEDY, seed=5, max_audio_seconds=0.6))
+    request = omni.runtime.request(before, "Chelsie", Options(voice_sampling=GREEDY, seed=5, max_audio_seconds=0.6))
     request.given, request.given_ended = list(answer.done.token_ids), True
     forced = collect((e for _, e in omni.engine.run([request])), 24000, spoken=True)
     assert forced.done.codes == answer.done.codes
@@ -455,7 +455,7 @@ def test_a_full_device_is_a_typed_error(omni: Omni, monkeypatch: pytest.MonkeyPa
 def test_a_fault_ends_one_request_of_a_batch() -> None:
     small = Omni.load(tiny("7b-like"), cache_tokens=256, progress=False)
     long: list[Message] = [{"role": "user", "content": "x" * 300}]
-    requests = [small.request(m, None, Options(max_tokens=5, seed=0)) for m in (HELLO, long, HELLO)]
+    requests = [small.runtime.request(m, None, Options(max_tokens=5, seed=0)) for m in (HELLO, long, HELLO)]
     ends = {i: event for i, event in small.engine.run(requests) if not isinstance(event, TextDelta)}
     assert isinstance(ends[0], Done) and isinstance(ends[2], Done)
     assert isinstance(ends[1], Failed) and isinstance(ends[1].error, CapacityError)
@@ -465,10 +465,10 @@ def test_a_fault_ends_one_request_of_a_batch() -> None:
 
 def test_a_full_cache_ends_only_whoever_needs_more() -> None:
     small = Omni.load(tiny("7b-like"), cache_tokens=192, progress=False)
-    prompt = small.request(HELLO, None, Options()).prompt.num_tokens
+    prompt = small.runtime.request(HELLO, None, Options()).prompt.num_tokens
     assert 64 < prompt < 128 - 5
     needy = Options(max_tokens=200 - prompt, seed=0)
-    done: dict[int, Any] = dict(small.engine.run([small.request(HELLO, None, needy)]))
+    done: dict[int, Any] = dict(small.engine.run([small.runtime.request(HELLO, None, needy)]))
     assert isinstance(done[0], Failed)
     assert "rows free" in str(done[0].error)
 

@@ -189,7 +189,7 @@ def ours(omni: Omni, messages: Sequence[list[Message]], *, sampled: bool = False
         seed=SEED,
         **(SAMPLED if sampled else {"voice_sampling": GREEDY_VOICE}),
     )
-    requests = [omni.request(m, VOICE, options) for m in messages]
+    requests = [omni.runtime.request(m, VOICE, options) for m in messages]
 
     def positions(into: list[Tensor]) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         return lambda _, args: into.extend(args[1].split(list(args[3].segments.lens), 1))

@@ -31,7 +31,7 @@ def bfloat16_ratios(geometry: str) -> dict[str, float]:
     ratios: dict[str, list[float]] = defaultdict(list)
     for name in ("image", "video", "audio", "text"):
         messages = cases()[name]
-        prompt = omni.request(messages[0], None, Options()).prompt
+        prompt = omni.runtime.request(messages[0], None, Options()).prompt
         truth = theirs(exact, [prompt])
         forced = torch.cat((prompt.ids, torch.tensor(truth.ids[0])))
         seen = [_forced(model, prompt, forced, truth.codes[0]) for model in (exact, rough)]

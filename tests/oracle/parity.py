@@ -120,7 +120,7 @@ def _worst(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
 
 def run_case(omni: Omni, ref: Any, messages: Sequence[list[Message]], *, sampled: bool = False) -> Errors:
     """Both chains on one case."""
-    prompts = [omni.request(m, VOICE, Options()).prompt for m in messages]
+    prompts = [omni.runtime.request(m, VOICE, Options()).prompt for m in messages]
     mine, other = ours(omni, messages, sampled=sampled), theirs(ref, prompts, sampled=sampled)
     return compare(mine, other, *vocode(omni, other))
 

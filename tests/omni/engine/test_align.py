@@ -83,10 +83,10 @@ def test_word_times_are_a_recognisers() -> None:
     omni, errors, guesses = Omni.load(progress=False), list[float](), list[float]()
     for question in QUESTIONS:
         messages = [{"role": "user", "content": question}]
-        request = omni.request(messages, "Chelsie", Options(seed=1, max_tokens=64, max_audio_seconds=20))
-        reply = collect(omni.run(request), omni.sample_rate, spoken=True)
+        request = omni.runtime.request(messages, "Chelsie", Options(seed=1, max_tokens=64, max_audio_seconds=20))
+        reply = collect(omni.runtime.run(request), omni.sample_rate, spoken=True)
         assert reply.audio is not None
-        words = omni.words(request, messages, "Chelsie")
+        words = omni.runtime.words(request, messages, "Chelsie")
         assert "".join(word.text for word in words) == reply.text
         truth = aligned(reply.text, reply.audio)
         assert len(words) == len(truth)

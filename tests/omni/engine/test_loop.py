@@ -67,7 +67,7 @@ def asked(omni: Omni, i: int) -> Request:
     """One of many requests: spoken or not, greedy or sampled, with seeds of their own."""
     options = Options(max_tokens=3 + 5 * i % 11, max_audio_seconds=0.1 + 0.1 * (i % 5), seed=i)
     options = replace(options, temperature=0.8) if i % 2 else replace(options, voice_sampling=GREEDY)
-    return omni.request(question(i), None if i % 5 == 4 else ("Ethan", "Chelsie")[i % 2], options)
+    return omni.runtime.request(question(i), None if i % 5 == 4 else ("Ethan", "Chelsie")[i % 2], options)
 
 
 def replies(events: Sequence[tuple[int, Event | Failed]], requests: Sequence[Request]) -> dict[int, Reply]:
@@ -167,7 +167,7 @@ def test_a_call_is_written_and_not_spoken(omni: Omni) -> None:
     whole = omni.generate(HELLO, voice="Ethan", max_tokens=9, **options)
     call = next(i for i, token in enumerate(whole.done.token_ids) if i > 2 and token not in whole.done.token_ids[:i])
     before = omni.generate(HELLO, voice="Ethan", max_tokens=call, **options)
-    request = omni.request(HELLO, "Ethan", Options(max_tokens=9, **options))
+    request = omni.runtime.request(HELLO, "Ethan", Options(max_tokens=9, **options))
     request.mute_ids = frozenset({whole.done.token_ids[call]})
     reply = replies(list(omni.engine.run([request])), [request])[0]
     assert reply.text == whole.text
@@ -217,7 +217,7 @@ def test_a_picture_is_looked_at_once(omni: Omni, monkeypatch: pytest.MonkeyPatch
 
 def test_who_does_not_fit_beside_others_waits() -> None:
     small = Omni.load(tiny("7b-like"), dtype="float32", cache_tokens=256, progress=False)
-    requests = [small.request(HELLO, None, Options(max_tokens=4, seed=i)) for i in range(6)]
+    requests = [small.runtime.request(HELLO, None, Options(max_tokens=4, seed=i)) for i in range(6)]
     ended = [i for i, event in small.engine.run(requests) if isinstance(event, Done)]
     assert sorted(ended) == list(range(6))
     assert_idle(small)
@@ -229,7 +229,7 @@ def test_who_outgrows_the_cache_makes_room_and_comes_back() -> None:
     options = Options(max_tokens=150, seed=3, temperature=0.7)
 
     def ask() -> Request:
-        return small.request(HELLO, None, options)
+        return small.runtime.request(HELLO, None, options)
 
     expected = replies(list(small.engine.run([ask()])), [ask()])[0]
     assert 2 * (expected.usage.prompt_tokens + 150) > 384
@@ -307,7 +307,7 @@ def leave_early(omni: Omni, rng: Random, count: int) -> None:
         batch = [asked(omni, i) for i in kinds]
         count -= len(batch)
         if len(batch) == 1:
-            stream = omni.run(batch[0])
+            stream = omni.runtime.run(batch[0])
             for _, _event in zip(range(1 + rng.randrange(4)), stream, strict=False):
                 pass
             if rng.random() < 0.5:

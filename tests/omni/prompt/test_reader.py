@@ -37,7 +37,7 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Path]:
 
 
 def read(omni: Omni, *parts: Message, **how: Any) -> Prompt:
-    return omni.request([{"role": "user", "content": list(parts)}], None, Options(), **how).prompt
+    return omni.runtime.request([{"role": "user", "content": list(parts)}], None, Options(), **how).prompt
 
 
 def around(prompt: Prompt, token: int) -> tuple[int, int]:
@@ -142,7 +142,7 @@ def test_speaking_brings_its_system_prompt_unless_there_is_one(omni: Omni) -> No
     own: Message = {"role": "system", "content": "Be brief."}
 
     def ids(messages: list[Message], voice: str | None) -> list[int]:
-        found: list[int] = omni.request(messages, voice, Options()).prompt.ids.tolist()
+        found: list[int] = omni.runtime.request(messages, voice, Options()).prompt.ids.tolist()
         return found
 
     assert ids([user], "Ethan") == ids([{"role": "system", "content": SPEAKING}, user], None)
@@ -183,7 +183,7 @@ def test_runs_after_a_row(omni: Omni, films: dict[bool, Path]) -> None:
 
 
 def test_a_medium_that_comes_again_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    reader = Omni.load(tiny("7b-like"), dtype="float32", progress=False)._reader
+    reader = Omni.load(tiny("7b-like"), dtype="float32", progress=False).runtime.reader
     wave = np.sin(np.arange(16000) / 9).astype(np.float32)
     messages = [{"role": "user", "content": [{"type": "audio", "audio": (wave, 16000)}]}]
     first = reader.read(messages)

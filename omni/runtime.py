@@ -1,0 +1,229 @@
+"""Requests made and run on one model: what the public face, sessions, endpoints and benches share."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from typing import Any, TypeVar
+
+from omni.engine.align import Word, join_words
+from omni.engine.loop import Engine
+from omni.engine.options import Options, SpeechArgs
+from omni.engine.outbox import Hungry, Outbox
+from omni.engine.request import Request, Speech
+from omni.engine.sampler import Sampler
+from omni.engine.text import TextTrack
+from omni.errors import MessageError, OptionError, VoiceError
+from omni.events import Done, Event, Failed
+from omni.families.qwen2_5_omni import Qwen2_5Omni
+from omni.prompt.reader import Message, PromptReader
+from omni.prompt.tokenizer import PieceEncoder, StreamDecoder
+from omni.talker.vocoder import CODES_PER_SECOND, WHOLE, PreparedVoice
+from omni.talker.voices import Voice, pick
+
+T = TypeVar("T")
+SENTENCE = "One, two, three, four, five, six, seven, eight, nine, ten."
+CALL = "<tool_call>"
+"""What a call begins with in the text of Qwen's models."""
+
+
+class Runtime:
+    """A loaded model with its engine.
+
+    Attributes:
+        reader: turns messages into prompts.
+        voices: the voices that it speaks with, by name; none in a model without speech.
+        think: the thinker's stage.
+        speak: the voice's stage; None in a model without speech.
+        engine: runs the requests that `request` makes.
+    """
+
+    def __init__(
+        self, model: Qwen2_5Omni, reader: PromptReader, voices: dict[str, Voice], *, cache_tokens: int, graphs: bool = True
+    ) -> None:
+        self.model, self.reader, self.voices = model, reader, voices
+        self.engine = Engine(model, cache_tokens=cache_tokens, graphs=graphs)
+        self.think, self.speak = self.engine.think, self.engine.speak
+        self._prepared: dict[str, PreparedVoice] = {}
+        self._decoder, self._encoder = StreamDecoder(reader.tokenizer), PieceEncoder(reader.tokenizer)
+
+    @property
+    def default_voice(self) -> str:
+        """Who speaks where nobody is named: Chelsie, as in transformers, or else the checkpoint's first."""
+        if not self.voices:
+            raise VoiceError("this model was loaded without speech; load it with speech=True, or take one that speaks")
+        return "Chelsie" if "Chelsie" in self.voices else next(iter(self.voices))
+
+    def request(
+        self,
+        messages: Sequence[Message],
+        voice: str | None,
+        options: Options,
+        audio_in_video: bool | None = None,
+        tools: Sequence[Mapping[str, Any]] = (),
+    ) -> Request:
+        """A request whose media have been read; every fault of its input shows here."""
+        started = time.perf_counter()
+        if voice is not None:
+            self.check_voice(voice)
+        prompt = self.reader.read(messages, speaking=voice is not None, audio_in_video=audio_in_video, tools=tools)
+        self.engine.check(prompt)
+        seed = secrets.randbelow(2**62) if options.seed is None else options.seed
+        config, device = self.model.thinker.config, self.think.lane.device
+        sampler = Sampler(options.sampling, config.vocab_size, seed=seed, device=device)
+        sampler.saw(prompt.ids.to(device))
+        track = TextTrack(self._decoder, options.stop_strings)
+        request = Request(
+            prompt=prompt,
+            seed=seed,
+            clock=prompt.clock_after(),
+            options=options,
+            sampler=sampler,
+            track=track,
+            text=track.start(),
+            speech=self._speech(voice, options, seed) if voice is not None else None,
+            page_keys=prompt.page_keys(self.think.lane.pool.page_size, config.audio.chunk_frames),
+            started=started,
+        )
+        if tools and (call := self.reader.tokenizer.specials.get(CALL)) is not None:
+            request.mute_ids = frozenset({call})
+        request.media_read = request.elapsed()
+        return request
+
+    def check_voice(self, name: str) -> None:
+        """Raise VoiceError where nobody speaks by that name."""
+        if self.speak is None:
+            raise VoiceError(f"voice {name!r} was asked for, but this model was loaded without speech; leave voice out")
+        pick(self.voices, name)
+
+    def _speech(self, name: str, options: Options, seed: int) -> Speech:
+        """The spoken side of an answer; what the vocoder makes of a voice is kept from its first use on."""
+        voice, stage = pick(self.voices, name), self.speak
+        assert stage
+        if name not in self._prepared:
+            self._prepared[name] = self.engine.call(lambda: stage.vocoder.prepare(voice))
+        return stage.begin(voice, self._prepared[name], options, seed)
+
+    def saying(self, text: str | None, voice: str | None, context: str | Sequence[Message], options: SpeechArgs) -> Request:
+        """The request of `say`; without a text it is still to be written."""
+        before = [{"role": "user", "content": context}] if isinstance(context, str) else context
+        if text is not None and not text.strip():
+            raise MessageError("there is no text to say; give at least one word")
+        if others := options.keys() - SpeechArgs.__annotations__.keys():
+            raise OptionError(f"say takes the words as they are; leave out {', '.join(sorted(others))}")
+        request = self.request(before, voice or self.default_voice, Options(**options))
+        if text is None:
+            request.given = []
+        else:
+            self.give(request, text)
+        return request
+
+    def give(self, request: Request, text: str) -> None:
+        """Have a request that was not run yet answered with exactly these words; ContextError where they do not fit."""
+        ids = self.reader.tokenizer.encode(text)
+        self.engine.check_text(request.prompt, len(ids))
+        request.given, request.given_ended = ids, True
+
+    def ids_of(self, pieces: Iterable[str]) -> Iterator[list[int]]:
+        """Ids of text that comes in pieces, the same as those of the whole."""
+        state = self._encoder.start()
+        for piece in pieces:
+            yield self._encoder.step(state, piece)
+        yield self._encoder.finish(state)
+
+    async def aids_of(self, pieces: AsyncIterable[str]) -> AsyncGenerator[list[int], None]:
+        state = self._encoder.start()
+        async for piece in pieces:
+            yield self._encoder.step(state, piece)
+        yield self._encoder.finish(state)
+
+    def run(self, request: Request, given: Iterator[list[int]] | None = None) -> Generator[Event, None, None]:
+        """Events of a request of `request`'s making, as `Omni.stream` gives them.
+
+        given: ids of text that is still being written, asked for when the talker has no more.
+        """
+        with closing(self.engine.run([request], given)) as events:
+            for _, event in events:
+                if isinstance(event, Failed):
+                    raise event.error
+                yield event
+
+    async def arun(self, request: Request, given: AsyncIterator[list[int]] | None = None) -> AsyncGenerator[Event, None]:
+        """As `run`, for an event loop; sound that is there does not wait for text that is still being written."""
+        outbox = Outbox()
+        self.engine.submit([request], outbox)
+        told: asyncio.Future[tuple[int, Event | Failed | Hungry]] | None = None
+        feeding: asyncio.Future[list[int] | None] | None = None
+        try:
+            while True:
+                told = told or asyncio.ensure_future(outbox.aget())
+                waiting: list[asyncio.Future[Any]] = [told, feeding] if feeding else [told]
+                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                if feeding and feeding.done():
+                    ids, feeding = feeding.result(), None
+                    self.engine.feed(request, ids or [], ended=ids is None)
+                if not told.done():
+                    continue
+                (_, event), told = told.result(), None
+                match event:
+                    case Hungry():
+                        assert given
+                        feeding = asyncio.ensure_future(_next(given))
+                    case Failed():
+                        raise event.error
+                    case _:
+                        yield event
+                        if isinstance(event, Done):
+                            return
+        finally:
+            for task in (told, feeding):
+                if task:
+                    task.cancel()
+            self.engine.cancel([request], wait=False)
+
+    def words(self, request: Request, messages: Sequence[Message], voice: str) -> list[Word]:
+        """When each word of a spoken answer is said, by what the talker attends to; those it did not come to are left out.
+
+        request: has been answered, or was interrupted; messages, voice: what it was made from.
+        """
+        stage, speech = self.speak, request.speech
+        if not stage or not speech or not speech.codes:
+            return []
+        if stage.heads is None:
+            self.warm_up()
+        starts = self._starts(request, messages, voice)
+        state = self._decoder.start()
+        pieces = [self._decoder.step(state, [token]) for token in request.ids[: len(starts)]]
+        times = [start / CODES_PER_SECOND for start in [*starts, len(speech.codes)]]
+        words = join_words(pieces, times)
+        if speech.ended and not request.limits & {"audio", "context"}:
+            return words
+        return [word for word in words if word.start < times[-1]]
+
+    def warm_up(self) -> None:
+        """Speak a sentence to itself: the first answer then comes as soon as others, and `words` knows where to look."""
+        if self.speak is None:
+            return
+        request = self.saying(SENTENCE, None, (), {"seed": 0, "max_audio_seconds": 8.0, "chunks": WHOLE})
+        list(self.run(request))
+        if self.speak.heads is None:
+            self._starts(request, (), self.default_voice)
+
+    def _starts(self, request: Request, messages: Sequence[Message], voice: str) -> list[int]:
+        """The code at which each id of a spoken answer begins."""
+        stage, speech, starts = self.speak, request.speech, list[int]()
+        assert stage and speech
+        again = self.request(messages, voice, request.options)
+        assert again.speech
+        cache = again.speech.cache
+        again.only_reads = True
+        again.then = lambda: starts.extend(stage.token_starts(again.prompt, cache, speech))
+        list(self.run(again))
+        return starts
+
+
+async def _next(pieces: AsyncIterator[T]) -> T | None:
+    return await anext(pieces, None)
