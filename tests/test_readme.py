@@ -1,7 +1,7 @@
-"""Every example of the README runs.
+"""Every example of the README and of the guides in docs/ runs.
 
-Blocks of Python share one namespace, blocks of bash run one by one; all in a folder that holds the files of demos/media,
-with a tiny checkpoint in place of the published ones. `<!-- not run: why -->` before a block leaves it out, and
+Blocks of Python of one page share a namespace, blocks of bash run one by one; all in a folder that holds the files of
+demos/media, with a tiny checkpoint in place of the published ones. `<!-- not run: why -->` before a block leaves it out, and
 `<!-- with a server -->` runs it beside `omni serve`.
 """
 
@@ -29,10 +29,12 @@ BLOCK = re.compile(
     r"^```(?P<language>\w*)[^\n]*\n(?P<code>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
+PAGES = ("README.md", "docs/python.md", "docs/server.md")
 PUBLISHED = re.compile(r"Qwen/Qwen2\.5-Omni-[37]B")
 
 
 class Block(NamedTuple):
+    page: str
     line: int
     language: str
     code: str
@@ -40,11 +42,11 @@ class Block(NamedTuple):
     served: bool = False
 
 
-def blocks(text: str) -> list[Block]:
+def blocks(page: str, text: str) -> list[Block]:
     found = []
     for match in BLOCK.finditer(text):
         line = text[: match.start("code")].count("\n") + 1
-        found.append(Block(line, match["language"], match["code"], match["why"], bool(match["served"])))
+        found.append(Block(page, line, match["language"], match["code"], match["why"], bool(match["served"])))
     return found
 
 
@@ -64,21 +66,22 @@ ENVIRONMENT = os.environ | {
 }
 
 
-def test_python(place: Path) -> None:
+@pytest.mark.parametrize("page", ["README.md", "docs/python.md"])
+def test_python(place: Path, page: str) -> None:
     namespace: dict[str, Any] = {"__name__": "__main__"}
-    for block in runnable("python"):
-        # blank lines before it make tracebacks name the README's lines
-        exec(compile("\n" * (block.line - 1) + block.code, str(ROOT / "README.md"), "exec"), namespace)
+    for block in runnable("python", page):
+        # blank lines before it make tracebacks name the page's lines
+        exec(compile("\n" * (block.line - 1) + block.code, str(ROOT / page), "exec"), namespace)
 
 
 def test_bash(place: Path) -> None:
-    for block in runnable("bash"):
+    for block in runnable("bash", "README.md"):
         run(block, ["bash", "-euo", "pipefail", "-c", block.code], ENVIRONMENT)
 
 
 def run(block: Block, command: list[str], environment: Mapping[str, str]) -> str:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, f"README.md:{block.line}\n{block.code}\n{done.stdout}{done.stderr}"
+    assert done.returncode == 0, f"{block.page}:{block.line}\n{block.code}\n{done.stdout}{done.stderr}"
     return done.stdout
 
 
@@ -107,28 +110,29 @@ def port() -> Iterator[str]:
 )
 def test_with_a_server(place: Path, port: str, language: str, command: list[str], expected: list[str]) -> None:
     environment = ENVIRONMENT | {"OMNI_URL": f"ws://127.0.0.1:{port}"}
-    found = [block for block in blocks((ROOT / "README.md").read_text()) if block.served and block.language == language]
-    told = "".join(run(b, [*command, b.code.replace("127.0.0.1:8000", f"127.0.0.1:{port}")], environment) for b in found)
+    told = [block for page in PAGES for block in blocks(page, (ROOT / page).read_text())]
+    found = [block for block in told if block.served and block.language == language]
+    answer = "".join(run(b, [*command, b.code.replace("127.0.0.1:8000", f"127.0.0.1:{port}")], environment) for b in found)
     for words in expected:
-        assert words in told
+        assert words in answer
     if language == "bash":
         assert soundfile.info(place / "answer.wav").duration > 0.5 and soundfile.info(place / "words.mp3").duration > 0.5
 
 
-def runnable(language: str) -> list[Block]:
+def runnable(language: str, page: str) -> list[Block]:
     """Blocks to run, with a checkpoint whose text and speech end by themselves in place of the published names."""
     folder = str(tiny("3b-like", seed=1, ends=True))
-    text = PUBLISHED.sub(lambda _: folder, (ROOT / "README.md").read_text())
-    found = [block for block in blocks(text) if block.language == language and block.why is None and not block.served]
-    assert found, f"the README has no {language} to run"
+    text = PUBLISHED.sub(lambda _: folder, (ROOT / page).read_text())
+    found = [block for block in blocks(page, text) if block.language == language and block.why is None and not block.served]
+    assert found, f"{page} has no {language} to run"
     return found
 
 
 def test_blocks() -> None:
     text = "a\n```python\nx = 1\n```\n\n<!-- not run: it waits -->\n```bash\nomni serve\n```\n<!-- other -->\n```\nb\n```\n"
-    assert blocks(text) == [
-        Block(3, "python", "x = 1\n", None),
-        Block(8, "bash", "omni serve\n", "it waits"),
-        Block(12, "", "b\n", None),
+    assert blocks("page", text) == [
+        Block("page", 3, "python", "x = 1\n", None),
+        Block("page", 8, "bash", "omni serve\n", "it waits"),
+        Block("page", 12, "", "b\n", None),
     ]
-    assert blocks("<!-- with a server -->\n```bash\nls\n```\n") == [Block(3, "bash", "ls\n", None, True)]
+    assert blocks("page", "<!-- with a server -->\n```bash\nls\n```\n") == [Block("page", 3, "bash", "ls\n", None, True)]

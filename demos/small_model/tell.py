@@ -1,4 +1,4 @@
-"""Writes what `omni eval --json FILE` found into the model's card and the README.
+"""Writes what `omni eval --json FILE` found into the model's card.
 
 python -m demos.small_model.tell FILE
 """
@@ -14,7 +14,6 @@ from typing import Any
 
 from demos.small_model.assemble import BUNDLED, CARD
 
-README = Path(__file__).parents[2] / "README.md"
 HEAD = "| row | what | figure | mark | |\n|---|---|---|---|---|\n"
 TABLE = re.compile(re.escape(HEAD) + r"(\|.*\n)+")
 
@@ -30,11 +29,10 @@ def table(rows: dict[str, Any]) -> str:
 
 def main(found: Path) -> None:
     rows = json.loads(found.read_text())["rows"]
-    for page in (CARD, README):
-        text, count = TABLE.subn(table(rows).replace("\\", r"\\"), page.read_text())
-        if count != 1:
-            raise SystemExit(f"{page} has {count} tables of scores; it should have one that begins with\n{HEAD}")
-        page.write_text(text)
+    text, count = TABLE.subn(table(rows).replace("\\", r"\\"), CARD.read_text())
+    if count != 1:
+        raise SystemExit(f"{CARD} has {count} tables of scores; it should have one that begins with\n{HEAD}")
+    CARD.write_text(text)
     shutil.copy(CARD, BUNDLED / "README.md")
 
 
