@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from omni.errors import CheckpointError
-from omni.prompt.tokenizer import WORDS, PieceEncoder, Special, StreamDecoder, Tokenizer, special_names
+from omni.prompt.tokenizer import WORDS, PieceEncoder, Special, StreamDecoder, Tokenizer, read_added
 from tests.omni.prompt.tiny_tokenizer import NAMES, library, specials, vocabulary, write_one, write_parts
 
 # letters that the cut or NFC treats in some way of their own, and words that merges know
@@ -235,11 +235,14 @@ def test_read_says_what_is_missing(tmp_path: Path) -> None:
     assert Tokenizer.read(tmp_path).specials == {}
 
 
-def test_special_names(folder: Path, tmp_path: Path) -> None:
-    assert special_names(folder) == special_names(write_parts(tmp_path)) == NAMES
+def test_added_tokens(folder: Path, tmp_path: Path) -> None:
+    added = read_added(folder)
+    assert added == read_added(write_parts(tmp_path))
+    assert list(added) == NAMES
+    assert [name for name, token in added.items() if token.is_word] == ["<tool_call>", "</tool_call>"]
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(CheckpointError, match=r"tokenizer\.json is damaged"):
-        special_names(tmp_path)
+        read_added(tmp_path)
 
 
 @pytest.mark.parametrize(
