@@ -258,14 +258,14 @@ def filled(texts: Sequence[str]) -> Chat:
     )
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(texts=st.lists(hostile, min_size=14, max_size=14))
 def test_no_text_in_any_place_becomes_a_control_token(texts: list[str], case: Case) -> None:
     for ends in (True, False):
         assert control(case.render(filled(texts), ends)) == control(case.render(filled([]), ends))
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(texts=st.lists(hostile, min_size=4, max_size=4))
 def test_only_an_assistant_s_text_holds_words_of_the_model(texts: list[str], case: Case) -> None:
     # (a bar before and behind, since a user's message that is a result is none of the user's to the template)
