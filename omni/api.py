@@ -20,6 +20,7 @@ from omni.families.qwen2_5_omni import LAYOUT, SPEECH, Qwen2_5Omni, build, dtype
 from omni.kernels.weights import gains, gains_bytes
 from omni.loading.checkpoint import Checkpoint, find, load
 from omni.loading.device import is_fast_in, leave_cores, pick_devices, pick_dtype
+from omni.loading.generation import read_generation
 from omni.loading.gptq_awq import read_published
 from omni.loading.packing import Packing, check_weights
 from omni.loading.progress import loading_bar
@@ -115,7 +116,7 @@ class Omni:
         preset = pick_preset(vocoder)
         folder = find(model)
         place, voice_place = pick_devices(device)
-        config = read_config(folder)
+        config, defaults = read_config(folder), read_generation(folder)
         kept, voice_kept = (pick_dtype(dtype, config.dtype, where) for where in (place, voice_place))
         tokenizer = Tokenizer.read(folder)
         mel_kept = preset.dtype if is_fast_in(preset.dtype, voice_place) else torch.float32
@@ -167,7 +168,7 @@ class Omni:
             )
         leave_cores()
         try:
-            return cls(Runtime(net, reader, voices, cache_tokens=cache_tokens, graphs=graphs))
+            return cls(Runtime(net, reader, voices, defaults=defaults, cache_tokens=cache_tokens, graphs=graphs))
         except torch.OutOfMemoryError as e:
             raise DeviceError(
                 f"{device} has no room for a cache of {cache_tokens} tokens beside the weights; load with fewer cache_tokens"
@@ -180,6 +181,7 @@ class Omni:
         voice: str | None = None,
         audio_in_video: bool | None = None,
         tools: Sequence[Mapping[str, Any]] = (),
+        template_args: Mapping[str, Any] | None = None,
         **options: Unpack[OptionArgs],
     ) -> Reply:
         """Answer chat messages, all at once.
@@ -191,11 +193,13 @@ class Omni:
                 `{"type": "audio", "audio": x}` with a path, bytes, data URL or `(wave, sample_rate)`,
                 `{"type": "video", "video": x}` with a path, bytes, data URL or list of frames, and optionally "fps",
                 "num_frames", "max_frames", "start", "end" in seconds, "min_pixels", "max_pixels", "audio_in_video";
-                and OpenAI's `image_url`, `input_audio`, `video_url`.
+                and OpenAI's `image_url`, `input_audio`, `video_url`. An assistant's message may have `tool_calls`, and what
+                it thought as `reasoning_content`.
             voice: speak the answer with this voice; None for text alone.
             audio_in_video: hear the sound of clips; None for those that have one.
             tools: functions that the model may call, as OpenAI describes them, for a checkpoint whose chat template takes
                 them; calls are part of the text, in the checkpoint's own form, and never spoken.
+            template_args: switches of the checkpoint's chat template, such as `{"enable_thinking": False}`.
             options: lengths, sampling, stop strings, seed; see `Options`.
 
         Raises:
@@ -204,8 +208,8 @@ class Omni:
         asked = Options(**options)
         if "chunks" not in options:  # one window over the whole speech is exact, and cheaper than several that overlap
             asked = replace(asked, chunks=WHOLE)
-        events = self.runtime.run(self.runtime.request(messages, voice, asked, audio_in_video, tools))
-        return collect(events, self.sample_rate, spoken=voice is not None)
+        request = self.runtime.request(messages, voice, asked, audio_in_video, tools, template_args)
+        return collect(self.runtime.run(request), self.sample_rate, spoken=voice is not None)
 
     def stream(
         self,
@@ -214,13 +218,15 @@ class Omni:
         voice: str | None = None,
         audio_in_video: bool | None = None,
         tools: Sequence[Mapping[str, Any]] = (),
+        template_args: Mapping[str, Any] | None = None,
         **options: Unpack[OptionArgs],
     ) -> Generator[Event, None, None]:
         """Answer chat messages with events as they are made: TextDelta and AudioChunk, then one Done.
 
         Arguments and errors are `generate`'s. Closing the iterator cancels the answer.
         """
-        return self.runtime.run(self.runtime.request(messages, voice, Options(**options), audio_in_video, tools))
+        asked = Options(**options)
+        return self.runtime.run(self.runtime.request(messages, voice, asked, audio_in_video, tools, template_args))
 
     async def astream(
         self,
@@ -229,10 +235,13 @@ class Omni:
         voice: str | None = None,
         audio_in_video: bool | None = None,
         tools: Sequence[Mapping[str, Any]] = (),
+        template_args: Mapping[str, Any] | None = None,
         **options: Unpack[OptionArgs],
     ) -> AsyncGenerator[Event, None]:
         """As `stream`, for an event loop, which goes on while media are read and while the answer is made."""
-        request = await asyncio.to_thread(self.runtime.request, messages, voice, Options(**options), audio_in_video, tools)
+        request = await asyncio.to_thread(
+            self.runtime.request, messages, voice, Options(**options), audio_in_video, tools, template_args
+        )
         async with aclosing(self.runtime.arun(request)) as events:
             async for event in events:
                 yield event

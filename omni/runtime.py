@@ -19,6 +19,7 @@ from omni.engine.text import TextTrack
 from omni.errors import MessageError, OptionError, VoiceError
 from omni.events import Done, Event, Failed
 from omni.families.qwen2_5_omni import Qwen2_5Omni
+from omni.loading.generation import GenerationDefaults
 from omni.prompt.reader import Message, PromptReader
 from omni.prompt.tokenizer import PieceEncoder, StreamDecoder
 from omni.talker.vocoder import CODES_PER_SECOND, WHOLE, PreparedVoice
@@ -36,15 +37,23 @@ class Runtime:
     Attributes:
         reader: turns messages into prompts.
         voices: the voices that it speaks with, by name; none in a model without speech.
+        defaults: how answers are made where the caller says nothing.
         think: the thinker's stage.
         speak: the voice's stage; None in a model without speech.
         engine: runs the requests that `request` makes.
     """
 
     def __init__(
-        self, model: Qwen2_5Omni, reader: PromptReader, voices: dict[str, Voice], *, cache_tokens: int, graphs: bool = True
+        self,
+        model: Qwen2_5Omni,
+        reader: PromptReader,
+        voices: dict[str, Voice],
+        *,
+        defaults: GenerationDefaults,
+        cache_tokens: int,
+        graphs: bool = True,
     ) -> None:
-        self.model, self.reader, self.voices = model, reader, voices
+        self.model, self.reader, self.voices, self.defaults = model, reader, voices, defaults
         self.engine = Engine(model, cache_tokens=cache_tokens, graphs=graphs)
         self.think, self.speak = self.engine.think, self.engine.speak
         self._prepared: dict[str, PreparedVoice] = {}
@@ -64,16 +73,23 @@ class Runtime:
         options: Options,
         audio_in_video: bool | None = None,
         tools: Sequence[Mapping[str, Any]] = (),
+        template_args: Mapping[str, Any] | None = None,
     ) -> Request:
         """A request whose media have been read; every fault of its input shows here."""
         started = time.perf_counter()
         if voice is not None:
             self.check_voice(voice)
-        prompt = self.reader.read(messages, speaking=voice is not None, audio_in_video=audio_in_video, tools=tools)
+        prompt = self.reader.read(
+            messages,
+            speaking=voice is not None,
+            audio_in_video=audio_in_video,
+            tools=tools,
+            template_args=template_args,
+        )
         self.engine.check(prompt)
         seed = secrets.randbelow(2**62) if options.seed is None else options.seed
         config, device = self.model.thinker.config, self.think.lane.device
-        sampler = Sampler(options.sampling, config.vocab_size, seed=seed, device=device)
+        sampler = Sampler(options.sampling(self.defaults.sampling), config.vocab_size, seed=seed, device=device)
         sampler.saw(prompt.ids.to(device))
         track = TextTrack(self._decoder, options.stop_strings)
         request = Request(

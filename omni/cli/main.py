@@ -67,6 +67,8 @@ app = typer.Typer(
 
     omni ask --model Qwen/Qwen2.5-Omni-3B --image cat.jpg "What is this?"
 
+    git diff | omni ask --model Qwen/Qwen3-0.6B
+
 Without --model, or OMNI_MODEL, the small model that ships with the package answers.
 """,
 )
@@ -75,7 +77,10 @@ app.add_typer(cli_bench.app, name="bench")
 
 @app.command()
 def ask(
-    question: Annotated[str | None, typer.Argument(help="May be left out where the question is in the sound.")] = None,
+    question: Annotated[
+        str | None,
+        typer.Argument(help="May be left out where media ask it; without either, or as -, standard input is the question."),
+    ] = None,
     model: Model = None,
     image: Media = None,
     audio: Media = None,
@@ -84,7 +89,9 @@ def ask(
     voice: Voice = None,
     max_tokens: Annotated[int | None, typer.Option(help="Longest text.  [default: 1024]")] = None,
     max_audio_seconds: Seconds = None,
-    temperature: Annotated[float, typer.Option(help="Of the text; 0 always takes the likeliest word.")] = 0.0,
+    temperature: Annotated[
+        float | None, typer.Option(help="Of the text; 0 always takes the likeliest word.  [default: the checkpoint's own]")
+    ] = None,
     seed: Seed = None,
     as_json: AsJson = False,
     device: Device = "auto",
@@ -92,14 +99,17 @@ def ask(
     weights: Weights = "auto",
     vocoder: Vocoder = "faithful",
 ) -> None:
-    """Ask about pictures, sounds and clips."""
+    """Ask, about pictures, sounds and clips too; text is printed as it comes."""
     parts: list[dict[str, Any]] = []
     for kind, paths in (("image", image), ("audio", audio), ("video", video)):
         parts += [{"type": kind, kind: path} for path in paths or ()]
-    if question:
-        parts.append({"type": "text", "text": question})
     if voice and not speak:
         raise typer.BadParameter("give --speak FILE too, or leave the voice out", param_hint="--voice")
+    if question == "-" or (question is None and not parts):
+        with errors_told():
+            question = "".join(_standard_input()).rstrip("\r\n")
+    if question:
+        parts.append({"type": "text", "text": question})
     if not parts:
         raise typer.BadParameter("give a question, or media to ask about", param_hint="QUESTION")
     with errors_told():
@@ -309,6 +319,8 @@ def _lengths(max_tokens: int | None, max_audio_seconds: float | None) -> dict[st
 
 
 def _standard_input() -> Iterator[str]:
+    if sys.stdin.isatty():
+        notes.print("type, and end with Ctrl-D", style="dim")
     try:
         yield from sys.stdin
     except UnicodeDecodeError as e:

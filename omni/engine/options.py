@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TypedDict
 
 from omni.engine.sampler import Sampling
@@ -37,10 +37,10 @@ class OptionArgs(SpeechArgs, total=False):
     """All fields of `Options`, for calls that take them one by one."""
 
     max_tokens: int
-    temperature: float
-    top_k: int
-    top_p: float
-    repetition_penalty: float
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    repetition_penalty: float | None
     stop: str | Sequence[str] | None
     logprobs: int | None
 
@@ -52,7 +52,8 @@ class Options:
     Attributes:
         max_tokens: of text.
         max_audio_seconds: of speech.
-        temperature, top_k, top_p, repetition_penalty: of text; greedy unless told otherwise, as the model was released.
+        temperature, top_k, top_p, repetition_penalty: of text; None for the checkpoint's own, which is greedy unless its
+            `generation_config.json` says otherwise. Temperature 0 is greedy.
         voice_sampling: of codec ids; the released defaults.
         stop: a string, or several, that end the answer; neither written nor spoken.
         logprobs: tell how likely each token was, and so many of the likeliest at its place; None tells nothing.
@@ -62,10 +63,10 @@ class Options:
 
     max_tokens: int = 1024
     max_audio_seconds: float = 300.0
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    repetition_penalty: float = 1.0
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    repetition_penalty: float | None = None
     voice_sampling: Sampling = VOICE_SAMPLING
     stop: str | Sequence[str] | None = ()
     logprobs: int | None = None
@@ -84,11 +85,13 @@ class Options:
             raise OptionError(f"logprobs is {self.logprobs!r}; give a whole number from 0 to {MAX_LOGPROBS}, or None")
         if self.seed is not None and not (_is_int(self.seed) and 0 <= self.seed < 2**62):
             raise OptionError(f"seed is {self.seed!r}; give a whole number from 0 to 2**62 - 1")
-        _ = self.sampling  # checks its own ranges
+        self.sampling(Sampling())  # checks its own ranges
 
-    @property
-    def sampling(self) -> Sampling:
-        return Sampling(self.temperature, self.top_k, self.top_p, self.repetition_penalty)
+    def sampling(self, own: Sampling) -> Sampling:
+        """How ids of text are picked; `own` is the checkpoint's way, for what was not said."""
+        return Sampling(
+            *(said if (said := getattr(self, f.name)) is not None else getattr(own, f.name) for f in fields(own))
+        )
 
     @property
     def stop_strings(self) -> tuple[str, ...]:

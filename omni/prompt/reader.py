@@ -171,6 +171,7 @@ class PromptReader:
         speaking: bool = False,
         audio_in_video: bool | None = None,
         tools: Sequence[Mapping[str, Any]] = (),
+        template_args: Mapping[str, Any] | None = None,
     ) -> Prompt:
         """Read chat messages, ending where the assistant's answer begins.
 
@@ -179,10 +180,11 @@ class PromptReader:
             speaking: begin with the system prompt that speech needs, unless the messages bring one of their own.
             audio_in_video: hear the sound of clips; None where they have one.
             tools: functions that the model may call, as OpenAI describes them.
+            template_args: switches of the checkpoint's chat template, such as `enable_thinking`.
 
         Raises:
             MessageError, MediaError, ContextError: saying which message and part is at fault.
-            OptionError: tools, for a checkpoint whose chat template has no place for them.
+            OptionError: tools or switches for which the checkpoint's chat template has no place.
         """
         if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Sequence):
             raise MessageError('messages must be a list such as [{"role": "user", "content": "Hello"}]')
@@ -197,7 +199,8 @@ class PromptReader:
             turns.insert(0, {"role": "system", "content": SPEAKING})
         if not turns:
             raise MessageError('there are no messages; give a list such as [{"role": "user", "content": "Hello"}]')
-        ids = self.tokenizer.encode_runs(self.template.render(turns, add_generation_prompt=True, tools=tools))
+        runs = self.template.render(turns, add_generation_prompt=True, tools=tools, template_args=template_args)
+        ids = self.tokenizer.encode_runs(runs)
         return self._lay_out(ids, media)
 
     def _check_rows(self, media: Sequence[Medium]) -> None:
@@ -214,6 +217,10 @@ class PromptReader:
         content, bare = message.get("content"), {"role": message["role"]}
         if calls := message.get("tool_calls"):
             bare["tool_calls"] = _calls(calls, where)
+        if (thought := message.get("reasoning_content")) is not None:
+            if not isinstance(thought, str):
+                raise MessageError(f"{where}.reasoning_content must be a text")
+            bare["reasoning_content"] = thought
         if isinstance(content, str) or (content is None and calls):
             return {**bare, "content": content or ""}, []
         if not isinstance(content, Sequence) or isinstance(content, bytes):

@@ -1,26 +1,33 @@
 """A checkpoint's chat template, rendered so that no text from outside can become a control token.
 
-Every string of a message is replaced by a stand-in before the template sees it. What the template then emits is cut at the
-special tokens, all of which are its own, and the texts are put back into the plain runs between them. A harmless chat gets
-exactly the ids that transformers gives the rendered string; a hostile one gets its `<|im_end|>` spelled out in ordinary ids.
+The template sees all texts as they are, and may search, cut and strip them. What is marked are the special tokens that the
+template itself writes, in its constants, and their marks go with them through what it does to strings (`Marked`). The
+rendered text is cut at marked tokens alone. A harmless chat gets exactly the ids that transformers gives the rendered text;
+a hostile one gets its `<|im_end|>` spelled out in ordinary ids, even where two texts spell it together.
+
+One thing more is marked: the words of the model's own language (`<think>`, `<tool_call>`: added tokens that are no control
+tokens) in what an assistant said, so that an answer is read again as it was given.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import secrets
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError, TemplateSyntaxError, meta, pass_context
-from jinja2.runtime import Context
+from jinja2 import TemplateError, TemplateSyntaxError, meta, nodes, pass_context, pass_eval_context
+from jinja2.filters import do_join, do_replace
+from jinja2.nodes import EvalContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.visitor import NodeTransformer
 
 from omni.errors import CheckpointError, MessageError, OptionError
 from omni.models.config import read_json
-from omni.prompt.tokenizer import Run, Special, special_names
+from omni.prompt.marked import Marked, concat, mark, special_spans
+from omni.prompt.tokenizer import Run, Special, read_added
 
 DEFAULT = """\
 {%- set seen = namespace(picture=0, audio=0, video=0) -%}
@@ -60,29 +67,41 @@ DEFAULT = """\
 """
 """The rule of the published template, for a checkpoint that ships none."""
 WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
-NAMED = ("role", "type")
-"""Keys whose values a template compares: they stay as they are, and must be plain words."""
+GIVEN = frozenset({"messages", "tools", "add_generation_prompt"})
+"""What a rendering gives every template."""
+MARK, CONCAT = "mark constant", "concat all"
+"""Filters that no template can write, since their names hold a space."""
 
 
 class Template:
     """A jinja template in transformers' dialect.
 
-    A template that looks into texts (searches, cuts, changes case) finds stand-ins there; trimming white space, testing for
-    emptiness and `tojson` work. Qwen2.5's templates do no more.
+    Attributes:
+        takes_tools: whether it has a place for tools.
+        switches: names of what else it reads (`enable_thinking`).
     """
 
-    def __init__(self, source: str, specials: Iterable[str], named: Mapping[str, str] | None = None) -> None:
-        """`specials`: names to cut at. `named`: special tokens that the template may ask for by role (`eos_token`)."""
-        env = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
-        env.globals["raise_exception"] = _raise
-        env.filters["tojson"] = _tojson
+    def __init__(
+        self, source: str, specials: Iterable[str], named: Mapping[str, str] | None = None, words: Iterable[str] = ()
+    ) -> None:
+        """What is marked in which text.
+
+        Args:
+            specials: names of all special tokens, which the template may write.
+            named: those that it may ask for by role (`eos_token`).
+            words: those that an assistant's text may hold.
+        """
+        self._specials, self._words = _any_of(specials), _any_of(words)
+        env = _Environment(self._specials)
         try:
-            self._template = env.from_string(source)
-            self.takes_tools = "tools" in meta.find_undeclared_variables(env.parse(source))
+            tree = env.parse(source)
+            reads, inner = meta.find_undeclared_variables(tree), _set_inside(tree)
+            self._template = env.from_string(_MarkConstants(self._specials).visit(tree).set_environment(env))
         except TemplateSyntaxError as e:
             raise CheckpointError(f"the chat template is no jinja, line {e.lineno}: {e.message}") from e
-        self._specials = sorted(specials, key=len, reverse=True)
-        self._named = dict(named or {})
+        self._named = {role: mark(name, self._specials) for role, name in (named or {}).items()}
+        self.takes_tools = "tools" in reads
+        self.switches = frozenset(reads - inner - GIVEN - self._named.keys())
 
     @classmethod
     def read(cls, folder: Path) -> Template:
@@ -91,7 +110,8 @@ class Template:
         config = read_json(path) if path.exists() else {}
         found = {key: value.get("content") if isinstance(value, Mapping) else value for key, value in config.items()}
         named = {key: value for key, value in found.items() if key.endswith("_token") and isinstance(value, str)}
-        return cls(_source(folder, config), special_names(folder), named)
+        added = read_added(folder)
+        return cls(_source(folder, config), added, named, [name for name, token in added.items() if token.is_word])
 
     def render(
         self,
@@ -99,88 +119,157 @@ class Template:
         *,
         add_generation_prompt: bool,
         tools: Sequence[Mapping[str, Any]] | None = None,
-        number_media: bool = False,
+        template_args: Mapping[str, Any] | None = None,
     ) -> list[Run]:
         """The chat as runs; neighbouring runs of text are one.
 
         Args:
-            messages: plain JSON, each with a `role` and a `content`, a string or a list of parts with a `type`.
-            number_media: write "Picture 1: " and the like before media.
+            messages: plain JSON, each with a `role` and a `content`, a string or a list of parts with a `type`; parts that
+                are all text are one string to the template.
+            template_args: of `switches`, those to be set.
 
-        Raises MessageError for messages that are no such thing or that the template refuses, OptionError for tools where the
-        template has no place for them.
+        Raises MessageError for messages that are no such thing or that the template refuses, OptionError for tools or
+        arguments that the template does not read.
         """
         if tools and not self.takes_tools:
             raise OptionError("this checkpoint's chat template knows no tools; leave them out")
         _check(messages)
-        guard = _Guard(self._specials)
         try:
             text = self._template.render(
-                messages=guard.shield(messages), tools=guard.shield(tools) if tools else None,
-                add_generation_prompt=add_generation_prompt, add_vision_id=number_media, add_audio_id=number_media,
-                guard=guard, **self._named,
-            )  # fmt: skip
+                messages=[self._shown(message) for message in messages],
+                tools=_plain(tools) if tools else None,
+                add_generation_prompt=add_generation_prompt,
+                **self._named,
+                **self._checked(template_args or {}),
+            )
         except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError) as e:
-            raise MessageError(f"the chat template cannot render these messages: {guard.restore(str(e))}") from e
-        return [Special(run) if run in self._specials else guard.restore(run) for run in guard.cut(text) if run]
+            raise MessageError(f"the chat template cannot render these messages: {e}") from e
+        return self._runs(text)
+
+    def _checked(self, args: Mapping[str, Any]) -> dict[str, Any]:
+        if not isinstance(args, Mapping):
+            raise OptionError(f"template_args is {args!r}; give names with values")
+        for name in args:
+            if name not in self.switches:
+                known = ", ".join(sorted(self.switches)) or "nothing of the kind"
+                raise OptionError(f"this checkpoint's chat template does not read {name!r}; it reads {known}")
+        return {name: _plain(value) for name, value in args.items()}
+
+    def _shown(self, message: Mapping[str, Any]) -> dict[str, Any]:
+        """A message as the template sees it."""
+        shown: dict[str, Any] = _plain(message)
+        parts = shown.get("content")
+        if isinstance(parts, list) and all(part["type"] == "text" for part in parts):
+            shown["content"] = "".join(part["text"] for part in parts)
+        if shown["role"] == "assistant":
+            said = {key: shown.get(key) for key in ("content", "reasoning_content")}
+            shown |= {key: mark(text, self._words) for key, text in said.items() if isinstance(text, str)}
+        return shown
+
+    def _runs(self, text: str) -> list[Run]:
+        plain, runs, at = _unmarked(text), list[Run](), 0
+        for first, last in special_spans(text):
+            for found in self._specials.finditer(plain, first, last):
+                runs += (plain[at : found.start()], Special(found[0]))
+                at = found.end()
+        return [run for run in (*runs, plain[at:]) if run]
 
 
-class _Guard:
-    """Stand-ins for the strings of one rendering: digits after a secret number, which no text can hold."""
+class _Environment(ImmutableSandboxedEnvironment):
+    """transformers' dialect of jinja, in which strings keep their marks."""
 
-    def __init__(self, specials: Sequence[str]) -> None:
-        nonce = 10**38 + secrets.randbelow(10**38)
-        self._prefix = f"{nonce}."
-        self._stand_in_pattern = re.compile(rf"{nonce}\.(\d+)\.")
-        self._special_pattern = re.compile("(" + "|".join(map(re.escape, specials)) + ")") if specials else None
-        self._texts: list[str] = []
+    concat = staticmethod(concat)
 
-    def shield(self, node: Any, key: object = "") -> Any:
-        """A copy of a JSON tree with stand-ins for its strings, apart from keys and NAMED values that are plain words."""
-        if node is None or isinstance(node, (bool, int, float)):
-            return node
-        if isinstance(node, str):
-            return node if key in NAMED and self._is_word(node) else self._stand_in(node)
-        if isinstance(node, Mapping):
-            return {k if self._is_word(k) else self._stand_in(str(k)): self.shield(v, k) for k, v in node.items()}
-        if isinstance(node, (list, tuple)):
-            return [self.shield(item) for item in node]
-        return self._hold("")  # a picture, bytes: a template asks whether it is there, and never writes it
+    def __init__(self, specials: re.Pattern[str]) -> None:
+        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
+        self.globals["raise_exception"] = _raise
+        marked = cache(lambda text: mark(text, specials))
+        # a filter that takes the context is not computed while compiling, which would drop the marks
+        self.filters[MARK] = pass_context(lambda _, text: marked(text))
+        self.filters |= {CONCAT: _concat, "tojson": _tojson, "join": _join, "replace": _replace}
 
-    def cut(self, text: str) -> list[str]:
-        """The special tokens of a rendered text, and what is between them."""
-        return self._special_pattern.split(text) if self._special_pattern else [text]
-
-    def restore(self, text: str) -> str:
-        return self._stand_in_pattern.sub(lambda found: self._texts[int(found[1])], text)
-
-    def escape(self, text: str, ensure_ascii: bool) -> str:
-        """JSON of stand-ins, made to become JSON of what they stand for."""
-
-        def hold(found: re.Match[str]) -> str:
-            return self._hold(json.dumps(self._texts[int(found[1])], ensure_ascii=ensure_ascii)[1:-1])
-
-        return self._stand_in_pattern.sub(hold, text)
-
-    def _is_word(self, text: object) -> bool:
-        return isinstance(text, str) and WORD.fullmatch(text) is not None and len(self.cut(text)) == 1
-
-    def _stand_in(self, text: str) -> str:
-        """White space at the ends stays outside, where a template may trim it."""
-        core = text.strip()
-        if not core:
-            return text
-        start = text.index(core)
-        return text[:start] + self._hold(core) + text[start + len(core) :]
-
-    def _hold(self, text: str) -> str:
-        self._texts.append(text)
-        return f"{self._prefix}{len(self._texts) - 1}."
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        """As jinja's, with the methods of `Marked` for all strings."""
+        return super().getattr(Marked(obj) if type(obj) is str else obj, attribute)
 
 
-@pass_context
+class _MarkConstants(NodeTransformer):
+    """Marks the special tokens in the constants of a template, and has `~` keep marks."""
+
+    def __init__(self, specials: re.Pattern[str]) -> None:
+        self._specials = specials
+
+    def visit_Const(self, node: nodes.Const) -> nodes.Expr:
+        return self._mark(node, node.value)
+
+    def visit_TemplateData(self, node: nodes.TemplateData) -> nodes.Expr:
+        return self._mark(node, node.data)
+
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Expr:
+        self.generic_visit(node)
+        return _filter(nodes.List(node.nodes, lineno=node.lineno), CONCAT)
+
+    def _mark(self, node: nodes.Expr, value: object) -> nodes.Expr:
+        is_special = isinstance(value, str) and self._specials.search(value)
+        return _filter(nodes.Const(value, lineno=node.lineno), MARK) if is_special else node
+
+
+def _set_inside(tree: nodes.Template) -> set[str]:
+    """Names set within loops and macros, which jinja counts as read from outside where only some branches set them."""
+    inner = tree.find_all((nodes.For, nodes.Macro))
+    return {name.name for block in inner for name in block.find_all(nodes.Name) if name.ctx == "store"}
+
+
+def _filter(node: nodes.Expr, name: str) -> nodes.Filter:
+    return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)
+
+
+def _any_of(names: Iterable[str]) -> re.Pattern[str]:
+    """Finds names, the longest of those that begin at a place; of no names nothing."""
+    return re.compile("|".join(map(re.escape, sorted(names, key=len, reverse=True))) or "(?!)")
+
+
+class _Medium(str):
+    """A picture, bytes: a template asks whether it is there, and never writes it."""
+
+    __slots__ = ()
+
+    def __bool__(self) -> bool:
+        return True
+
+
+def _plain(node: Any) -> Any:
+    """A copy of a JSON tree, with strings that are just strings."""
+    if node is None or isinstance(node, (bool, int, float)):
+        return node
+    if isinstance(node, str):
+        return _unmarked(node)
+    if isinstance(node, Mapping):
+        return {str(key): _plain(value) for key, value in node.items()}
+    if isinstance(node, (list, tuple)):
+        return [_plain(item) for item in node]
+    return _Medium()
+
+
+def _unmarked(text: str) -> str:
+    return "".join((text,))  # unlike str(), which hands a subclass's own answer on
+
+
+def _concat(values: Iterable[object]) -> str:
+    return concat(map(str, values))
+
+
+@pass_eval_context
+def _join(context: EvalContext, value: Iterable[Any], d: str = "", attribute: str | int | None = None) -> str:
+    return do_join(context, value, Marked(str(d)), attribute)
+
+
+@pass_eval_context
+def _replace(context: EvalContext, s: str, old: str, new: str, count: int | None = None) -> str:
+    return do_replace(context, Marked(str(s)), old, new, count)
+
+
 def _tojson(
-    context: Context,
     value: Any,
     ensure_ascii: bool = False,
     indent: int | None = None,
@@ -188,10 +277,7 @@ def _tojson(
     sort_keys: bool = False,
 ) -> str:
     """transformers' filter: jinja's own escapes HTML."""
-    text = json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-    guard = context["guard"]
-    assert isinstance(guard, _Guard)
-    return guard.escape(text, ensure_ascii)
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 def _raise(message: str) -> None:

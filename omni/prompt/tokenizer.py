@@ -42,6 +42,17 @@ Run: TypeAlias = Special | str
 """A piece of a prompt: a special token, or text that holds none whatever it looks like."""
 
 
+@dataclass(frozen=True)
+class AddedToken:
+    """A token beside the vocabulary.
+
+    is_word: of the model's own language, such as `<tool_call>`, and shown in text; else a control token, which never is.
+    """
+
+    id: int
+    is_word: bool
+
+
 class Tokenizer:
     """Encodes text as text: strings that look like control tokens get no special id, `special` is the one way to those.
 
@@ -49,15 +60,12 @@ class Tokenizer:
         specials: every added token -> its id, also those that are ordinary words to a model (`<tool_call>`).
     """
 
-    def __init__(
-        self, words: tokenizers.Tokenizer, specials: Mapping[str, int], dropped: Iterable[int], cuts_like_qwen: bool
-    ) -> None:
-        """`words` knows no added tokens; `dropped` are the ids of `specials` that never show in text."""
-        self.specials = dict(specials)
+    def __init__(self, words: tokenizers.Tokenizer, added: Mapping[str, AddedToken], cuts_like_qwen: bool) -> None:
+        """`words` knows no added tokens."""
+        self.specials = {name: token.id for name, token in added.items()}
         self.cuts_like_qwen = cuts_like_qwen
         self._words = words
-        self._dropped = frozenset(dropped)
-        self._text_of = {id: name for name, id in specials.items()}
+        self._bytes_of = {token.id: name.encode() if token.is_word else b"" for name, token in added.items()}
 
     @classmethod
     def read(cls, folder: Path) -> Tokenizer:
@@ -76,9 +84,8 @@ class Tokenizer:
         if data["model"]["type"] != "BPE" or "ByteLevel" not in json.dumps(data["decoder"]):
             raise CheckpointError(f"{path} holds no byte-level BPE, the only kind that omni reads")
         # without its added tokens the library cannot find them in a text
-        words = tokenizers.Tokenizer.from_str(json.dumps(data | {"added_tokens": []}))
-        dropped = [item["id"] for item in data["added_tokens"] if item["special"]]
-        return cls(words, _added(data), dropped, _cuts_like_qwen(data))
+        words = tokenizers.Tokenizer.from_str(json.dumps(data | {"added_tokens": [], "truncation": None, "padding": None}))
+        return cls(words, _added(data["added_tokens"]), _cuts_like_qwen(data))
 
     @classmethod
     def _from_parts(cls, folder: Path) -> Tokenizer:
@@ -93,10 +100,7 @@ class Tokenizer:
             [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
         )
         words.decoder = decoders.ByteLevel()
-        specials = {name: int(id) for name, id in read_json(folder / "added_tokens.json").items()}
-        # the file does not say which of them are words; by the family's custom `<|...|>` are not
-        dropped = [id for name, id in specials.items() if re.fullmatch(r"<\|.*\|>", name)]
-        return cls(words, specials, dropped, cuts_like_qwen=True)
+        return cls(words, read_added(folder), cuts_like_qwen=True)
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, in which no control token can be written."""
@@ -117,7 +121,7 @@ class Tokenizer:
     def special(self, name: str) -> int:
         """Id of an added token."""
         if name not in self.specials:
-            raise CheckpointError(f"the tokenizer has no {name!r}; is this a Qwen2.5-Omni checkpoint?")
+            raise CheckpointError(f"the tokenizer has no {name!r}, which the model needs; are all files of one checkpoint?")
         return self.specials[name]
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -132,8 +136,8 @@ class Tokenizer:
         Nothing too for an id without an entry, though the embedding has a row for it: the model's head can draw one (it has
         152 064 rows for 151 665 entries), and an answer under way must not break on that.
         """
-        if id in self._text_of:
-            return b"" if id in self._dropped else self._text_of[id].encode()
+        if id in self._bytes_of:
+            return self._bytes_of[id]
         letters = self._words.id_to_token(id)
         if letters is None:
             return b""
@@ -225,17 +229,24 @@ class PieceEncoder:
         return self._tokenizer.encode(done)
 
 
-def special_names(folder: Path) -> list[str]:
-    """The added tokens of the tokenizer in a folder, without reading the rest of it."""
-    path = folder / "tokenizer.json"
+def read_added(folder: Path) -> dict[str, AddedToken]:
+    """The added tokens of the tokenizer in a folder by name, without reading the rest of it."""
+    whole, config = folder / "tokenizer.json", folder / "tokenizer_config.json"
+    path = whole if whole.exists() else config
     try:
-        return list(_added(read_json(path)) if path.exists() else read_json(folder / "added_tokens.json"))
-    except (LookupError, TypeError) as e:
+        if whole.exists():
+            return _added(read_json(whole)["added_tokens"])
+        if config.exists() and (listed := read_json(config).get("added_tokens_decoder")):
+            return _added([{"id": int(id), **item} for id, item in listed.items()])
+        path = folder / "added_tokens.json"
+        # this one does not say which of them are words; by the family's custom `<|...|>` are not
+        return {name: AddedToken(int(id), not re.fullmatch(r"<\|.*\|>", name)) for name, id in read_json(path).items()}
+    except (LookupError, TypeError, ValueError, AttributeError) as e:
         raise CheckpointError(f"{path} is damaged ({type(e).__name__}: {e}); fetch it again") from e
 
 
-def _added(data: Mapping[str, Any]) -> dict[str, int]:
-    return {item["content"]: item["id"] for item in data["added_tokens"]}
+def _added(items: Iterable[Mapping[str, Any]]) -> dict[str, AddedToken]:
+    return {item["content"]: AddedToken(item["id"], not item["special"]) for item in items}
 
 
 def _is_cut(text: str, at: int) -> bool:

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ import pytest
 import soundfile
 from typer.testing import CliRunner
 
-from omni.cli.main import app
+from omni import Omni
+from omni.cli.main import _follow, app
+from omni.events import Event, TextDelta
 from tests.oracle.tiny import tiny
 
 MEDIA = Path(__file__).parents[3] / "demos" / "media"
@@ -26,6 +29,46 @@ def test_ask_prints_the_text_as_it_comes() -> None:
     assert done.exit_code == 0, done.output
     assert done.stdout.endswith("\n")
     assert "first text after" in done.stderr
+
+
+def test_text_is_printed_while_it_is_made(capsys: pytest.CaptureFixture[str]) -> None:
+    omni = Omni.load(tiny("7b-like"), speech=False, progress=False)
+    printed: list[str] = []
+
+    def watched() -> Iterator[Event]:
+        for event in omni.stream([{"role": "user", "content": "Hello"}], max_tokens=12):
+            yield event
+            if isinstance(event, TextDelta):
+                printed.append(capsys.readouterr().out)
+                assert printed[-1] == event.text
+
+    _follow(omni, watched(), None, as_json=False)
+    assert len(printed) > 1
+
+
+@pytest.mark.parametrize(("args", "ends"), [([], "\n"), (["-"], "\r\n"), ([], "")])
+def test_ask_reads_standard_input(args: list[str], ends: str) -> None:
+    options = ["ask", *MODEL, "--max-tokens", "6", "--json"]
+    piped, given = run(app, [*options, *args], input=f"Hello\n there{ends}"), run(app, [*options, "Hello\n there"])
+    assert piped.exit_code == given.exit_code == 0, piped.output
+    told, as_argument = json.loads(piped.stdout), json.loads(given.stdout)
+    assert told["text"] == as_argument["text"] and told["usage"] == as_argument["usage"]
+
+
+def test_ask_about_media_leaves_standard_input_alone_unless_told() -> None:
+    options = ["ask", *MODEL, "--audio", str(MEDIA / "question.wav"), "--max-tokens", "2", "--json"]
+    alone, both = (json.loads(run(app, [*options, *args], input="Hello").stdout) for args in ([], ["-"]))
+    assert both["usage"]["prompt_tokens"] == alone["usage"]["prompt_tokens"] + len("Hello")
+
+
+def test_a_model_without_a_voice_says_so(tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny("7b-like"), tmp_path / "mute")
+    config = json.loads((folder / "config.json").read_text()) | {"enable_audio_output": False}
+    (folder / "config.json").write_text(json.dumps(config))
+    done = run(app, ["ask", "--model", str(folder), "--speak", str(tmp_path / "answer.wav"), "Hello"])
+    assert done.exit_code == 2
+    assert "without speech" in " ".join(done.output.split())
+    assert not (tmp_path / "answer.wav").exists()
 
 
 def test_ask_about_everything_aloud(tmp_path: Path) -> None:
@@ -120,8 +163,10 @@ def test_a_refused_text_leaves_the_file_as_it_was(tmp_path: Path) -> None:
         assert out.read_bytes() == b"kept"
 
 
-def test_say_refuses_what_is_no_text(tmp_path: Path) -> None:
-    done = run(app, ["say", *MODEL, "-", "-o", str(tmp_path / "words.wav")], input=b"\xff\xfe words")
+@pytest.mark.parametrize("args", [["say", *MODEL, "-", "-o", "words.wav"], ["ask", *MODEL]])
+def test_what_is_no_text_is_refused(args: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = run(app, args, input=b"\xff\xfe words")
     assert done.exit_code == 2
     assert "UTF-8" in done.output
 
@@ -135,6 +180,7 @@ def test_say_refuses_what_is_no_text(tmp_path: Path) -> None:
         (["ask", "--model", "nobody/nothing-at-all", "?"], 1, "nobody/nothing-at-all"),
         (["ask", *MODEL, "--device", "gpu", "?"], 1, "no device"),
         (["ask", *MODEL], 2, "give a question"),
+        (["ask", *MODEL, ""], 2, "give a question"),
         (["ask", *MODEL, "--voice", "Ethan", "Hi."], 2, "give --speak"),
         (["say", *MODEL, "Hi.", "-o", "nowhere/x.wav"], 2, "is no folder"),
         (["ask", *MODEL, "--image", "[/x].jpg", "?"], 2, "[/x].jpg"),

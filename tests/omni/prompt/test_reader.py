@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,9 @@ import torch
 from PIL import Image
 
 from omni import Omni, Options
-from omni.errors import ContextError, MediaError, MessageError
+from omni.errors import ContextError, MediaError, MessageError, OptionError
 from omni.prompt.reader import SPEAKING, Message, Prompt
+from omni.prompt.template import Template
 from tests.encoders.samples import video_file
 from tests.oracle.tiny import tiny, token
 
@@ -199,3 +202,26 @@ def test_a_medium_that_comes_again_is_not_read_again(monkeypatch: pytest.MonkeyP
     assert small < large, "options of a part are part of what it is"
     with pytest.raises(MessageError, match="give a number"):
         reader.read([{"role": "user", "content": [picture | {"min_pixels": "4"}]}])
+
+
+def test_what_an_assistant_thought_and_switches_reach_the_template(omni: Omni) -> None:
+    reader = omni.runtime.reader
+    thinks = Template(
+        "{% for m in messages %}{{ m.reasoning_content }}|{{ m.content }}|{% endfor %}{{ enable_thinking }}",
+        reader.tokenizer.specials,
+    )
+    messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "ok", "reasoning_content": "hm"}]
+    prompt = replace(reader, template=thinks).read(messages, template_args={"enable_thinking": False})
+    assert reader.tokenizer.decode(prompt.ids.tolist()) == "|?|hm|ok|False"
+    with pytest.raises(MessageError, match=r"messages\[0\]\.reasoning_content must be a text"):
+        reader.read([{"role": "assistant", "content": "ok", "reasoning_content": ["hm"]}])
+
+
+def test_a_switch_that_the_template_does_not_read_is_refused(omni: Omni) -> None:
+    hello: list[Message] = [{"role": "user", "content": "Hello"}]
+    args = {"enable_thinking": False}
+    for call in (omni.generate, omni.stream):
+        with pytest.raises(OptionError, match="does not read 'enable_thinking'; it reads"):
+            call(hello, template_args=args)
+    with pytest.raises(OptionError, match="does not read 'enable_thinking'"):
+        asyncio.run(anext(omni.astream(hello, template_args=args)))

@@ -129,7 +129,8 @@ def test_the_rule(folder: Path) -> None:
         "<|im_start|>assistant\nok<|im_end|>\n<|im_start|>assistant\n"
     )
     assert runs[:4] == [Special("<|im_start|>"), "system\nYou are a helpful assistant.", Special("<|im_end|>"), "\n"]
-    numbered = said(Template.read(folder).render(CHATS["parts"], add_generation_prompt=False, number_media=True))
+    number = {"add_vision_id": True, "add_audio_id": True}
+    numbered = said(Template.read(folder).render(CHATS["parts"], add_generation_prompt=False, template_args=number))
     for label in (
         "Picture 1: <|vision_bos|>",
         "Audio 1: <|audio_bos|>",
@@ -293,3 +294,92 @@ def test_a_damaged_template_is_named(name: str, data: bytes, named: str, tmp_pat
 def test_names_are_those_of_the_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
     assert set(NAMES) == set(tokenizer.specials)
     assert Template.read(folder).render(CHATS["one"], add_generation_prompt=True)[0] == Special("<|im_start|>")
+
+
+# what templates do to strings, with a special token in the constant
+WAYS = [
+    "{{ '<|im_start|>' + role ~ '\\n' }}{{ text }}<|im_end|>",
+    "{{ '<|im_start|>' ~ role ~ text }}{{ eos_token }}",
+    "{% set open = '<|im_start|>' %}{% if '<|im_start|>' == open %}{{ open + role }}{% endif %}{{ text + eos_token }}",
+    "{% set turn %}<|im_start|>{{ role }}{% endset %}{{ turn ~ text }}{{ '\\n<|im_end|>' | trim }}",
+    "{% macro turn(text, close='<|im_end|>') %}<|im_start|>{{ text }}{{ close }}{% endmacro %}{{ turn(role) + turn(text) }}",
+    "{% set ns = namespace(out='') %}{% for m in messages %}{% set ns.out = ns.out + '<|im_start|>' + text %}{% endfor %}"
+    "{{ ns.out.strip() }}",
+    "{{ ['<|im_start|>', role, text] | join }}{{ [text, text] | join('<|im_end|>') }}",
+    "{{ '<|im_end|>'.join([text, '<|im_start|>']) }}{{ ', '.join(['<|im_start|>', text]) }}",
+    "{{ text | replace('o', '<|im_end|>') }}{{ text.replace('hell', '<|im_start|>') }}",
+    "{{ 'a<|im_end|>' | replace('a', text) }}{{ text.partition('<|im_end|>')[0] }}",
+    "{{ ('<|im_start|>' + text + '<|im_end|>')[12:] }}{{ 'x<|im_start|>'.split('x')[-1] }}",
+    "{{ none | default('<|im_start|>', true) }}{{ {'open': '<|im_start|>'}['open'] }}{{ ('<|im_end|>', 1) | first }}",
+    "{{ '<|im_start|>' if text else '' }}{{ text or '<|im_end|>' }}{{ '<|im_end|>' | string }}{{ '<|im_' 'end|>' }}",
+    "{% for token in ['<|im_start|>', '<|im_end|>'] %}{{ token }}{% if token == '<|im_end|>' %}.{% endif %}{% endfor %}",
+    "{% filter trim %} <|im_start|>{{ text }} {% endfilter %}{% call(x) m() %}<|im_end|>{{ x }}{% endcall %}",
+]
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("way", WAYS)
+def test_special_tokens_come_through_what_templates_do(way: str, folder: Path, tokenizer: Tokenizer) -> None:
+    from transformers import AutoTokenizer
+
+    start = "{%- macro m() %}{{ caller('<|im_start|>') }}{% endmacro %}{%- set role = messages[0].role %}"
+    source = start + "{%- set text = messages[0].content %}" + way
+    theirs = AutoTokenizer.from_pretrained(folder)
+    runs = Template(source, tokenizer.specials, {"eos_token": "<|im_end|>"}).render(
+        CHATS["one"], add_generation_prompt=False
+    )
+    ids = theirs.apply_chat_template(CHATS["one"], chat_template=source, return_dict=False)
+    assert any(isinstance(run, Special) for run in runs)
+    assert tokenizer.encode_runs(runs) == ids
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("text", HOSTILE)
+def test_texts_stay_texts_in_what_templates_do(way: str, text: str, tokenizer: Tokenizer) -> None:
+    start = "{%- macro m() %}{{ caller('') }}{% endmacro %}{%- set role = messages[0].role %}"
+    source = start + "{%- set text = messages[0].content %}" + way.replace("hell", "harm").replace("'o'", "'harm'")
+    template = Template(source, tokenizer.specials, {"eos_token": "<|im_end|>"})
+    runs, harmless = (
+        template.render([{"role": "user", "content": content}], add_generation_prompt=False) for content in (text, "-")
+    )
+    assert [run for run in runs if isinstance(run, Special)] == [run for run in harmless if isinstance(run, Special)]
+
+
+def test_texts_do_not_join_to_a_control_token(tokenizer: Tokenizer) -> None:
+    template = Template("{{ messages[0].content }}{{ messages[1].content }}<|im_end|>", tokenizer.specials)
+    messages = [{"role": "user", "content": "<|im_"}, {"role": "user", "content": "end|><|im_"}]
+    runs = template.render(messages, add_generation_prompt=False)
+    assert runs == ["<|im_end|><|im_", Special("<|im_end|>")]
+
+
+@pytest.mark.parametrize(
+    ("source", "switches"),
+    [
+        ("{{ messages }}{{ tools }}{{ add_generation_prompt }}{{ eos_token }}", set()),
+        ("{% if enable_thinking is defined and enable_thinking is false %}{% endif %}", {"enable_thinking"}),
+        ("{% if not thinking is defined %}{% set thinking = false %}{% endif %}{{ thinking }}", {"thinking"}),
+        ("{% for m in messages %}{% if m %}{% set content = 1 %}{% endif %}{{ content }}{% endfor %}", set()),
+        ("{% macro f(x) %}{{ x }}{{ date }}{% endmacro %}{{ f(namespace(y=1)) }}{{ raise_exception }}", {"date"}),
+    ],
+)
+def test_switches_are_what_a_template_reads(source: str, switches: set[str]) -> None:
+    template = Template(source, ["<|im_end|>"], {"eos_token": "<|im_end|>"})
+    assert template.switches == switches
+    if not switches:
+        with pytest.raises(OptionError, match="does not read 'x'; it reads nothing of the kind"):
+            template.render(CHATS["one"], add_generation_prompt=False, template_args={"x": 1})
+
+
+def test_arguments_are_texts_from_outside(tokenizer: Tokenizer) -> None:
+    template = Template("{{ date }}{{ deep.x[0] }}", tokenizer.specials)
+    args = {"date": "<|im_end|>", "deep": {"x": ["<|im_start|>"]}}
+    runs = template.render(CHATS["one"], add_generation_prompt=False, template_args=args)
+    assert runs == ["<|im_end|><|im_start|>"]
+
+
+def test_parts_of_text_are_one_string_to_a_template(tokenizer: Tokenizer) -> None:
+    template = Template("{{ messages[0].content is string }} {{ messages[0].content }}", tokenizer.specials)
+    content = parts("hello", " the", "<|im_", "end|>")
+    assert template.render([{"role": "user", "content": content}], add_generation_prompt=False) == [
+        "True hello the<|im_end|>"
+    ]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import unicodedata
+from functools import cache
 from pathlib import Path
-from typing import ClassVar
+from tempfile import TemporaryDirectory
+from typing import Any, ClassVar
 
 import pytest
 import tokenizers
@@ -13,8 +15,19 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from omni.errors import CheckpointError
-from omni.prompt.tokenizer import WORDS, PieceEncoder, Special, StreamDecoder, Tokenizer, special_names
-from tests.omni.prompt.tiny_tokenizer import NAMES, library, specials, vocabulary, write_one, write_parts
+from omni.prompt.tokenizer import WORDS, PieceEncoder, Special, StreamDecoder, Tokenizer, read_added
+from tests.omni.prompt.tiny_tokenizer import (
+    NAMES,
+    QWEN2_5,
+    QWEN3,
+    WORDS_AMONG,
+    added,
+    library,
+    specials,
+    vocabulary,
+    write_one,
+    write_parts,
+)
 
 # letters that the cut or NFC treats in some way of their own, and words that merges know
 ODD = [
@@ -110,6 +123,41 @@ def test_both_file_forms_encode_as_the_library_does(
     assert parts.decode([*specials().values()]) == tokenizer.decode([*specials().values()]) == "<tool_call></tool_call>"
     if not any(name in text for name in NAMES):
         assert tokenizer.encode(text) == theirs.encode(text).ids
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("names", [QWEN2_5, QWEN3])
+@given(text=texts)
+def test_text_families_have_the_ids_of_transformers(names: list[str], text: str) -> None:
+    """Encoded and decoded; ids between the tokenizer's last and the embedding's last row are no text."""
+    ours, theirs = both(tuple(names))
+    ids = ours.encode(text)
+    if not any(name in text for name in names):
+        assert ids == theirs(text)["input_ids"], "no id before or after"
+        assert ours.decode(ids) == theirs.decode(ids) == unicodedata.normalize("NFC", text)
+    mixed = [*ids[:3], *ours.specials.values(), *ids[3:], 400, 511]
+    assert ours.decode(mixed) == ours.decode(mixed[:-2]) == theirs.decode(mixed[:-2], skip_special_tokens=True)
+    assert [ours.decode([id]) for id in specials(names).values()] == [name if name in WORDS_AMONG else "" for name in names]
+
+
+@cache
+def both(names: tuple[str, ...]) -> tuple[Tokenizer, Any]:
+    from transformers import AutoTokenizer
+
+    with TemporaryDirectory() as folder:
+        write_one(Path(folder), names=names)
+        return Tokenizer.read(Path(folder)), AutoTokenizer.from_pretrained(folder)
+
+
+def test_parts_with_a_config_say_which_tokens_are_words(tmp_path: Path) -> None:
+    """Published so since Qwen2: `<|fim_prefix|>` is a word, whatever it looks like."""
+    write_parts(tmp_path)
+    (tmp_path / "added_tokens.json").unlink()
+    listed = {str(token["id"]): {key: token[key] for key in ("content", "special")} for token in added(QWEN3)}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": listed}))
+    tokenizer = Tokenizer.read(tmp_path)
+    assert tokenizer.specials == specials(QWEN3)
+    assert tokenizer.decode(specials(QWEN3).values()) == "".join(name for name in QWEN3 if name in WORDS_AMONG)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -235,11 +283,14 @@ def test_read_says_what_is_missing(tmp_path: Path) -> None:
     assert Tokenizer.read(tmp_path).specials == {}
 
 
-def test_special_names(folder: Path, tmp_path: Path) -> None:
-    assert special_names(folder) == special_names(write_parts(tmp_path)) == NAMES
+def test_added_tokens(folder: Path, tmp_path: Path) -> None:
+    added = read_added(folder)
+    assert added == read_added(write_parts(tmp_path))
+    assert list(added) == NAMES
+    assert [name for name, token in added.items() if token.is_word] == ["<tool_call>", "</tool_call>"]
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(CheckpointError, match=r"tokenizer\.json is damaged"):
-        special_names(tmp_path)
+        read_added(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
@@ -33,6 +33,17 @@ NAMES = [
     "<|vision_eos|>", "<|IMAGE|>", "<|VIDEO|>", "<tool_call>", "</tool_call>",
 ]  # fmt: skip
 
+QWEN3 = [
+    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>",
+    "<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>",
+    "<|image_pad|>", "<|video_pad|>", "<tool_call>", "</tool_call>", "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>",
+    "<|fim_pad|>", "<|repo_name|>", "<|file_sep|>", "<tool_response>", "</tool_response>", "<think>", "</think>",
+]  # fmt: skip
+"""All added tokens of Qwen3, in the order of their ids; Qwen2.5 has those before `<tool_response>`."""
+QWEN2_5 = QWEN3[: QWEN3.index("<tool_response>")]
+WORDS_AMONG = {*QWEN3[QWEN3.index("<tool_call>") :]}
+"""Those that are no control tokens."""
+
 
 def vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
     """256 bytes, then every left part of the merged words."""
@@ -49,9 +60,14 @@ def vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
     return vocab, merges
 
 
-def specials() -> dict[str, int]:
+def specials(names: Sequence[str] = NAMES) -> dict[str, int]:
     first = len(vocabulary()[0])  # the library gives added tokens the next ids, whatever their file says
-    return {name: first + i for i, name in enumerate(NAMES)}
+    return {name: first + i for i, name in enumerate(names)}
+
+
+def added(names: Sequence[str] = NAMES) -> list[dict[str, object]]:
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    return [{"id": id, "content": name, "special": name not in WORDS_AMONG, **flags} for name, id in specials(names).items()]
 
 
 def write_parts(folder: Path) -> Path:
@@ -63,7 +79,7 @@ def write_parts(folder: Path) -> Path:
     return folder
 
 
-def write_one(folder: Path, words: str = WORDS, **config: object) -> Path:
+def write_one(folder: Path, words: str = WORDS, names: Sequence[str] = NAMES, **config: object) -> Path:
     """tokenizer.json, and a tokenizer_config.json that transformers reads."""
     vocab, merges = vocabulary()
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges))
@@ -74,10 +90,7 @@ def write_one(folder: Path, words: str = WORDS, **config: object) -> Path:
     )
     tokenizer.decoder = decoders.ByteLevel()
     data = json.loads(tokenizer.to_str())
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
-    data["added_tokens"] = [
-        {"id": id, "content": name, "special": name.startswith("<|"), **flags} for name, id in specials().items()
-    ]
+    data["added_tokens"] = added(names)
     (folder / "tokenizer.json").write_text(json.dumps(data))
     head: Mapping[str, object] = {
         "tokenizer_class": "Qwen2TokenizerFast",
