@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omni.encoders.config import AudioConfig
-from omni.encoders.features import Sound, num_audio_tokens
+from omni.encoders.features import Sound
 from omni.kernels import Segments, attend, layer_norm
 
 STACKS = {"self_attn.qkv_proj": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")}
@@ -50,11 +49,10 @@ class Layer(nn.Module):
         return x
 
 
-@dataclass
-class AudioState:
-    """Mel frames that do not fill a block yet, `[mel bins, frames]`."""
-
-    waiting: Tensor
+def num_audio_tokens(frames: int) -> int:
+    """Rows that come of so many mel frames: the second convolution halves them, and so does a pooling."""
+    halved = (frames - 1) // 2 + 1
+    return (halved - 2) // 2 + 1
 
 
 class AudioTower(nn.Module):
@@ -106,25 +104,18 @@ class AudioTower(nn.Module):
         x = x + self.positions[: x.shape[1]].to(x.dtype)
         return torch.cat([frames[: (block.shape[1] + 1) // 2] for frames, block in zip(x, blocks, strict=True)])
 
+    @property
+    def block_frames(self) -> int:
+        """Mel frames of one block of attention (2 s)."""
+        return self.config.chunk_frames
+
+    def num_rows(self, sound: Sound) -> int:
+        return num_audio_tokens(sound.num_frames)
+
+    def pieces(self, sound: Sound) -> Sequence[Sound]:
+        """Its blocks; a last one too short for a row belongs to none."""
+        blocks = sound.split(self.block_frames)
+        return blocks if self.num_rows(blocks[-1]) > 0 else blocks[:-1]
+
     def encode(self, sounds: Sequence[Sound]) -> list[Tensor]:
-        """Rows `[num_audio_tokens(frames), output_dim]` of each sound."""
         return self([sound.mel for sound in sounds])
-
-    def start(self) -> AudioState:
-        """Begin a sound whose mel frames arrive over time; blocks are independent, so pieces equal the whole."""
-        return AudioState(torch.empty(self.config.num_mel_bins, 0))
-
-    def step(self, state: AudioState, mel: Tensor) -> Tensor:
-        """Rows of the blocks of 2 s that `[mel bins, frames]` completes; the rest waits."""
-        size = self.config.chunk_frames
-        state.waiting = torch.cat((state.waiting, mel), 1)
-        whole = state.waiting.shape[1] // size * size
-        ready, state.waiting = state.waiting[:, :whole], state.waiting[:, whole:]
-        return self([ready])[0] if whole else self.proj.weight.new_empty(0, self.config.output_dim)
-
-    def finish(self, state: AudioState) -> Tensor:
-        """Rows of the last, shorter block; none where fewer than 3 frames are left."""
-        rest, state.waiting = state.waiting, state.waiting[:, :0]
-        return (
-            self([rest])[0] if num_audio_tokens(rest.shape[1]) > 0 else self.proj.weight.new_empty(0, self.config.output_dim)
-        )

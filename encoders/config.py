@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+FPS = 2.0
+"""Frames a second that are looked at of a video, and that its clock is told, unless somebody says otherwise."""
+FRAME_MIN_PIXELS, FRAME_MAX_PIXELS = 128 * 28 * 28, 768 * 28 * 28
+"""Of a frame of video, in qwen_omni_utils and in transformers' processor."""
+
 
 @dataclass(frozen=True)
 class PixelConfig:
@@ -26,8 +31,8 @@ class PixelConfig:
     max_pixels: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    frame_min_pixels: int = 128 * 28 * 28
-    frame_max_pixels: int = 768 * 28 * 28
+    frame_min_pixels: int = FRAME_MIN_PIXELS
+    frame_max_pixels: int = FRAME_MAX_PIXELS
 
     @property
     def factor(self) -> int:
@@ -45,6 +50,11 @@ class MelConfig:
     feature_size: int
     chunk_length: int
     """Seconds of sound the model can hear in one piece."""
+
+    @property
+    def longest(self) -> int:
+        """Samples of the longest sound."""
+        return self.chunk_length * self.sampling_rate
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TypeAlias
 
 from torch import Tensor
 
@@ -28,11 +29,15 @@ class Picture:
         """Of the pixels and their shape, not of the time between them."""
         return _digest(f"picture {self.grid}", self.patches)
 
+    @property
+    def num_bytes(self) -> int:
+        return self.patches.nbytes
+
     @cached_property
-    def pieces(self) -> list[Picture]:
-        """Its temporal grids, none of which the tower lets see another."""
+    def grids(self) -> tuple[Picture, ...]:
+        """Its temporal grids, each a picture of its own."""
         t, h, w = self.grid
-        return [Picture(patches, (1, h, w), self.second_per_grid) for patches in self.patches.chunk(t)] if t > 1 else [self]
+        return tuple(Picture(p, (1, h, w), self.second_per_grid) for p in self.patches.chunk(t)) if t > 1 else (self,)
 
 
 @dataclass(frozen=True)
@@ -40,34 +45,32 @@ class Sound:
     """A wave as log-mel frames.
 
     Attributes:
-        mel: float32 `[mel bins, frames]`, 100 frames a second, no padding.
+        mel: float32 `[mel bins, frames]`, no padding.
     """
 
     mel: Tensor
+    _parts: dict[int, tuple[Sound, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @property
+    def num_frames(self) -> int:
+        return self.mel.shape[1]
 
     @cached_property
     def digest(self) -> bytes:
         return _digest("sound", self.mel)
 
-    def pieces(self, block_frames: int) -> list[Sound]:
-        """Its blocks, none of which the tower lets see another; a last one too short for a row belongs to no block."""
-        if block_frames not in self._pieces:
-            self._pieces[block_frames] = self._cut(block_frames)
-        return self._pieces[block_frames]
+    @property
+    def num_bytes(self) -> int:
+        return self.mel.nbytes
 
-    @cached_property
-    def _pieces(self) -> dict[int, list[Sound]]:
-        return {}
-
-    def _cut(self, block_frames: int) -> list[Sound]:
-        blocks = [Sound(mel) for mel in self.mel.split(block_frames, 1)]
-        return blocks if num_audio_tokens(blocks[-1].mel.shape[1]) > 0 else blocks[:-1]
+    def split(self, num_frames: int) -> tuple[Sound, ...]:
+        """Its parts of so many frames, the last of fewer where they do not divide it; the same objects each time."""
+        if num_frames not in self._parts:
+            self._parts[num_frames] = tuple(Sound(mel) for mel in self.mel.split(num_frames, 1))
+        return self._parts[num_frames]
 
 
-def num_audio_tokens(frames: int) -> int:
-    """Rows that the audio tower makes of so many mel frames: the second convolution halves them, and so does a pooling."""
-    halved = (frames - 1) // 2 + 1
-    return (halved - 2) // 2 + 1
+Medium: TypeAlias = Picture | Sound
 
 
 def _digest(kind: str, content: Tensor) -> bytes:

@@ -23,6 +23,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from omni.encoders.config import FPS
 from omni.encoders.sources import DEFAULT_BUDGET, Budget, Media, check_whole, opened
 from omni.errors import MediaError, MediaLimitError, OptionError
 
@@ -33,6 +34,8 @@ File: TypeAlias = str | Path | bytes
 ImageSource: TypeAlias = File | Image.Image | npt.NDArray[np.uint8]
 AudioSource: TypeAlias = File | tuple[npt.NDArray[Any], int]
 VideoSource: TypeAlias = File | Sequence[ImageSource]
+QUALITY = "HQ"
+"""Of soxr's resampling."""
 
 
 @dataclass(frozen=True)
@@ -182,13 +185,19 @@ def _from_pair(source: tuple[Any, ...], budget: Budget) -> tuple[Wave, int]:
         raise MediaError(f"the wave is {list(wave.shape)}; pass [S] or [S, channels] (transpose [channels, S])")
     if wave.dtype.kind not in "iuf" or (wave.dtype.kind == "u" and wave.dtype != np.uint8):
         raise MediaError(f"the wave is {wave.dtype}; pass floats, signed integers or uint8")
-    if not 1 <= rate <= 10_000_000:
-        raise MediaError(f"{rate} Hz is no sample rate; give a number above 0")
-    _check_length("the wave", len(wave), rate, budget)
+    check_rate(rate)
+    check_length("the wave", len(wave), rate, budget)
     return _mono(wave[None] if wave.ndim == 1 else wave.T), rate
 
 
-def _check_length(name: str, num_samples: int, rate: int, budget: Budget) -> None:
+def check_rate(rate: int) -> None:
+    """Raise MediaError where a sound has no such rate."""
+    if not 1 <= rate <= 10_000_000:
+        raise MediaError(f"{rate} Hz is no sample rate; give a number above 0")
+
+
+def check_length(name: str, num_samples: int, rate: int, budget: Budget) -> None:
+    """Raise MediaLimitError where a sound lasts longer than the budget allows."""
     if num_samples > budget.max_seconds * rate:
         raise MediaLimitError(f"{name} lasts over {budget.max_seconds:g} s, which is the budget; cut it")
 
@@ -217,7 +226,7 @@ def _decode_wave(media: Media, budget: Budget) -> tuple[Wave, int]:
                 raise MediaError(f"{media.name} changes its sample rate on the way; convert it to one rate")
             rate = int(frame.sample_rate)
             num_samples += frame.samples
-            _check_length(media.name, num_samples, rate, budget)
+            check_length(media.name, num_samples, rate, budget)
             samples = frame.to_ndarray()  # planar [channels, S], packed [1, S * channels]
             if not frame.format.is_planar:
                 samples = samples.reshape(frame.samples, -1).T
@@ -232,19 +241,24 @@ def _decode_wave(media: Media, budget: Budget) -> tuple[Wave, int]:
 
 
 def _resample(wave: Wave, source_rate: int, rate: int) -> Wave:
-    """soxr HQ to `ceil(S * rate / source_rate)` samples, as `librosa.load` has it."""
+    """soxr HQ, as `librosa.load` has it."""
     if source_rate == rate:
         return wave
-    num_samples = math.ceil(len(wave) * (float(rate) / source_rate))
-    out: Wave = soxr.resample(wave, source_rate, rate, quality="HQ")
+    num_samples = resampled_len(len(wave), source_rate, rate)
+    out: Wave = soxr.resample(wave, source_rate, rate, quality=QUALITY)
     return np.pad(out[:num_samples], (0, max(0, num_samples - len(out))))
+
+
+def resampled_len(num_samples: int, source_rate: int, rate: int) -> int:
+    """Samples that so many become at another rate."""
+    return math.ceil(num_samples * (float(rate) / source_rate))
 
 
 def frame_indices(
     total: int,
     video_fps: float,
     *,
-    fps: float = 2.0,
+    fps: float = FPS,
     num_frames: int | None = None,
     min_frames: int = 4,
     max_frames: int = 768,
@@ -278,7 +292,7 @@ def frame_indices(
 def read_video(
     source: VideoSource,
     *,
-    fps: float = 2.0,
+    fps: float = FPS,
     num_frames: int | None = None,
     min_frames: int = 4,
     max_frames: int = 768,

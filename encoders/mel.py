@@ -1,9 +1,9 @@
-"""Waves to log-mel frames: Whisper's front end padded to 300 s, computed on the frames that hold sound only."""
+"""Waves to log-mel frames, whole or as they come: Whisper's front end padded to 300 s, on the frames that hold sound."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
@@ -12,45 +12,152 @@ import torch
 from torch import Tensor
 
 from omni.encoders.config import MelConfig
-from omni.encoders.features import Sound, num_audio_tokens
+from omni.encoders.features import Sound
 from omni.errors import MediaError, MediaLimitError
 
 _FLOOR = 1e-10
 _SILENCE = math.log10(_FLOOR)
 _RANGE = 8.0
 """Decades below the loudest bin at which a frame is clamped."""
+MIN_FRAMES = 3
+"""Of a sound: a tower makes no row of fewer."""
 
 
-def log_mel(wave: npt.NDArray[np.float32], config: MelConfig) -> Sound:
-    """A whole sound as log-mel, equal to WhisperFeatureExtractor's on the frames that it does not mask.
-
-    wave: float32 `[S]` at the config's rate; gives `[mel bins, ceil(S / hop)]`. Values are clamped at 8 decades below the
-    loudest bin of the whole sound. Raises MediaError below three frames (no row would come of them), MediaLimitError
-    above `chunk_length` seconds (where the original drops the rest without a word).
+@dataclass
+class _Block:
+    """Attributes:
+    power: log10 of the mel power, `[mel bins, frames]`; low: the least of it.
+    sound: as it sounds above `floor`; None until somebody has asked.
     """
-    assert wave.ndim == 1
-    assert wave.dtype == np.float32
-    limit = config.chunk_length * config.sampling_rate
-    if len(wave) > limit:
-        seconds = len(wave) / config.sampling_rate
-        raise MediaLimitError(f"a sound of {seconds:.1f} s; the model hears {config.chunk_length} s in one piece; cut it")
-    num_frames = math.ceil(len(wave) / config.hop_length)
-    _check_frames(num_frames, config)
-    # two frames more still overlap the sound and may hold its maximum; the padded sound has no frame after `limit`
-    reach = min(num_frames + 2, limit // config.hop_length)
-    half, end = config.n_fft // 2, (reach - 1) * config.hop_length + config.n_fft // 2
-    samples = torch.zeros(end)
-    samples[: len(wave)] = torch.tensor(wave)
-    if end > limit:  # past the padding the original mirrors
-        samples[limit:] = samples[2 * limit - 1 - end : limit - 1].flip(0)
-    power = _log_power(torch.cat([samples[1 : half + 1].flip(0), samples[:end]]), config)
-    return Sound(_scale(power[:, :num_frames], float(power.max())))
+
+    power: Tensor
+    low: float
+    sound: Sound | None = None
+    floor: float = 0.0
+
+    def stands(self, floor: float) -> bool:
+        """Whether it has been heard already as it sounds above this floor."""
+        return self.sound is not None and max(self.floor, self.low) == max(floor, self.low)
+
+    def above(self, floor: float) -> Sound:
+        """Its frames clamped; the same object for as long as the floor changes nothing in it."""
+        if self.sound is None or not self.stands(floor):
+            self.sound, self.floor = Sound((self.power.clamp(min=floor) + 4.0) / 4.0), floor
+        return self.sound
 
 
-def _check_frames(num_frames: int, config: MelConfig) -> None:
-    if num_audio_tokens(num_frames) < 1:
-        least = 2000 * config.hop_length / config.sampling_rate
-        raise MediaError(f"a sound of {num_frames} mel frames is too short to be heard; it must last over {least:g} ms")
+@dataclass
+class MelState:
+    """A sound so far.
+
+    Attributes:
+        samples: float32 `[S]`, from half a window before the first frame that is in no block yet.
+        num_samples: that have come.
+        peak: log10 power of the loudest bin.
+    """
+
+    samples: Tensor
+    num_samples: int = 0
+    peak: float = _SILENCE
+    blocks: list[_Block] = field(default_factory=list)
+
+    @property
+    def floor(self) -> float:
+        return self.peak - _RANGE
+
+    @property
+    def num_standing(self) -> int:
+        """Leading blocks that are what they were when `LogMel.blocks` was asked for them last."""
+        floor = self.floor
+        return next((i for i, block in enumerate(self.blocks) if not block.stands(floor)), len(self.blocks))
+
+
+class LogMel:
+    """Waves to log-mel, equal to WhisperFeatureExtractor's on the frames that it does not mask.
+
+    A sound may come in pieces. Frames are computed block by block, each once and never together with those of another
+    block, so how a sound was split changes no bit of it. Values are clamped at 8 decades below the loudest bin of the whole
+    sound: where louder sound follows, what lay below its floor before changes, and nothing else does.
+
+    Args:
+        block_frames: of a block; the last of a sound has fewer.
+    """
+
+    def __init__(self, config: MelConfig, block_frames: int = 200) -> None:
+        assert block_frames > 1  # the first frame alone needs samples that mirror into it
+        self.config, self.block_frames = config, block_frames
+
+    def check(self, num_samples: int) -> None:
+        """Raise MediaLimitError where a sound is longer than the model hears; the original drops the rest without a word."""
+        if num_samples > self.config.longest:
+            seconds = num_samples / self.config.sampling_rate
+            most = self.config.chunk_length
+            raise MediaLimitError(f"a sound of {seconds:.1f} s; the model hears {most} s in one piece; cut it")
+
+    def start(self) -> MelState:
+        return MelState(torch.zeros(0))
+
+    def step(self, state: MelState, samples: npt.NDArray[np.float32]) -> None:
+        """Take samples float32 `[S]`; MediaLimitError above `chunk_length` seconds."""
+        assert samples.ndim == 1
+        assert samples.dtype == np.float32
+        self.check(state.num_samples + len(samples))
+        state.num_samples += len(samples)
+        state.samples = torch.cat([state.samples, torch.tensor(samples)])
+        while state.num_samples >= self.samples_of(len(state.blocks) + 1):
+            self._next(state)
+
+    def samples_of(self, num_blocks: int) -> int:
+        """Samples that so many whole blocks depend on."""
+        return (num_blocks * self.block_frames - 1) * self.config.hop_length + self.config.n_fft // 2
+
+    def blocks(self, state: MelState) -> list[Sound]:
+        """The whole blocks, clamped by the loudest of them; the same objects for as long as they do not change."""
+        return [block.above(state.floor) for block in state.blocks]
+
+    def finish(self, state: MelState) -> Sound:
+        """The whole sound, `[mel bins, ceil(S / hop)]`; MediaError below three frames: no row would come of them."""
+        c = self.config
+        num_frames = math.ceil(state.num_samples / c.hop_length)
+        if num_frames < MIN_FRAMES:
+            least = 1000 * (MIN_FRAMES - 1) * c.hop_length / c.sampling_rate
+            raise MediaError(f"a sound of {num_frames} mel frames is too short to be heard; it must last over {least:g} ms")
+        # two frames more still overlap the sound and may hold its maximum; the padded sound has no frame after the longest
+        while len(state.blocks) * self.block_frames < min(num_frames + 2, c.longest // c.hop_length):
+            self._next(state)
+        return Sound(torch.cat([block.mel for block in self.blocks(state)], 1)[:, :num_frames])
+
+    def _next(self, state: MelState) -> None:
+        """Compute the next block as if silence followed what has come."""
+        c, half, first = self.config, self.config.n_fft // 2, len(state.blocks) * self.block_frames
+        samples = state.samples if first else torch.cat([_mirrored(state.samples, half), state.samples])
+        window = torch.zeros((self.block_frames - 1) * c.hop_length + c.n_fft)
+        have = samples[: len(window)]
+        window[: len(have)] = have
+        num = min(self.block_frames, c.longest // c.hop_length - first)
+        end = (num - 1) * c.hop_length + c.n_fft
+        past = first * c.hop_length - half + end - c.longest
+        if past > 0:  # the original mirrors what lies past the longest sound
+            window[end - past : end] = window[end - 2 * past - 1 : end - past - 1].flip(0)
+        power = _log_power(window, c)[:, :num]
+        state.blocks.append(_Block(power, float(power.min())))
+        state.peak = max(state.peak, float(power.max()))
+        state.samples = samples[self.block_frames * c.hop_length :]
+
+
+def log_mel(wave: npt.NDArray[np.float32], config: MelConfig, block_frames: int = 200) -> Sound:
+    """A whole sound as log-mel: `[S]` at the config's rate gives `[mel bins, ceil(S / hop)]`; see `LogMel`."""
+    mel = LogMel(config, block_frames)
+    state = mel.start()
+    mel.step(state, wave)
+    return mel.finish(state)
+
+
+def _mirrored(samples: Tensor, num: int) -> Tensor:
+    """The original mirrors the start: what comes before it."""
+    start = torch.zeros(num + 1)
+    start[: len(samples)] = samples[: num + 1]
+    return start[1:].flip(0)
 
 
 def _log_power(samples: Tensor, config: MelConfig) -> Tensor:
@@ -59,11 +166,7 @@ def _log_power(samples: Tensor, config: MelConfig) -> Tensor:
     spectrum = torch.stft(
         samples, config.n_fft, config.hop_length, window=_window(config.n_fft), center=False, return_complex=True
     )
-    return (bank @ spectrum.abs().square()).clamp(min=_FLOOR).log10()
-
-
-def _scale(power: Tensor, peak: float) -> Tensor:
-    return (power.clamp(min=peak - _RANGE) + 4.0) / 4.0
+    return (bank @ (spectrum.real.square() + spectrum.imag.square())).clamp(min=_FLOOR).log10()
 
 
 @lru_cache
@@ -82,70 +185,3 @@ def filter_bank(num_bins: int, n_fft: int, rate: int, top: float) -> Tensor:
     low, centre, high = edge[:-2, None], edge[1:-1, None], edge[2:, None]
     triangles = np.minimum((bins - low) / (centre - low), (high - bins) / (high - centre)).clip(0)
     return torch.from_numpy((triangles * 2 / (high - low)).astype(np.float32))
-
-
-@dataclass
-class LiveMelState:
-    """Attributes:
-    samples: that frames still to come need, the first half a window before the next frame's centre.
-    num_samples, num_frames: heard and given out so far.
-    peak: log10 power of the loudest bin so far.
-    """
-
-    samples: Tensor
-    num_samples: int = 0
-    num_frames: int = 0
-    peak: float = _SILENCE
-
-
-class LiveMel:
-    """Log-mel of a sound that is still being made.
-
-    Frames come in whole blocks, and a block is clamped at 8 decades below the loudest bin of all blocks so far, itself
-    included: how the samples were split does not matter. It is therefore approximate: where louder sound follows, frames
-    given out before may lie below the floor that `log_mel` would clamp them at, and nothing else differs. A sound of one
-    block is exact.
-    """
-
-    def __init__(self, config: MelConfig, block_frames: int = 200) -> None:
-        assert block_frames > 1  # the first frame alone needs samples that mirror into it
-        self.config, self.block_frames = config, block_frames
-
-    def start(self) -> LiveMelState:
-        return LiveMelState(torch.zeros(0))
-
-    def step(self, state: LiveMelState, samples: npt.NDArray[np.float32]) -> Tensor:
-        """Take samples float32 `[S]`; give the frames of the blocks they complete, `[mel bins, blocks * block_frames]`."""
-        assert samples.ndim == 1
-        assert samples.dtype == np.float32
-        c, half = self.config, self.config.n_fft // 2
-        state.num_samples += len(samples)
-        state.samples = torch.cat([state.samples, torch.tensor(samples)])
-        blocks = []
-        while state.num_samples >= (state.num_frames + self.block_frames - 1) * c.hop_length + half:
-            blocks.append(self._block(state, self.block_frames, self.block_frames))
-        return torch.cat(blocks, 1) if blocks else torch.empty(c.feature_size, 0)
-
-    def finish(self, state: LiveMelState) -> Tensor:
-        """The frames still due, `[mel bins, fewer than block_frames + 2]`; MediaError where the whole sound is too short."""
-        num_frames = math.ceil(state.num_samples / self.config.hop_length)
-        _check_frames(num_frames, self.config)
-        due = num_frames - state.num_frames
-        return self._block(state, due, due + 2)
-
-    def _block(self, state: LiveMelState, num_frames: int, reach: int) -> Tensor:
-        """The next frames; the peak is looked for in the first `reach` from here."""
-        c, half = self.config, self.config.n_fft // 2
-        samples = state.samples
-        if state.num_frames == 0:  # the original mirrors the start
-            start = torch.zeros(half + 1)
-            start[: len(samples)] = samples[: half + 1]
-            samples = torch.cat([start[1:].flip(0), samples])
-        need = (reach - 1) * c.hop_length + c.n_fft
-        window = torch.zeros(need)
-        window[: len(samples)] = samples[:need]
-        power = _log_power(window, c)
-        state.peak = max(state.peak, float(power.max()))
-        state.samples = samples[num_frames * c.hop_length :]
-        state.num_frames += num_frames
-        return _scale(power[:, :num_frames], state.peak)

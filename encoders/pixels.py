@@ -10,14 +10,11 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from omni.encoders.config import PixelConfig
+from omni.encoders.config import FPS, FRAME_MAX_PIXELS, FRAME_MIN_PIXELS, PixelConfig
 from omni.encoders.features import Picture
 from omni.errors import MediaError, OptionError
 
 MAX_ASPECT = 200
-# of a frame of video, in qwen_omni_utils
-VIDEO_MIN_PIXELS = 128 * 28 * 28
-VIDEO_MAX_PIXELS = 768 * 28 * 28
 # of a whole video: 90 % of a context of 128 000 cells
 VIDEO_TOTAL_PIXELS = 115_200 * 28 * 28
 
@@ -65,8 +62,8 @@ def video_patches(
     frames: Tensor,
     config: PixelConfig,
     *,
-    fps: float = 2.0,
-    min_pixels: int = VIDEO_MIN_PIXELS,
+    fps: float = FPS,
+    min_pixels: int = FRAME_MIN_PIXELS,
     max_pixels: int | None = None,
     total_pixels: int = VIDEO_TOTAL_PIXELS,
 ) -> Picture:
@@ -89,7 +86,7 @@ def video_patches(
     n, step, side = len(frames), config.temporal_patch_size, config.patch_size
     if n == 0:
         raise MediaError("a video of no frames has nothing to see")
-    bound = max(min(VIDEO_MAX_PIXELS, total_pixels / n * 2), int(min_pixels * 1.05))
+    bound = max(min(FRAME_MAX_PIXELS, total_pixels / n * 2), int(min_pixels * 1.05))
     bound = bound if max_pixels is None else min(bound, max_pixels)
     first = smart_resize(frames.shape[2], frames.shape[3], config.factor, min_pixels, bound)
     size = smart_resize(*first, config.factor, config.frame_min_pixels, config.frame_max_pixels)

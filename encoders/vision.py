@@ -100,14 +100,6 @@ class PatchMerger(nn.Module):
         return self.mlp(x)
 
 
-@dataclass
-class VisionState:
-    """How much of a running video has been encoded: its (h, w) in patches, and its temporal grids so far."""
-
-    size: tuple[int, int] | None = None
-    num_grids: int = 0
-
-
 class VisionTower(nn.Module):
     inv_freq: Tensor
     axes: Tensor
@@ -124,10 +116,13 @@ class VisionTower(nn.Module):
         axes = torch.arange(2, device="cpu").repeat_interleave(half // 2)
         self.register_buffer("axes", axes, persistent=False)
 
-    def num_rows(self, grid: Grid) -> int:
-        """Rows that a picture of this grid becomes."""
-        t, h, w = grid
+    def num_rows(self, picture: Picture) -> int:
+        t, h, w = picture.grid
         return t * h * w // self.config.spatial_merge_size**2
+
+    def pieces(self, picture: Picture) -> Sequence[Picture]:
+        """Its temporal grids: no row sees another grid than its own."""
+        return picture.grids
 
     def plan(self, grids: Sequence[Grid]) -> Plan:
         """Window order, segments and rotary tables of pictures packed one after the other."""
@@ -171,24 +166,5 @@ class VisionTower(nn.Module):
         return self.merger(x)[plan.place]
 
     def encode(self, pictures: Sequence[Picture]) -> list[Tensor]:
-        """Rows `[cells, out_hidden_size]` of each picture."""
-        grids = [p.grid for p in pictures]
-        rows = self(torch.cat([p.patches for p in pictures]), grids)
-        return list(rows.split([self.num_rows(g) for g in grids]))
-
-    def start(self) -> VisionState:
-        """Begin a video whose frames arrive over time; no row sees another temporal grid, so pieces equal the whole."""
-        return VisionState()
-
-    def step(self, state: VisionState, piece: Picture) -> Tensor:
-        """Rows of the temporal grids that have just arrived."""
-        _, h, w = piece.grid
-        assert state.size in (None, (h, w)), "every piece of a video has the same size"
-        state.size = (h, w)
-        state.num_grids += piece.grid[0]
-        return self.encode([piece])[0]
-
-    def finish(self, state: VisionState) -> Grid:
-        """The grid of the whole video."""
-        assert state.size is not None, "no frame has arrived"
-        return (state.num_grids, *state.size)
+        rows = self(torch.cat([p.patches for p in pictures]), [p.grid for p in pictures])
+        return list(rows.split([self.num_rows(p) for p in pictures]))

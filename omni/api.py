@@ -15,7 +15,7 @@ from omni.encoders.media import Budget
 from omni.engine.loop import Engine
 from omni.engine.options import OptionArgs, Options, SpeechArgs
 from omni.errors import CheckpointError, DeviceError, OptionError
-from omni.events import Event, Reply, collect
+from omni.events import Capabilities, Event, Reply, collect
 from omni.families.qwen2_5_omni import LAYOUT, SPEECH, Qwen2_5Omni, build, dtype_of, is_voice
 from omni.kernels.weights import gains, gains_bytes
 from omni.loading.checkpoint import Checkpoint, find, load
@@ -57,6 +57,11 @@ class Omni:
     def engine(self) -> Engine:
         """Runs the requests of all callers."""
         return self.runtime.engine
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Whether it hears, sees and speaks."""
+        return self.runtime.capabilities
 
     @property
     def voices(self) -> dict[str, Voice]:
@@ -137,6 +142,8 @@ class Omni:
             read_mel(folder, config.thinker.audio),
             config.thinker.decoder.max_positions,
             budget or Budget(),
+            net.thinker.audio_tower,
+            net.thinker.visual,
         )
         layout = LAYOUT if net.talker else replace(LAYOUT, unused=LAYOUT.unused + SPEECH)
         checkpoint = Checkpoint.open(folder)

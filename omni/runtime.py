@@ -17,10 +17,10 @@ from omni.engine.request import Request, Speech
 from omni.engine.sampler import Sampler
 from omni.engine.text import TextTrack
 from omni.errors import MessageError, OptionError, VoiceError
-from omni.events import Done, Event, Failed
+from omni.events import Capabilities, Done, Event, Failed
 from omni.families.qwen2_5_omni import Qwen2_5Omni
 from omni.loading.generation import GenerationDefaults
-from omni.prompt.reader import Message, PromptReader
+from omni.prompt.reader import Known, Message, Prompt, PromptReader
 from omni.prompt.tokenizer import PieceEncoder, StreamDecoder
 from omni.talker.vocoder import CODES_PER_SECOND, WHOLE, PreparedVoice
 from omni.talker.voices import Voice, pick
@@ -60,6 +60,11 @@ class Runtime:
         self._decoder, self._encoder = StreamDecoder(reader.tokenizer), PieceEncoder(reader.tokenizer)
 
     @property
+    def capabilities(self) -> Capabilities:
+        """What the model can do."""
+        return Capabilities(self.reader.ears is not None, self.reader.eyes is not None, self.speak is not None)
+
+    @property
     def default_voice(self) -> str:
         """Who speaks where nobody is named: Chelsie, as in transformers, or else the checkpoint's first."""
         if not self.voices:
@@ -74,8 +79,12 @@ class Runtime:
         audio_in_video: bool | None = None,
         tools: Sequence[Mapping[str, Any]] = (),
         template_args: Mapping[str, Any] | None = None,
+        known: Known | None = None,
     ) -> Request:
-        """A request whose media have been read; every fault of its input shows here."""
+        """A request whose media have been read; every fault of its input shows here.
+
+        known: see `PromptReader.read`.
+        """
         started = time.perf_counter()
         if voice is not None:
             self.check_voice(voice)
@@ -85,14 +94,29 @@ class Runtime:
             audio_in_video=audio_in_video,
             tools=tools,
             template_args=template_args,
+            known=known,
         )
+        request = self.asking(prompt, self.page_keys(prompt), voice, options)
+        if tools and (call := self.reader.tokenizer.specials.get(CALL)) is not None:
+            request.mute_ids = frozenset({call})
+        request.started = started
+        request.media_read = request.elapsed()
+        return request
+
+    def page_keys(self, prompt: Prompt, known: Sequence[bytes] = (), num_rows: int = 0) -> list[bytes]:
+        """As `PromptReader.page_keys`, of the engine's pages; known: of a prompt that begins with the same rows, so many."""
+        page_size = self.think.lane.pool.page_size
+        return self.reader.page_keys(prompt, page_size, known[: num_rows // page_size])
+
+    def asking(self, prompt: Prompt, page_keys: list[bytes], voice: str | None, options: Options) -> Request:
+        """A request to answer to a prompt; ContextError where it leaves no room for that."""
         self.engine.check(prompt)
         seed = secrets.randbelow(2**62) if options.seed is None else options.seed
-        config, device = self.model.thinker.config, self.think.lane.device
-        sampler = Sampler(options.sampling(self.defaults.sampling), config.vocab_size, seed=seed, device=device)
+        vocab_size, device = self.model.thinker.config.vocab_size, self.think.lane.device
+        sampler = Sampler(options.sampling(self.defaults.sampling), vocab_size, seed=seed, device=device)
         sampler.saw(prompt.ids.to(device))
         track = TextTrack(self._decoder, options.stop_strings)
-        request = Request(
+        return Request(
             prompt=prompt,
             seed=seed,
             clock=prompt.clock_after(),
@@ -101,12 +125,19 @@ class Runtime:
             track=track,
             text=track.start(),
             speech=self._speech(voice, options, seed) if voice is not None else None,
-            page_keys=prompt.page_keys(self.think.lane.pool.page_size, config.audio.chunk_frames),
-            started=started,
+            page_keys=page_keys,
         )
-        if tools and (call := self.reader.tokenizer.specials.get(CALL)) is not None:
-            request.mute_ids = frozenset({call})
-        request.media_read = request.elapsed()
+
+    def reading(self, prompt: Prompt, page_keys: list[bytes], voice: str | None, options: Options) -> Request | None:
+        """A request to read the whole pages of a prompt and no more, for an answer to come; None where there is none.
+
+        page_keys: of the whole prompt.
+        """
+        if not page_keys:
+            return None
+        request = self.asking(prompt, page_keys, voice, options)
+        request.prompt = prompt.head(len(page_keys) * self.think.lane.pool.page_size)
+        request.only_reads = True
         return request
 
     def check_voice(self, name: str) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Generator, Iterator, Mapping, Sequence
-from contextlib import aclosing, closing, contextmanager
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import aclosing, closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from omni.encoders.features import Sound
+from omni.encoders.live import LiveState
 from omni.encoders.media import ImageSource, read_image
 from omni.engine.align import Word
 from omni.engine.options import Options
@@ -18,11 +20,12 @@ from omni.engine.outbox import Outbox
 from omni.engine.request import Request
 from omni.errors import ContextError, InputError, MediaError, MessageError, OmniError
 from omni.events import Done, Event, Failed, TextDelta
-from omni.prompt.reader import Message
+from omni.prompt.reader import Known, Message, Prompt
 from omni.runtime import Runtime
 
-SETTLED = 0.05
-"""Seconds of sound before the last that nothing yet to come changes (resampling, mel windows)."""
+R = TypeVar("R", bound=Request | None)
+AGAIN = 2
+"""How often the blocks of a sound may be read again, on average, because a louder one changed them, while it goes on."""
 KEPT_TURNS = 2
 """Past turns whose pictures and clips are kept when others must go."""
 SHOWN = "[a picture]"
@@ -35,7 +38,6 @@ class _Answer:
 
     Attributes:
         turn: what is answered, at most one message; none where the model speaks unasked.
-        before: what the session held of the turn before it ended.
         said: its text as far as it was told.
         words: when they were spoken, once somebody has asked.
     """
@@ -43,7 +45,6 @@ class _Answer:
     turn: list[Message]
     request: Request
     voice: str | None
-    before: tuple[list[dict[str, Any]], list[NDArray[np.float32]], int]
     num_past: int
     said: list[str] = field(default_factory=list)
     words: list[Word] | None = None
@@ -52,6 +53,36 @@ class _Answer:
     def note(self, event: Event) -> None:
         if isinstance(event, TextDelta):
             self.said.append(event.text)
+
+
+@dataclass(frozen=True)
+class Forgotten:
+    """What a session has let go, from the front on, but never a leading system message.
+
+    Attributes:
+        messages: so many are gone of all that it had in `messages` since `begin`, the system's not counted.
+        pictures: of so many, counted likewise, at least the pictures and clips are gone.
+    """
+
+    messages: int = 0
+    pictures: int = 0
+
+
+@dataclass(eq=False)
+class _Said:
+    """A sound that the user is making, as far as it was read.
+
+    Attributes:
+        before: what stands before it; None until some of it has been read.
+        blocks, page_keys: of the sound, and of all up to its end, when it was read last.
+        num_again: blocks that were read again since a louder one changed them.
+    """
+
+    sound: LiveState
+    before: Prompt | None = None
+    blocks: list[Sound] = field(default_factory=list)
+    page_keys: list[bytes] = field(default_factory=list)
+    num_again: int = 0
 
 
 class Session:
@@ -65,8 +96,13 @@ class Session:
     A conversation that outgrows the model's context, or the cache, goes on: pictures and clips of turns before the last two
     are forgotten first, then the older half of the turns; never what the system said at its beginning.
 
+    What is appended costs as much work on the caller's thread as it is long, whatever came before it in its sound. Louder
+    sound may change earlier one, since the model hears all against the loudest (`LogMel`): that is read again, in all at
+    most AGAIN times; a sound that gets louder and louder then waits, until it is twice as long or the turn ends.
+
     Attributes:
-        messages: all whole turns that are remembered.
+        messages: all whole turns that are remembered. What they hold must not change; it is looked into once.
+        forgotten: what is remembered no more.
         voice: speaks the answers; None for text alone.
         tools: functions that the model may call.
     """
@@ -75,10 +111,10 @@ class Session:
         self._runtime, self.voice, self._options = runtime, voice, options
         self.tools: Sequence[Mapping[str, Any]] = ()
         self.messages: list[Message] = [{"role": "system", "content": system}] if system else []
+        self.forgotten = Forgotten()
         self._parts: list[dict[str, Any]] = []
-        self._rate = 0
-        self._sound: list[NDArray[np.float32]] = []
-        self._num_ahead = 0
+        self._known: Known = {}
+        self._said: _Said | None = None
         self._reading: Outbox | None = None
         self._last: _Answer | None = None
 
@@ -89,12 +125,12 @@ class Session:
         has read of them before is not read again. An answer that is being given ends.
 
         Args:
-            messages: as `Omni.generate` takes them.
+            messages: as `Omni.generate` takes them; what they hold must not change.
         """
         if self._last:
             self._runtime.engine.interrupt(self._last.request)
             self._last = None
-        self._sound, self._num_ahead = [], 0
+        self._said, self._known, self.forgotten = None, {}, Forgotten()
         self.messages, self._parts = [*messages], []
         if self.messages and self.messages[-1]["role"] == "user":
             content = self.messages.pop()["content"]
@@ -107,10 +143,7 @@ class Session:
 
     def append_image(self, image: ImageSource) -> None:
         """The user shows a picture: a path, bytes, a data URL, a PIL image or a uint8 array."""
-        shown = read_image(image, budget=self._runtime.reader.budget)
-        self._end_sound()
-        self._parts.append({"type": "image", "image": shown})
-        self._read_ahead(1.0)
+        self._show({"type": "image", "image": read_image(image, budget=self._runtime.reader.budget)})
 
     def append_frames(self, frames: Sequence[ImageSource], fps: float) -> None:
         """The user shows something that moves: frames in order, so many a second; each call is a clip of its own.
@@ -118,29 +151,31 @@ class Session:
         frames: at least two, as `append_image` takes them; a camera's, a second or two at a time.
         """
         shown = [read_image(frame, budget=self._runtime.reader.budget) for frame in frames]
+        self._show({"type": "video", "video": shown, "fps": fps})
+
+    def _show(self, part: dict[str, Any]) -> None:
+        self._runtime.reader.part(part, "what is shown", known=self._known)
         self._end_sound()
-        self._parts.append({"type": "video", "video": shown, "fps": fps})
+        self._parts.append(part)
         try:
-            self._read_ahead(1.0)
+            self._read_ahead()
         except InputError:
             self._parts.pop()
             raise
 
     def append_audio(self, samples: NDArray[np.float32], rate: int) -> None:
-        """The user has said more: float32 `[S]` in -1..1, mono, at any rate, which stays the same within a sound."""
-        if samples.ndim != 1 or samples.dtype != np.float32:
-            raise MediaError(f"samples of a live sound are float32 [S]; these are {samples.dtype} {list(samples.shape)}")
-        if not np.isfinite(samples).all():
-            raise MediaError("the sound has samples that are not finite (NaN or infinity); they cannot be heard")
-        if self._sound and rate != self._rate:
+        """The user has said more: float32 `[S]` in -1..1, mono, at any rate; at another than before it is another sound.
+
+        MediaError, MediaLimitError: nothing of it was taken.
+        """
+        live = self._runtime.reader.live
+        said = self._said if self._said and self._said.sound.rate == rate else _Said(live.start(rate))
+        live.step(said.sound, samples)
+        if said is not self._said:
             self._end_sound()
-        self._rate = rate
-        self._sound.append(samples)
-        block = self._runtime.model.thinker.config.audio.chunk_frames * self._rate // 100
-        have = sum(map(len, self._sound)) - round(SETTLED * rate)
-        if have // block > self._num_ahead:
-            self._num_ahead = have // block
-            self._read_ahead(self._num_ahead * block / (have + round(SETTLED * rate)))
+            self._said = said
+        if said.sound.num_blocks > len(said.blocks):
+            self._read_ahead()
 
     def respond(self, **options: Any) -> Generator[Event, None, None]:
         """End the user's turn and answer it, with events as `Omni.stream` gives them.
@@ -175,16 +210,15 @@ class Session:
                     yield event
 
     def _ask(self, options: dict[str, Any], text: str | None = None) -> _Answer:
-        before = ([*self._parts], [*self._sound], self._num_ahead)
         self._end_sound()
         if not self._parts and not self.messages and text is None:
             raise MessageError("there is nothing to respond to; append text, a picture or sound first")
-        turn = self._turn(self._parts)
-        request = self._request(turn, replace(self._options, **options))
+        turn, asked = self._turn(self._parts), replace(self._options, **options)
+        request = self._with_room(lambda: self._request(turn, asked), asked)
         if text is not None:
             self._runtime.give(request, text)
         self.settle()
-        return _Answer(turn, request, self.voice, before, len(self.messages))
+        return _Answer(turn, request, self.voice, len(self.messages))
 
     def _answers(self, answer: _Answer) -> Generator[Event, None, None]:
         with self._giving(answer), closing(self._runtime.run(answer.request)) as events:
@@ -202,39 +236,23 @@ class Session:
             self._last, self._parts = None, [*asked, *self._parts]
             raise
         finally:
-            if self._last is answer and not answer.interrupted:  # nor taken back
+            if self._last is answer and not answer.interrupted:
                 self.messages += [*answer.turn, {"role": "assistant", "content": "".join(answer.said)}]
-
-    def take_back(self) -> None:
-        """The turn had not ended: drop the answer to it without a trace, and go on with the turn.
-
-        What was appended since `respond` goes on where the turn was. MessageError where there is no answer to drop.
-        """
-        answer = self._last
-        if answer is None or answer.interrupted:
-            raise MessageError("there is no answer to take back; ask for one with respond()")
-        self._last = None
-        self._runtime.engine.interrupt(answer.request)
-        del self.messages[answer.num_past :]
-        parts, sound, num_ahead = answer.before
-        new_parts, new_sound = self._parts, self._sound
-        self._parts, self._sound, self._num_ahead = parts, sound, num_ahead
-        if new_parts:
-            self._end_sound()
-            self._parts += new_parts
-            self._num_ahead = 0
-        self._sound += new_sound
 
     @staticmethod
     def _turn(parts: list[dict[str, Any]]) -> list[Message]:
         return [{"role": "user", "content": [*parts]}] if parts else []
 
     def _request(self, turn: list[Message], options: Options) -> Request:
-        """A turn behind as much of the past as fits with its answer."""
+        messages = [*self.messages, *turn]
+        return self._runtime.request(messages, self.voice, options, tools=self.tools, known=self._known)
+
+    def _with_room(self, make: Callable[[], R], options: Options) -> R:
+        """What is made behind as much of the past as fits with its answer."""
         while True:
             try:
-                request = self._runtime.request([*self.messages, *turn], self.voice, options, tools=self.tools)
-                if self._runtime.engine.has_room_for(request, options.max_tokens) or not self._forget():
+                request = make()
+                if request is None or self._runtime.engine.has_room_for(request, options.max_tokens) or not self._forget():
                     return request
             except ContextError:
                 if not self._forget():
@@ -252,11 +270,19 @@ class Session:
             bare = [_without_pictures(message) for message in old]
             if bare != old:
                 self.messages[first : turns[-KEPT_TURNS]] = bare
+                self._let_go(self.forgotten.messages, self.forgotten.messages + len(bare))
                 return True
         half = turns[-(-len(turns) // 2)] if len(turns) > 1 else len(self.messages)
         dropped = self.messages[first:half]
         del self.messages[first:half]
+        self._let_go(self.forgotten.messages + len(dropped), self.forgotten.pictures)
         return bool(dropped)
+
+    def _let_go(self, messages: int, pictures: int) -> None:
+        """What was read has another past now, or holds what is needed no more."""
+        self.forgotten, self._known = Forgotten(messages, max(messages, pictures)), {}
+        if self._said:
+            self._said = replace(self._said, before=None, blocks=[], page_keys=[])
 
     def interrupt(self, played_ms: float) -> str:
         """Stop the answer that is being given, or was given last and still plays, where its listener heard it stop.
@@ -289,31 +315,50 @@ class Session:
 
     def _end_sound(self) -> None:
         """What comes next does not go on with the sound before it."""
-        if self._sound:
-            self._parts.append(self._sound_part())
-        self._sound, self._num_ahead = [], 0
+        if self._said and self._said.sound.num_samples:
+            sound = self._said.sound
+            part = {"type": "audio", "audio": (sound.wave, sound.rate)}
+            with suppress(MediaError):  # too short to be heard, as whoever reads the turn will be told
+                self._known[id(part)] = part, (self._runtime.reader.live.finish(sound),)
+            self._parts.append(part)
+        self._said = None
 
-    def _sound_part(self) -> dict[str, Any]:
-        return {"type": "audio", "audio": (np.concatenate(self._sound), self._rate)}
-
-    def _read_ahead(self, share: float) -> None:
-        """Have the turn read so far, of its last medium the first share of the rows; not if that is still being done."""
+    def _read_ahead(self) -> None:
+        """Have what has come of the turn read, up to where it may still change; not if that is still being done."""
         if self._reading:
             if not self._reading.num_waiting:
                 return
             self.settle()
-        parts = [*self._parts, self._sound_part()] if self._sound else self._parts
-        request = self._request(self._turn(parts), self._options)
-        prompt = request.prompt
-        last = prompt.runs[-1]
-        settled = int(share * (last.last - last.first)) - (last.last - last.first)
-        page = self._runtime.think.lane.pool.page_size
-        num_pages = (int(prompt.is_media.nonzero()[-1]) + 1 + settled) // page
-        if num_pages:
-            request.prompt, request.only_reads = prompt.head(num_pages * page), True
-            request.page_keys = request.page_keys[:num_pages]
+        if request := self._with_room(self._ahead, self._options):
             self._reading = Outbox()
             self._runtime.engine.submit([request], self._reading)
+
+    def _ahead(self) -> Request | None:
+        found = self._heard(self._said) if self._said else self._seen()
+        return self._runtime.reading(*found, self.voice, self._options) if found else None
+
+    def _seen(self) -> tuple[Prompt, list[bytes]]:
+        """The prompt up to what was shown last, with its pages' keys."""
+        whole = self._runtime.reader.read([*self.messages, *self._turn(self._parts)], **self._how())
+        prompt = whole.head(whole.num_to_media_end)
+        return prompt, self._runtime.page_keys(prompt)
+
+    def _heard(self, said: _Said) -> tuple[Prompt, list[bytes]] | None:
+        """The prompt up to the last whole block of a sound, with its pages' keys; None where it should wait, see AGAIN."""
+        reader, num_standing = self._runtime.reader, min(len(said.blocks), said.sound.mel.num_standing)
+        num_again = said.num_again + len(said.blocks) - num_standing
+        if num_again > AGAIN * said.sound.num_blocks:
+            return None
+        if said.before is None:
+            said.before = reader.opening(self.messages, self._parts, **self._how())
+        said.num_again, said.blocks = num_again, reader.live.blocks(said.sound)
+        prompt = reader.heard(said.before, said.blocks)
+        standing = said.before.num_tokens + sum(map(reader.senses.num_rows, said.blocks[:num_standing]))
+        said.page_keys = self._runtime.page_keys(prompt, said.page_keys, standing)
+        return prompt, said.page_keys
+
+    def _how(self) -> dict[str, Any]:
+        return {"speaking": self.voice is not None, "tools": self.tools, "known": self._known}
 
     def settle(self) -> None:
         """Wait until what has come of the turn has been read as far as can be; `respond` does so itself."""

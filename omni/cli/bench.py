@@ -228,7 +228,7 @@ def bench_turns(
     dtype: Dtype = "auto",
     weights: Weights = "auto",
 ) -> None:
-    """Tell how long the first sound takes after short and long turns, and after few and many."""
+    """Tell how long the first sound takes after short and long turns, after few and many, and what reading ahead costs."""
     from omni.bench.turns import measure, show
 
     with errors_told():

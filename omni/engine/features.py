@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from omni.encoders.features import Picture, Sound
+from omni.encoders.features import Medium
 from omni.recent import Recent
 
 MAX_BYTES = 256 * 2**20
@@ -27,13 +27,11 @@ class FeatureCache:
         """That the rows take now."""
         return self._rows.num_bytes
 
-    def has(self, media: Sequence[Sound | Picture]) -> bool:
+    def has(self, media: Sequence[Medium]) -> bool:
         """Whether the rows of all are here."""
         return all(medium.digest in self._rows for medium in media)
 
-    def get(
-        self, media: Sequence[Sound | Picture], encode: Callable[[Sequence[Sound | Picture]], list[Tensor]]
-    ) -> list[Tensor]:
+    def get(self, media: Sequence[Medium], encode: Callable[[Sequence[Medium]], list[Tensor]]) -> list[Tensor]:
         """Rows `[n, C]` of each medium; those that are not here are encoded, all at once."""
         rows = {m.digest: self._rows.get(m.digest) for m in media}
         new = {m.digest: m for m in media if rows[m.digest] is None}

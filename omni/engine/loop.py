@@ -276,7 +276,7 @@ class Engine:
             return Record(request.key, request.started, None, ready)
         if request.num_unread:
             if wanted := request.wanted_media():
-                ready[Kind.ENCODE] = request.prompt.rows_of(*wanted[0])
+                ready[Kind.ENCODE] = request.prompt.rows_of(wanted[0])
             else:
                 ready[Kind.READ] = request.num_unread
         elif (

@@ -57,7 +57,7 @@ class Request:
         key: the engine's name for it, larger for later ones.
         page_keys: of the prompt's whole pages, see `Prompt.page_keys`.
         runs: of the media's rows that are still to be read.
-        features: of media, by (is a sound, index), until the prompt is read.
+        features: of media, by their index, until the prompt is read.
         rows, is_media: `[n, C]`, `[n]`, the prompt's rows that are still to be read, once all their media are encoded.
         given: ids to be spoken word for word that have not been read; None for an answer that the model finds itself.
         given_ended: no others will come; hungry: its reader was asked for more.
@@ -82,7 +82,7 @@ class Request:
     outbox: Outbox = field(default_factory=Outbox)
     page_keys: list[bytes] = field(default_factory=list)
     runs: tuple[MediaRun, ...] = ()
-    features: dict[tuple[bool, int], Tensor] = field(default_factory=dict)
+    features: dict[int, Tensor] = field(default_factory=dict)
     rows: Tensor | None = None
     is_media: Tensor | None = None
     given: list[int] | None = None
@@ -119,10 +119,9 @@ class Request:
         """Rows of the prompt that the thinker has still to read."""
         return max(0, self.prompt.num_tokens - self.cache.length)
 
-    def wanted_media(self) -> list[tuple[bool, int]]:
+    def wanted_media(self) -> list[int]:
         """Media whose rows are to be read and not encoded yet, in prompt order."""
-        named = dict.fromkeys((run.is_sound, run.index) for run in self.runs)
-        return [name for name in named if name not in self.features]
+        return [i for i in dict.fromkeys(run.index for run in self.runs) if i not in self.features]
 
     def write(self, text: str) -> None:
         """Let text out."""

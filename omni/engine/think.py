@@ -8,7 +8,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from omni.encoders.features import Picture, Sound
+from omni.encoders.features import Medium
+from omni.encoders.tower import Senses
 from omni.engine.features import FeatureCache
 from omni.engine.request import Request
 from omni.engine.runner import Lane
@@ -20,12 +21,14 @@ class ThinkStage:
     """Attributes:
     lane: the thinker's decoder with its cache.
     features: rows of media that were encoded lately.
+    senses: the thinker's towers.
     """
 
     def __init__(self, thinker: Thinker, *, cache_tokens: int, graphs: bool = True) -> None:
         self.model = thinker
         self.lane = Lane(thinker.decoder, cache_tokens, graphs=graphs)
         self.features = FeatureCache()
+        self.senses = Senses(thinker.audio_tower, thinker.visual)
 
     def begin_reading(self, request: Request, most_pages: int | None) -> None:
         """Begin with what the cache holds of the prompt already, at most so many pages."""
@@ -34,38 +37,22 @@ class ThinkStage:
         whole = (prompt.num_tokens - (not request.only_reads)) // pool.page_size
         pool.adopt(request.cache, request.page_keys[:whole], most_pages)
         request.runs = prompt.runs_after(request.cache.length)
-        known = [name for name in request.wanted_media() if self.features.has(self._pieces(prompt.medium(*name)))]
-        for name in known:
-            (request.features[name],) = self.encode([prompt.medium(*name)])
+        known = [i for i in request.wanted_media() if self.features.has(self.senses.pieces(prompt.media[i]))]
+        for i in known:
+            (request.features[i],) = self.encode([prompt.media[i]])
 
-    def encode(self, media: Sequence[Sound | Picture]) -> list[Tensor]:
+    def encode(self, media: Sequence[Medium]) -> list[Tensor]:
         """Rows `[n, C]` of each medium; what has not been heard or seen lately goes through the towers, all at once."""
-        pieces = [self._pieces(medium) for medium in media]
-        rows = self.features.get([piece for of_one in pieces for piece in of_one], self._encode)
-        left = iter(rows)
-        return [torch.cat([next(left) for _ in of_one]) for of_one in pieces]
-
-    def _pieces(self, medium: Sound | Picture) -> Sequence[Sound | Picture]:
-        return medium.pieces(self.block_frames) if isinstance(medium, Sound) else medium.pieces
-
-    @property
-    def block_frames(self) -> int:
-        """Mel frames of the blocks that the audio tower hears apart from each other."""
-        return self.model.config.audio.chunk_frames
-
-    def _encode(self, media: Sequence[Sound | Picture]) -> list[Tensor]:
-        sounds = [medium for medium in media if isinstance(medium, Sound)]
-        pictures = [medium for medium in media if isinstance(medium, Picture)]
-        heard = iter(self.model.audio_tower.encode(sounds) if sounds else [])
-        seen = iter(self.model.visual.encode(pictures) if pictures else [])
-        return [next(heard if isinstance(medium, Sound) else seen) for medium in media]
+        pieces = [self.senses.pieces(medium) for medium in media]
+        rows = iter(self.features.get([piece for of_one in pieces for piece in of_one], self.senses.encode))
+        return [torch.cat([next(rows) for _ in of_one]) for of_one in pieces]
 
     def see(self, requests: Sequence[Request]) -> None:
         """Encode the next medium of each request."""
-        names = [request.wanted_media()[0] for request in requests]
-        media = [r.prompt.medium(*name) for r, name in zip(requests, names, strict=True)]
-        for request, name, rows in zip(requests, names, self.encode(media), strict=True):
-            request.features[name] = rows
+        first = [request.wanted_media()[0] for request in requests]
+        media = [request.prompt.media[i] for request, i in zip(requests, first, strict=True)]
+        for request, i, rows in zip(requests, first, self.encode(media), strict=True):
+            request.features[i] = rows
 
     def read(self, parts: Sequence[tuple[Request, int]]) -> list[tuple[Tensor, Tensor, Tensor]]:
         """Read so many more rows of each request's prompt; an answer of the model's own then gets its first id.
@@ -92,7 +79,7 @@ class ThinkStage:
             request.prefilled = request.elapsed()
             request.rows = request.is_media = None
             request.features.clear()
-            request.prompt = replace(request.prompt, pictures=(), sounds=())  # what they hold has been read
+            request.prompt = replace(request.prompt, media=())  # what they hold has been read
             if request.given is None and not request.only_reads:
                 own.append((request, h[-1:]))
         if own:
@@ -100,7 +87,7 @@ class ThinkStage:
         return list(zip(hidden, rows, media, strict=True))
 
     def _embed(self, request: Request) -> tuple[Tensor, Tensor]:
-        features = [request.features[run.is_sound, run.index][run.first : run.last] for run in request.runs]
+        features = [request.features[run.index][run.first : run.last] for run in request.runs]
         ids = request.prompt.ids[request.cache.length :].to(self.lane.device)
         return self.model.embed(ids, features)
 

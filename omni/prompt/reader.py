@@ -7,19 +7,23 @@ import binascii
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import islice
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from omni.encoders.config import MelConfig, PixelConfig
-from omni.encoders.features import Picture, Sound, num_audio_tokens
+from omni.encoders.features import Medium, Picture, Sound
+from omni.encoders.live import LiveSound
 from omni.encoders.media import Budget, read_audio, read_image, read_video
-from omni.encoders.mel import log_mel
+from omni.encoders.mel import MIN_FRAMES, LogMel, log_mel
 from omni.encoders.pixels import image_patches, video_patches
 from omni.encoders.sources import digest_of
+from omni.encoders.tower import Ears, Senses, Tower
 from omni.errors import ContextError, MediaError, MediaLimitError, MessageError
 from omni.models.config import MediaIds
 from omni.prompt.positions import AudioSpan, AudioVideoSpan, Clock, ImageSpan, Span, TextSpan, VideoSpan
@@ -28,7 +32,10 @@ from omni.prompt.tokenizer import Tokenizer
 from omni.recent import Recent
 
 Message: TypeAlias = Mapping[str, Any]
-Medium: TypeAlias = tuple[Picture | None, Sound | None]
+Shown: TypeAlias = tuple[Picture] | tuple[Sound] | tuple[Picture, Sound]
+"""What one part of a message shows: a picture or a clip, a sound, or a clip and its sound."""
+Known: TypeAlias = dict[int, tuple[Message, Shown]]
+"""Parts that were read before and what they show, by `id`: for a reader of the same parts again and again."""
 
 SPEAKING = (
     "You are Qwen, a virtual human developed by the Qwen Team, Alibaba Group, capable of perceiving auditory and visual "
@@ -43,9 +50,8 @@ ROLES = ("system", "user", "assistant", "tool")
 
 @dataclass(frozen=True)
 class MediaRun:
-    """Rows `first` to `last` of the `index`-th sound or picture; media in prompt order are a list of runs."""
+    """Rows `first` to `last` of the `index`-th medium; the rows of all media, in prompt order, are a list of runs."""
 
-    is_sound: bool
     index: int
     first: int
     last: int
@@ -59,6 +65,7 @@ class Prompt:
         ids: int64 `[N]`, placeholders expanded to one a row.
         positions: int64 `[3, N]`.
         clock: where the sequence goes on.
+        media: in the order of their first rows.
         runs: the media's rows in the order of their placeholders.
         is_media: bool `[N]`, the placeholders.
     """
@@ -66,8 +73,7 @@ class Prompt:
     ids: Tensor
     positions: Tensor
     clock: Clock
-    pictures: tuple[Picture, ...]
-    sounds: tuple[Sound, ...]
+    media: tuple[Medium, ...]
     runs: tuple[MediaRun, ...]
     is_media: Tensor
     image_tokens: int
@@ -78,12 +84,22 @@ class Prompt:
     def num_tokens(self) -> int:
         return len(self.ids)
 
-    def medium(self, is_sound: bool, index: int) -> Sound | Picture:
-        return self.sounds[index] if is_sound else self.pictures[index]
+    @property
+    def pictures(self) -> list[Picture]:
+        return [medium for medium in self.media if isinstance(medium, Picture)]
 
-    def rows_of(self, is_sound: bool, index: int) -> int:
+    @property
+    def sounds(self) -> list[Sound]:
+        return [medium for medium in self.media if isinstance(medium, Sound)]
+
+    def rows_of(self, index: int) -> int:
         """Rows that a medium has."""
-        return max(run.last for run in self.runs if (run.is_sound, run.index) == (is_sound, index))
+        return max(run.last for run in self.runs if run.index == index)
+
+    @property
+    def num_to_media_end(self) -> int:
+        """Rows up to the last of a medium."""
+        return int(self.is_media.nonzero()[-1]) + 1
 
     def head(self, num_rows: int) -> Prompt:
         """Its first rows."""
@@ -100,6 +116,13 @@ class Prompt:
             runs=tuple(runs),
         )
 
+    def before_last(self) -> Prompt:
+        """What stands before its last medium, with a clock that stands there."""
+        run = self.runs[-1]
+        end = self.num_to_media_end - (run.last - run.first)
+        clock = replace(self.clock, next=int(self.positions[0, end]))
+        return replace(self.head(end), clock=clock, media=self.media[:-1])
+
     def runs_after(self, row: int) -> tuple[MediaRun, ...]:
         """The media's rows from a row of the prompt on."""
         skip = int(self.is_media[:row].sum())
@@ -111,36 +134,6 @@ class Prompt:
             skip = max(0, skip - size)
         return tuple(runs)
 
-    def page_keys(self, page_size: int, block_frames: int) -> list[bytes]:
-        """For each whole page of rows, a digest of all that the model has been told up to its end.
-
-        block_frames: of the blocks that the audio tower hears apart from each other: as long as a sound goes on, the keys of
-        what has been heard stay.
-        """
-        content = torch.cat((self.ids[None], self.positions)).T.contiguous()  # [N, 4]
-        names = {(run.is_sound, run.index): self._row_names(run.is_sound, run.index, block_frames) for run in self.runs}
-        rows = iter([name for run in self.runs for name in names[run.is_sound, run.index][run.first : run.last]])
-        is_media, keys, key = self.is_media.tolist(), list[bytes](), b""
-        for last in range(page_size, self.num_tokens + 1, page_size):
-            digest = hashlib.blake2b(key, digest_size=16)
-            digest.update(content[last - page_size : last].numpy().data)
-            for _ in range(sum(is_media[last - page_size : last])):
-                digest.update(next(rows))
-            key = digest.digest()
-            keys.append(key)
-        return keys
-
-    def _row_names(self, is_sound: bool, index: int, block_frames: int) -> list[bytes]:
-        """For each row of a medium, the digest of the piece that it is of, and its place there."""
-        medium = self.medium(is_sound, index)
-        pieces = medium.pieces(block_frames) if isinstance(medium, Sound) else medium.pieces
-        size = max(1, self.rows_of(is_sound, index) // len(pieces))
-        names = []
-        for piece in pieces:
-            num = num_audio_tokens(piece.mel.shape[1]) if isinstance(piece, Sound) else size
-            names += [piece.digest + row.to_bytes(4, "little") for row in range(num)]
-        return names
-
     def clock_after(self) -> Clock:
         """A clock of one's own that stands at the end of the prompt."""
         return replace(self.clock)
@@ -151,6 +144,7 @@ class PromptReader:
     """Turns messages into prompts, the way a checkpoint was taught to read them.
 
     Attributes:
+        pixels, eyes, mel, ears: None for a model that does not see, or does not hear.
         max_tokens: media are refused once their rows alone are more.
         recent: media that were read lately.
     """
@@ -158,11 +152,13 @@ class PromptReader:
     tokenizer: Tokenizer
     template: Template
     media: MediaIds
-    pixels: PixelConfig
-    mel: MelConfig
+    pixels: PixelConfig | None
+    mel: MelConfig | None
     max_tokens: int
     budget: Budget = field(default_factory=Budget)
-    recent: Recent[Medium] = field(default_factory=lambda: Recent(MAX_BYTES), repr=False, compare=False)
+    ears: Ears | None = None
+    eyes: Tower[Picture] | None = None
+    recent: Recent[Shown] = field(default_factory=lambda: Recent(MAX_BYTES), repr=False, compare=False)
 
     def read(
         self,
@@ -172,6 +168,7 @@ class PromptReader:
         audio_in_video: bool | None = None,
         tools: Sequence[Mapping[str, Any]] = (),
         template_args: Mapping[str, Any] | None = None,
+        known: Known | None = None,
     ) -> Prompt:
         """Read chat messages, ending where the assistant's answer begins.
 
@@ -181,6 +178,7 @@ class PromptReader:
             audio_in_video: hear the sound of clips; None where they have one.
             tools: functions that the model may call, as OpenAI describes them.
             template_args: switches of the checkpoint's chat template, such as `enable_thinking`.
+            known: parts that are not looked into again; those that are read come in, so they must not change.
 
         Raises:
             MessageError, MediaError, ContextError: saying which message and part is at fault.
@@ -189,29 +187,112 @@ class PromptReader:
         if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Sequence):
             raise MessageError('messages must be a list such as [{"role": "user", "content": "Hello"}]')
         turns: list[dict[str, Any]] = []
-        media: list[Medium] = []
+        shown: list[Shown] = []
+        num_rows = 0
         for i, message in enumerate(messages):
-            turn, found = self._turn(message, f"messages[{i}]", audio_in_video)
+            turn, found = self._turn(message, f"messages[{i}]", audio_in_video, known)
             turns.append(turn)
-            media += found
-            self._check_rows(media)
+            shown += found
+            num_rows += self._checked(found, num_rows)
         if speaking and (not turns or turns[0]["role"] != "system"):
             turns.insert(0, {"role": "system", "content": SPEAKING})
         if not turns:
             raise MessageError('there are no messages; give a list such as [{"role": "user", "content": "Hello"}]')
         runs = self.template.render(turns, add_generation_prompt=True, tools=tools, template_args=template_args)
-        ids = self.tokenizer.encode_runs(runs)
-        return self._lay_out(ids, media)
+        return self._lay_out(self.tokenizer.encode_runs(runs), shown)
 
-    def _check_rows(self, media: Sequence[Medium]) -> None:
-        rows = sum(self._span(*medium).num_tokens for medium in media)
-        if rows > self.max_tokens:
+    def opening(self, messages: Sequence[Message], parts: Sequence[Message], **how: Any) -> Prompt:
+        """What stands before a sound that is still being made, and that a user's turn of some parts goes on with.
+
+        how: as for `read`, with `known`.
+        """
+        mel, ears = self._hearing()
+        sound: Message = {"type": "audio"}
+        block = Sound(torch.zeros(mel.feature_size, ears.block_frames))  # of any length: its rows go
+        how["known"][id(sound)] = sound, (block,)
+        try:
+            return self.read([*messages, {"role": "user", "content": [*parts, sound]}], **how).before_last()
+        finally:
+            del how["known"][id(sound)]
+
+    def heard(self, before: Prompt, blocks: Sequence[Sound]) -> Prompt:
+        """A prompt and behind it the blocks of a sound, each a medium of its own; the sound may go on."""
+        _, ears = self._hearing()
+        sizes = [ears.num_rows(block) for block in blocks]
+        num, clock, first = sum(sizes), before.clock_after(), len(before.media)
+        return replace(
+            before,
+            ids=torch.cat((before.ids, torch.full((num,), self.media.audio))),
+            positions=torch.cat((before.positions, clock.text(num)), 1),
+            clock=clock,
+            media=(*before.media, *blocks),
+            runs=(*before.runs, *(MediaRun(first + i, 0, size) for i, size in enumerate(sizes))),
+            is_media=torch.cat((before.is_media, torch.ones(num, dtype=torch.bool))),
+        )
+
+    def page_keys(self, prompt: Prompt, page_size: int, known: Sequence[bytes] = ()) -> list[bytes]:
+        """For each whole page of rows, a digest of all that the model has been told up to its end.
+
+        As long as a sound goes on, the keys of what has been heard stay: rows are named by the piece that they are of.
+
+        known: the keys of its first pages.
+        """
+        first, keys = len(known) * page_size, [*known]
+        content = torch.cat((prompt.ids[None], prompt.positions))[:, first:].T.contiguous()  # [N, 4]
+        is_media, rows = prompt.is_media[first:].tolist(), self._row_names(prompt, first)
+        for at in range(0, len(content) - page_size + 1, page_size):
+            digest = hashlib.blake2b(keys[-1] if keys else b"", digest_size=16)
+            digest.update(content[at : at + page_size].numpy().data)
+            digest.update(b"".join(islice(rows, sum(is_media[at : at + page_size]))))
+            keys.append(digest.digest())
+        return keys
+
+    def _row_names(self, prompt: Prompt, first: int) -> Iterator[bytes]:
+        """For each media row from a row of the prompt on, the digest of the piece that it is of, and its place there."""
+        names: dict[int, list[bytes]] = {}
+        for run in prompt.runs_after(first):
+            if run.index not in names:
+                pieces = self.senses.pieces(prompt.media[run.index])
+                names[run.index] = [
+                    piece.digest + row.to_bytes(4, "little")
+                    for piece in pieces
+                    for row in range(self.senses.num_rows(piece))
+                ]
+            yield from names[run.index][run.first : run.last]
+
+    @cached_property
+    def senses(self) -> Senses:
+        return Senses(self.ears, self.eyes)
+
+    @cached_property
+    def live(self) -> LiveSound:
+        """How a sound that is still being made is heard; MediaError in a model that does not hear."""
+        mel, ears = self._hearing()
+        return LiveSound(LogMel(mel, ears.block_frames), self.budget)
+
+    def _hearing(self) -> tuple[MelConfig, Ears]:
+        if self.mel is None or self.ears is None:
+            raise MediaError("this model does not hear; leave sound out, or take a model with ears")
+        return self.mel, self.ears
+
+    def _sight(self) -> PixelConfig:
+        if self.pixels is None or self.eyes is None:
+            raise MediaError("this model does not see; leave pictures and clips out, or take a model with eyes")
+        return self.pixels
+
+    def _checked(self, shown: Sequence[Shown], before: int) -> int:
+        """The rows of these media; ContextError where they are too many with those before."""
+        num = sum(self._span(media).num_tokens for media in shown)
+        if (rows := before + num) > self.max_tokens:
             raise ContextError(
                 f"the pictures, clips and sounds come to {rows} tokens and the model's context is {self.max_tokens}; send "
                 "fewer or smaller ones, or sample fewer video frames"
             )
+        return num
 
-    def _turn(self, message: Message, where: str, audio_in_video: bool | None) -> tuple[dict[str, Any], list[Medium]]:
+    def _turn(
+        self, message: Message, where: str, audio_in_video: bool | None, known: Known | None
+    ) -> tuple[dict[str, Any], list[Shown]]:
         if not isinstance(message, Mapping) or message.get("role") not in ROLES:
             raise MessageError(f"{where} needs a 'role' that is one of {', '.join(ROLES)}, and 'content'")
         content, bare = message.get("content"), {"role": message["role"]}
@@ -225,23 +306,26 @@ class PromptReader:
             return {**bare, "content": content or ""}, []
         if not isinstance(content, Sequence) or isinstance(content, bytes):
             raise MessageError(f"{where}.content must be a text or a list of parts")
-        parts, media = [], list[Medium]()
+        parts, shown = [], list[Shown]()
+        num_rows = 0
         for j, part in enumerate(content):
             here = f"{where}.content[{j}]"
             try:
-                kind, value = self._part(part, here, audio_in_video)
+                kind, value = self.part(part, here, audio_in_video, known)
             except MediaError as e:
                 raise type(e)(f"{here}: {e}") from e
             if isinstance(value, str):
                 parts.append({"type": "text", "text": value})
             else:
                 parts.append({"type": kind})
-                media.append(value)
-                self._check_rows(media)
-        return {**bare, "content": parts}, media
+                shown.append(value)
+                num_rows += self._checked([value], num_rows)
+        return {**bare, "content": parts}, shown
 
-    def _part(self, part: object, where: str, audio_in_video: bool | None) -> tuple[str, str | Medium]:
-        """The kind of one part of a message, and its text or medium."""
+    def part(
+        self, part: object, where: str, audio_in_video: bool | None = None, known: Known | None = None
+    ) -> tuple[str, str | Shown]:
+        """The kind of one part of a message, and its text or what it shows."""
         if isinstance(part, str):
             return "text", part
         if not isinstance(part, Mapping):
@@ -252,65 +336,77 @@ class PromptReader:
                     raise MessageError(f"{where}.text must be a string")
                 return "text", part["text"]
             case "image" | "image_url":
-                return "image", self._once(part, "image", where, self._image)
+                return "image", self._once(part, "image", where, known, self._image)
             case "audio" | "audio_url" | "input_audio":
-                return "audio", self._once(part, "audio", where, self._sound)
+                return "audio", self._once(part, "audio", where, known, self._sound)
             case "video" | "video_url":
-                return "video", self._once(part, "video", where, self._video, audio_in_video)
+                return "video", self._once(part, "video", where, known, self._video, audio_in_video)
             case other:
                 raise MessageError(f"{where}.type is {other!r}; known are text, image, audio and video")
 
-    def _once(self, part: Message, kind: str, where: str, read: Callable[..., Medium], *how: object) -> Medium:
-        """A medium, which is not read again where it comes again: each turn brings all that were before it."""
+    def _once(
+        self, part: Message, kind: str, where: str, known: Known | None, read: Callable[..., Shown], *how: object
+    ) -> Shown:
+        """What a part shows, which is not read again where it comes again: each turn brings all that were before it."""
+        if known is None:
+            return self._recent(part, kind, where, read, *how)
+        if id(part) not in known:
+            known[id(part)] = part, self._recent(part, kind, where, read, *how)
+        return known[id(part)][1]
+
+    def _recent(self, part: Message, kind: str, where: str, read: Callable[..., Shown], *how: object) -> Shown:
+        """As `_once`, for a part whose content has to be looked at to know it again."""
         source = _source(part, kind, where)
         if (content := digest_of(source)) is None:
             return read(part, source, where, *how)
         rest = [item for item in sorted(part.items()) if item[0] not in ("type", *_names(kind))]
         key = content + repr((kind, how, rest)).encode()
-        if (medium := self.recent.get(key)) is None:
-            picture, sound = medium = read(part, source, where, *how)
-            num_bytes = (picture.patches.nbytes if picture else 0) + (sound.mel.nbytes if sound else 0)
-            self.recent.put(key, medium, num_bytes)
-        return medium
+        if (shown := self.recent.get(key)) is None:
+            shown = read(part, source, where, *how)
+            self.recent.put(key, shown, sum(medium.num_bytes for medium in shown))
+        return shown
 
-    def _sound(self, part: Message, source: Any, where: str) -> Medium:
-        return None, log_mel(read_audio(source, rate=self.mel.sampling_rate, budget=self.budget), self.mel)
+    def _sound(self, part: Message, source: Any, where: str) -> Shown:
+        mel, ears = self._hearing()
+        return (log_mel(read_audio(source, rate=mel.sampling_rate, budget=self.budget), mel, ears.block_frames),)
 
-    def _image(self, part: Message, source: Any, where: str) -> Medium:
-        image = read_image(source, budget=self.budget)
-        return image_patches(image, self.pixels, **_numbers(part, where, "min_pixels", "max_pixels")), None
+    def _image(self, part: Message, source: Any, where: str) -> Shown:
+        pixels, image = self._sight(), read_image(source, budget=self.budget)
+        return (image_patches(image, pixels, **_numbers(part, where, "min_pixels", "max_pixels")),)
 
-    def _video(self, part: Message, source: Any, where: str, audio_in_video: bool | None) -> Medium:
+    def _video(self, part: Message, source: Any, where: str, audio_in_video: bool | None) -> Shown:
+        pixels = self._sight()
         sampling = _numbers(part, where, "fps", "num_frames", "min_frames", "max_frames", "start", "end")
         clip = read_video(source, budget=self.budget, **sampling)
         # the clock of a clip runs by the rate asked for, 2 frames a second unless told, as published
         shape = _numbers(part, where, "fps", "min_pixels", "max_pixels")
-        picture = video_patches(clip.frames, self.pixels, **shape)
+        picture = video_patches(clip.frames, pixels, **shape)
         wanted = part.get("audio_in_video", audio_in_video)
         if wanted not in (None, True, False):
             raise MessageError(f"{where}.audio_in_video is {wanted!r}; give true or false")
-        if not (clip.has_audio if wanted is None else wanted):
-            return picture, None
-        rate = self.mel.sampling_rate
-        wave = read_audio(source, rate=rate, budget=self.budget)
-        first, last = (None if t is None else max(0, round(t * rate)) for t in (part.get("start"), part.get("end")))
+        if not (clip.has_audio and self.ears if wanted is None else wanted):
+            return (picture,)
+        mel, ears = self._hearing()
+        wave = read_audio(source, rate=mel.sampling_rate, budget=self.budget)
+        start, end = part.get("start"), part.get("end")
+        first, last = (None if t is None else max(0, round(t * mel.sampling_rate)) for t in (start, end))
         wave = wave[first:last]
-        if wanted is None and num_audio_tokens(-(-len(wave) // self.mel.hop_length)) < 1:
-            return picture, None  # a sound track that ends before the clip begins
+        if wanted is None and math.ceil(len(wave) / mel.hop_length) < MIN_FRAMES:
+            return (picture,)  # a sound track that ends before the clip begins
         try:
-            return picture, log_mel(wave, self.mel)
+            return picture, log_mel(wave, mel, ears.block_frames)
         except MediaLimitError as e:
             raise MediaLimitError(f"{e}; or leave the clip's sound out with audio_in_video=False") from e
 
-    def _lay_out(self, ids: Sequence[int], media: Sequence[Medium]) -> Prompt:
+    def _lay_out(self, ids: Sequence[int], shown: Sequence[Shown]) -> Prompt:
         """Replace each placeholder by its medium's rows."""
         clock = Clock(self.media.positions_per_second, self.media.positions_per_second * self.media.seconds_per_chunk)
         places = {self.media.image, self.media.video, self.media.audio}
-        if sum(i in places for i in ids) != len(media):
+        if sum(i in places for i in ids) != len(shown):
             raise MessageError("this checkpoint's chat template does not place every picture, sound or clip of the messages")
         spans: list[Span] = []
         text: list[int] = []
-        left = iter(media)
+        left = iter(shown)
         skip = False
         for token in ids:
             if skip:  # the end marker that an AudioVideoSpan brings itself
@@ -318,38 +414,39 @@ class PromptReader:
             elif token not in places:
                 text.append(token)
             else:
-                span = self._span(*next(left))
+                span = self._span(next(left))
                 if isinstance(span, AudioVideoSpan):
                     text.pop()
                     skip = True
                 spans += [TextSpan(tuple(text)), span]
                 text = []
         spans.append(TextSpan(tuple(text)))
-        pictures = tuple(p for p, _ in media if p)
-        sounds = tuple(s for _, s in media if s)
-        return fill(spans, self.media, clock, pictures, sounds)
+        return fill(spans, self.media, clock, tuple(medium for media in shown for medium in media))
 
-    def _span(self, picture: Picture | None, sound: Sound | None) -> Span:
-        audio = AudioSpan(num_audio_tokens(sound.mel.shape[1])) if sound else None
-        if picture is None:
+    def _span(self, media: Shown) -> Span:
+        """The rows of what one part shows."""
+        audio = next((AudioSpan(self.senses.num_rows(medium)) for medium in media if isinstance(medium, Sound)), None)
+        picture = media[0]
+        if isinstance(picture, Sound):
             assert audio
             return audio
-        t, h, w = picture.grid
-        cells = (t, h // self.pixels.merge_size, w // self.pixels.merge_size)
+        (t, h, w), side = picture.grid, self._sight().merge_size
+        cells = (t, h // side, w // side)
         if picture.second_per_grid is None:
             return ImageSpan(cells)
         video = VideoSpan(cells, picture.second_per_grid)
         return AudioVideoSpan(video, audio) if audio else video
 
 
-def fill(
-    spans: Sequence[Span], known: MediaIds, clock: Clock, pictures: tuple[Picture, ...], sounds: tuple[Sound, ...]
-) -> Prompt:
-    """The prompt of some spans: ids with one placeholder a row, positions by `clock`, and which rows go where."""
+def fill(spans: Sequence[Span], known: MediaIds, clock: Clock, media: tuple[Medium, ...]) -> Prompt:
+    """The prompt of some spans: ids with one placeholder a row, positions by `clock`, and which rows go where.
+
+    media: of the spans in their order, a clip before its sound.
+    """
     ids: list[int] = []
     runs: list[MediaRun] = []
     count = {known.image: 0, known.video: 0, known.audio: 0}
-    next_picture = next_sound = 0
+    index = 0
 
     def put(token: int, run: MediaRun) -> None:
         ids.extend([token] * (run.last - run.first))
@@ -360,30 +457,34 @@ def fill(
         match span:
             case TextSpan():
                 ids += span.ids
-            case AudioSpan():
-                put(known.audio, MediaRun(True, next_sound, 0, span.num_tokens))
-                next_sound += 1
-            case ImageSpan() | VideoSpan():
-                token = known.image if isinstance(span, ImageSpan) else known.video
-                put(token, MediaRun(False, next_picture, 0, span.num_tokens))
-                next_picture += 1
+            case AudioSpan() | ImageSpan() | VideoSpan():
+                put(_token(span, known), MediaRun(index, 0, span.num_tokens))
+                index += 1
             case AudioVideoSpan():
                 ids += (known.vision_start, known.audio_start)
                 for track, first, last in clock.runs(span):
-                    if track:
-                        put(known.audio, MediaRun(True, next_sound, first, last))
-                    else:
-                        put(known.video, MediaRun(False, next_picture, first, last))
+                    put(known.audio if track else known.video, MediaRun(index + track, first, last))
                 ids += (known.audio_end, known.vision_end)
-                next_picture, next_sound = next_picture + 1, next_sound + 1
+                index += 2
     positions = clock.place(spans)
     assert positions.shape[1] == len(ids)
     rows = torch.tensor(ids)
     is_media = torch.isin(rows, torch.tensor(list(count)))
     return Prompt(
-        rows, positions, clock, pictures, sounds, tuple(runs), is_media,
+        rows, positions, clock, media, tuple(runs), is_media,
         count[known.image], count[known.video], count[known.audio],
     )  # fmt: skip
+
+
+def _token(span: AudioSpan | ImageSpan | VideoSpan, known: MediaIds) -> int:
+    """What stands for each row of a medium alone."""
+    match span:
+        case AudioSpan():
+            return known.audio
+        case ImageSpan():
+            return known.image
+        case VideoSpan():
+            return known.video
 
 
 def _calls(calls: object, where: str) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Log-mel against WhisperFeatureExtractor and librosa, and the live form against the whole one."""
+"""Log-mel against WhisperFeatureExtractor and librosa, and sounds that come in pieces against whole ones."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from torch import Tensor
 
 from omni.encoders.config import MelConfig
-from omni.encoders.features import num_audio_tokens
-from omni.encoders.mel import LiveMel, filter_bank, log_mel
+from omni.encoders.mel import LogMel, MelState, filter_bank, log_mel
 from omni.errors import MediaError, MediaLimitError
 from tests.encoders.samples import speech_like
 
@@ -43,14 +41,13 @@ WAVES = {
 }
 
 
-def pieces(mel: LiveMel, wave: Wave, sizes: list[int]) -> tuple[Tensor, list[int]]:
-    """The live frames of a wave cut into pieces of these sizes, over and over, and how many came at a time."""
-    state, out, at, i = mel.start(), [], 0, 0
+def fed(mel: LogMel, wave: Wave, sizes: list[int]) -> MelState:
+    """What a wave is that comes in pieces of these sizes, over and over."""
+    state, at, i = mel.start(), 0, 0
     while at < len(wave):
-        out.append(mel.step(state, wave[at : at + sizes[i % len(sizes)]]))
+        mel.step(state, wave[at : at + sizes[i % len(sizes)]])
         at, i = at + sizes[i % len(sizes)], i + 1
-    out.append(mel.finish(state))
-    return torch.cat(out, 1), [x.shape[1] for x in out]
+    return state
 
 
 @pytest.mark.oracle
@@ -106,51 +103,69 @@ def test_log_mel_has_limits() -> None:
     assert log_mel(np.zeros(321, np.float32), CONFIG).mel.shape == (128, 3)
 
 
-def test_num_audio_tokens_by_hand() -> None:
-    counts = {1: 0, 2: 0, 3: 1, 4: 1, 5: 1, 6: 1, 7: 2, 8: 2, 100: 25, 200: 50, 431: 108, 30000: 7500}
-    assert {f: num_audio_tokens(f) for f in counts} == counts
-
-
 @pytest.mark.parametrize("seconds", [0.03, 1.9999, 2.0, 2.0025, 2.01, 7.77])
-def test_live_does_not_depend_on_the_split(seconds: float) -> None:
-    mel, wave = LiveMel(CONFIG), speech_like(8, seed=3)[8000 : 8000 + round(seconds * 16000)]
-    whole, counts = pieces(mel, wave, [len(wave)])
-    assert whole.shape[1] == -(-len(wave) // 160)
-    assert all(c % 200 == 0 for c in counts[:-1])
+@pytest.mark.parametrize("block", [200, 37])
+def test_pieces_are_the_whole_bit_for_bit(seconds: float, block: int) -> None:
+    mel, wave = LogMel(CONFIG, block), speech_like(8, seed=3)[8000 : 8000 + round(seconds * 16000)]
+    whole = log_mel(wave, CONFIG, block)
+    assert whole.num_frames == -(-len(wave) // 160)
     for sizes in ([1, 31_999, 40], [320], [160, 7, 50_000], [32_040], [32_039, 1]):
-        got, counts = pieces(mel, wave, sizes)
-        assert torch.equal(got, whole)
-        assert all(c % 200 == 0 for c in counts[:-1])
+        assert torch.equal(mel.finish(fed(mel, wave, sizes)).mel, whole.mel)
 
 
-def test_live_gives_a_block_as_soon_as_it_can() -> None:
-    mel, wave = LiveMel(CONFIG), speech_like(3)
+@pytest.mark.parametrize("missing", [0, 1, 161, 321])
+def test_pieces_to_the_last_sample(missing: int) -> None:
+    """Blocks that do not divide the longest sound, which the original mirrors at its end."""
+    wave = np.tile(speech_like(30), 10)[: FULL - missing]
+    wave[-500:] += 0.3
+    mel = LogMel(CONFIG, 777)
+    torch.testing.assert_close(mel.finish(fed(mel, wave, [50_001])).mel, log_mel(wave, CONFIG).mel, atol=NEAR, rtol=0)
+
+
+def test_a_block_comes_as_soon_as_it_can() -> None:
+    mel, wave = LogMel(CONFIG), speech_like(3)
     state = mel.start()
-    assert mel.step(state, wave[:32_039]).shape == (128, 0)  # the last frame's window ends 200 samples after its centre
-    assert mel.step(state, wave[32_039:32_040]).shape == (128, 200)
-
-
-def test_live_of_one_block_is_exact() -> None:
-    wave = speech_like(1.97)
-    assert torch.equal(pieces(LiveMel(CONFIG), wave, [700])[0], log_mel(wave, CONFIG).mel)
+    mel.step(state, wave[:32_039])
+    assert not mel.blocks(state)  # the last frame's window ends 200 samples after its centre
+    mel.step(state, wave[32_039:32_040])
+    assert [block.num_frames for block in mel.blocks(state)] == [200]
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize(
-    ("whisper", "most", "mean"),
-    [
-        (1.0, 0.15, 0.005),  # speech of even loudness: 0.009 to 0.13 at most, 0.0005 to 0.003 on average were seen
-        (0.02, 1.0, 0.15),  # 4 s at -34 dB before it, so off by up to 3.4 decades / 4: 0.82 to 0.87, and 0.10
-    ],
-)
-def test_live_differs_from_whole_below_the_floor_only(seed: int, whisper: float, most: float, mean: float) -> None:
-    """Clamped once more at the final floor the live frames are the whole ones; until then quiet bins are too low."""
+@pytest.mark.parametrize("whisper", [1.0, 0.02])
+def test_only_louder_sound_changes_what_has_come_and_only_below_the_floor(seed: int, whisper: float) -> None:
+    """4 s of speech, once at -34 dB, before more: blocks so far, clamped again at the final floor, are the whole's."""
     wave = np.concatenate([whisper * speech_like(4, seed=seed), speech_like(11, seed=seed + 9)]).astype(np.float32)
-    live, whole = pieces(LiveMel(CONFIG), wave, [640])[0], log_mel(wave, CONFIG).mel
-    torch.testing.assert_close(live.maximum(whole.max() - 2), whole, atol=NEAR, rtol=0)  # 8 decades, divided by 4
-    error = whole - live
-    assert error.min() > -NEAR
-    assert error.max() < most
-    assert error.mean() < mean
-    # once the loudest bin has been heard nothing is off
-    assert error[:, int(live.max(0).values.argmax()) :].max() < NEAR
+    mel, whole = LogMel(CONFIG), log_mel(wave, CONFIG)
+    state, before = mel.start(), list[torch.Tensor]()
+    kept, floor = mel.blocks(state), state.floor
+    for at in range(0, len(wave), 4000):
+        mel.step(state, wave[at : at + 4000])
+        standing = min(state.num_standing, len(kept))
+        blocks = mel.blocks(state)
+        assert all(a is b for a, b in zip(kept[:standing], blocks, strict=False))
+        if standing < len(kept):
+            assert state.floor > floor
+            assert not torch.equal(kept[standing].mel, blocks[standing].mel)
+        kept, floor = blocks, state.floor
+        assert state.num_standing == len(kept)
+        before.append(torch.cat([block.mel for block in kept], 1) if kept else whole.mel[:, :0])
+    for heard in before:
+        final = whole.mel[:, : heard.shape[1]]
+        torch.testing.assert_close(heard.maximum(whole.mel.max() - 2), final, atol=NEAR, rtol=0)  # 8 decades, divided by 4
+        assert (heard <= final).all()
+    # once the loudest bin has been heard nothing changes
+    loudest = int(whole.mel.max(0).values.argmax())
+    for heard in (heard for heard in before if heard.shape[1] > loudest):
+        assert torch.equal(heard, whole.mel[:, : heard.shape[1]])
+
+
+def test_what_lies_above_the_floor_stands() -> None:
+    """Noise has no bin 8 decades below its loudest, however loud it becomes."""
+    noise = np.random.default_rng(0).standard_normal(16000 * 8).astype(np.float32)
+    mel = LogMel(CONFIG)
+    state = fed(mel, noise * np.linspace(0.2, 0.3, len(noise), dtype=np.float32), [8000])
+    first = mel.blocks(state)
+    mel.step(state, noise)
+    assert state.peak > first[0].mel.max() * 4 - 4
+    assert all(a is b for a, b in zip(first, mel.blocks(state), strict=False))

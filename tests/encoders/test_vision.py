@@ -57,14 +57,14 @@ def test_encode_of_several_equals_each_alone() -> None:
         torch.testing.assert_close(together, ours.encode([picture])[0], atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("cuts", [[5], [1, 4], [2, 1, 1, 1]])
 @torch.inference_mode()
-def test_step_in_pieces_equals_whole(cuts: list[int]) -> None:
+def test_pieces_equal_the_whole() -> None:
     ours = tower("7b-like")
-    grid = (5, 6, 10)
-    x = patches(ours, grid)
-    state, rows = ours.start(), []
-    for piece, t in zip(x.split([n * 60 for n in cuts]), cuts, strict=True):
-        rows.append(ours.step(state, Picture(piece, (t, 6, 10), 1.0)))
-    assert ours.finish(state) == grid
-    torch.testing.assert_close(torch.cat(rows), ours(x, [grid]), atol=1e-5, rtol=0)
+    for grid in ((5, 6, 10), (1, 2, 2)):
+        picture = Picture(patches(ours, grid), grid, 1.0)
+        pieces = ours.pieces(picture)
+        assert [piece.grid for piece in pieces] == [(1, *grid[1:])] * grid[0]
+        assert ours.pieces(picture)[0] is pieces[0]
+        rows = [ours.encode([piece])[0] for piece in pieces]
+        assert sum(map(len, rows)) == sum(map(ours.num_rows, pieces)) == ours.num_rows(picture)
+        torch.testing.assert_close(torch.cat(rows), ours.encode([picture])[0], atol=1e-5, rtol=0)

@@ -234,36 +234,6 @@ def test_a_long_conversation_forgets_and_goes_on() -> None:
         answer(session)
 
 
-@pytest.mark.parametrize("heard", [0, 3])
-def test_a_turn_that_had_not_ended_goes_on(omni: Omni, heard: int) -> None:
-    """An answer begun too early leaves no trace: neither in what follows nor in the engine."""
-    wave, replies = sound(5.2), list[Reply]()
-    for early in (True, False):
-        session = omni.session(voice="Ethan", **OPTIONS)
-        session.append_image(PIXELS)
-        session.append_audio(wave[:50000], RATE)
-        if early:
-            events = session.respond()
-            for _ in range(heard):
-                next(events)
-            session.append_audio(wave[50000:60000], RATE)
-            if heard:
-                session.take_back()
-            else:
-                with pytest.raises(MessageError, match="no answer to take back"):
-                    session.take_back()
-                continue
-            events.close()
-        else:
-            session.append_audio(wave[50000:60000], RATE)
-        session.append_audio(wave[60000:], RATE)
-        session.append_text("Well?")
-        replies.append(answer(session))
-        assert len(session.messages) == 2
-    assert len({reply.done.codes for reply in replies}) == 1
-    assert len({reply.text for reply in replies}) == 1
-
-
 def test_sessions_in_an_event_loop(omni: Omni) -> None:
     async def talk(seed: int) -> list[str]:
         session = omni.session(max_tokens=5, seed=seed, temperature=1.0)

@@ -97,9 +97,8 @@ def _forced_ours(omni: Omni, prompt: Prompt, ids: Tensor, codes: Sequence[int]) 
         thinker.visual.register_forward_hook(lambda m, a, o: out.update({"vision tower": o})),
         thinker.audio_tower.register_forward_hook(lambda m, a, o: out.update({"audio tower": torch.cat(o)})),
     ]
-    media = [(run.is_sound, run.index) for run in prompt.runs]
-    rows_of = dict(zip(media, omni.engine.think.encode([prompt.medium(*name) for name in media]), strict=True))
-    features = [rows_of[run.is_sound, run.index][run.first : run.last] for run in prompt.runs]
+    rows_of = omni.engine.think.encode(prompt.media)
+    features = [rows_of[run.index][run.first : run.last] for run in prompt.runs]
     for hook in hooks:
         hook.remove()
     answer = ids[prompt.num_tokens :]

@@ -17,6 +17,7 @@ from starlette.websockets import WebSocket
 from omni import Omni
 from omni.errors import MessageError
 from omni.events import AudioChunk, Done, Event, TextDelta
+from omni.session import Forgotten
 from omni.streaming.realtime.connection import realtime
 from omni.streaming.server.hub import Hub
 from omni.streaming.settings import Limits, Settings
@@ -41,6 +42,7 @@ class FakeSession:
         self._omni, self.voice = omni, voice
         self.tools: Sequence[Any] = ()
         self.messages: list[Any] = []
+        self.forgotten = Forgotten()
         self.began: list[Any] = []
         self.heard: list[NDArray[np.float32]] = []
         self.options: dict[str, Any] = {}

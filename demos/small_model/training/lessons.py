@@ -17,9 +17,9 @@ from demos.small_model.speech import voices
 from demos.small_model.speech.corpus import VOICES
 from demos.small_model.training import senses, train_towers
 from demos.small_model.world import draw, looking, questions, sounds, world
-from omni.encoders.features import num_audio_tokens
+from omni.encoders.audio import num_audio_tokens
 from omni.prompt.positions import AudioSpan, AudioVideoSpan, Clock, ImageSpan, Span, TextSpan, VideoSpan
-from omni.prompt.reader import SPEAKING, MediaRun, fill
+from omni.prompt.reader import SPEAKING, fill
 
 ALL = "Say all you see."
 LISTED = 0.7
@@ -149,6 +149,16 @@ class Lesson:
 
 
 @dataclass(frozen=True)
+class Run:
+    """Rows `first` to `last` of a lesson's `index`-th sound, or picture."""
+
+    is_sound: bool
+    index: int
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
 class Batch:
     """Lessons side by side, filled up at their ends.
 
@@ -171,7 +181,7 @@ class Batch:
     positions: Tensor
     pictures: Tensor | None
     heard: list[senses.Heard]
-    runs: list[tuple[int, MediaRun]]
+    runs: list[tuple[int, Run]]
     grids: list[list[int]]
     changes: list[list[Tensor]]
     sounds: list[int]
@@ -181,14 +191,28 @@ class Batch:
     asked: Tensor
 
 
+def _media_of(span: Span) -> list[bool]:
+    """Of each medium of a span, whether it is a sound."""
+    match span:
+        case TextSpan():
+            return []
+        case AudioVideoSpan():
+            return [False, True]
+        case _:
+            return [isinstance(span, AudioSpan)]
+
+
 def collate(lessons: Sequence[Lesson]) -> Batch:
     media = shape.omni_config().thinker.media
     rows, answers, runs, looks = [], [], [], []
     for i, lesson in enumerate(lessons):
         spans = [*lesson.spans, TextSpan(tuple(lesson.text))]
-        prompt = fill(
-            spans, media, Clock(media.positions_per_second, media.positions_per_second * media.seconds_per_chunk), (), ()
-        )
+        clock = Clock(media.positions_per_second, media.positions_per_second * media.seconds_per_chunk)
+        prompt = fill(spans, media, clock, ())
+        are_sounds = [is_sound for span in spans for is_sound in _media_of(span)]
+        of_lesson = [
+            Run(are_sounds[r.index], are_sounds[: r.index].count(are_sounds[r.index]), r.first, r.last) for r in prompt.runs
+        ]
         assert prompt.num_tokens == lesson.length
         targets = torch.full((prompt.num_tokens,), -100)
         asked = torch.full((prompt.num_tokens, 3), looking.UNASKED)
@@ -204,12 +228,12 @@ def collate(lessons: Sequence[Lesson]) -> Batch:
                 for k, h in enumerate(lesson.heard)
             ]
             is_media = torch.isin(prompt.ids, torch.tensor((media.audio, media.image, media.video)))
-            of_runs = [(of_sounds if run.is_sound else lesson.marks)[run.index][run.first : run.last] for run in prompt.runs]
+            of_runs = [(of_sounds if run.is_sound else lesson.marks)[run.index][run.first : run.last] for run in of_lesson]
             marks[is_media] = torch.cat(of_runs)
             if lesson.pictures:
                 marks[prompt.ids == words.special("<|vision_eos|>")] = looking.mark(0, 0, looking.NOTHING)
         rows.append((prompt.ids, targets, prompt.positions.T, marks, asked))
-        runs += [(i, run) for run in prompt.runs]
+        runs += [(i, run) for run in of_lesson]
     pad = torch.nn.utils.rnn.pad_sequence
     frames = [frames.unflatten(0, (-1, 2)) for lesson in lessons for frames in lesson.pictures]
     return Batch(

@@ -26,8 +26,9 @@ def test_marks() -> None:
     slow = [*figures[:2], replace(many, audio_throughput=0.8, p99_audio_ttfp_ms=600.0, failed=2), figures[3]]
     assert [fault.split()[0] for fault in missed(slow)] == ["2", "the", "first"]
     grown, same, odd = (0.4, 0.47), (0.4, 0.41), (0.4, 4.0)
-    assert Waits((same, odd, same), (same,)).missed == []
-    assert len(Waits((grown, grown, same), (grown,)).missed) == 2
+    assert Waits((same, odd, same), (same,), (0.1, 0.4)).missed == []
+    assert len(Waits((grown, grown, same), (grown,), (0.1, 0.4)).missed) == 2
+    assert len(Waits((same,), (same,), (0.3, 1.1)).missed) == len(Waits((same,), (same,), (0.1, 0.6)).missed) == 1
 
 
 def test_load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -48,9 +49,12 @@ def test_load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def test_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(turns, "TURNS", 2)
+    monkeypatch.setattr(turns, "LIVE_SHORT", 8.0)
+    monkeypatch.setattr(turns, "LIVE_LONG", 32.0)
     done = CliRunner().invoke(app, ["bench", "turns", "--repeats", "1"])
     assert done.exit_code == 0, done.output
     assert "of 20 s" in done.output
+    assert "s for 32 s" in " ".join(done.output.split())
 
 
 def test_sessions_that_are_no_numbers() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from omni.encoders.features import num_audio_tokens
+from omni.encoders.audio import num_audio_tokens
 from omni.models.config import read_config
 from omni.prompt.positions import AudioSpan, AudioVideoSpan, Clock, ImageSpan, Span, TextSpan, VideoSpan
 from omni.prompt.reader import fill
@@ -55,7 +55,7 @@ CASES: dict[str, list[Span]] = {
 @pytest.mark.parametrize("name", CASES)
 def test_place_equals_transformers(name: str) -> None:
     spans = CASES[name]
-    prompt = fill(spans, MEDIA, Clock(25, 50), (), ())
+    prompt = fill(spans, MEDIA, Clock(25, 50), ())
     images = [2 * torch.tensor(s.cells) // torch.tensor([2, 1, 1]) for s in spans if isinstance(s, ImageSpan)]
     clips = [s.video if isinstance(s, AudioVideoSpan) else s for s in spans if isinstance(s, VideoSpan | AudioVideoSpan)]
     videos = [2 * torch.tensor(s.cells) // torch.tensor([2, 1, 1]) for s in clips]

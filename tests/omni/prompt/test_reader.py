@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from omni import Omni, Options
+from omni.encoders.features import Sound
 from omni.errors import ContextError, MediaError, MessageError, OptionError
 from omni.prompt.reader import SPEAKING, Message, Prompt
 from omni.prompt.template import Template
@@ -81,7 +82,7 @@ def test_sound_of_a_clip(
         assert prompt.ids[first - 2 : first].tolist() == [VISION_START, AUDIO_START]
         last = (prompt.ids == AUDIO).nonzero()[-1, 0]
         assert prompt.ids[last + 1 : last + 3].tolist() == [AUDIO_END, VISION_END]
-        covered = sorted((r.first, r.last) for r in prompt.runs if r.is_sound)
+        covered = sorted((r.first, r.last) for r in prompt.runs if isinstance(prompt.media[r.index], Sound))
         assert [a for a, _ in covered] == [0, *(b for _, b in covered[:-1])]
         assert covered[-1][1] == prompt.audio_tokens
         assert covered[0] == (0, 50), "runs of 2 s"
@@ -159,7 +160,7 @@ def test_page_keys_name_all_that_was_told(omni: Omni) -> None:
     text: Message = {"type": "text", "text": "a long question " * 9}
 
     def keys(*parts: Message) -> list[bytes]:
-        return read(omni, *parts).page_keys(16, 200)
+        return omni.runtime.reader.page_keys(read(omni, *parts), 16)
 
     def shared(a: list[bytes], b: list[bytes]) -> int:
         return sum(x == y for x, y in zip(a, b, strict=False))
@@ -179,9 +180,9 @@ def test_page_keys_name_all_that_was_told(omni: Omni) -> None:
 def test_runs_after_a_row(omni: Omni, films: dict[bool, Path]) -> None:
     """What is left of the media's rows once the first rows of a prompt were found in the cache."""
     prompt = read(omni, {"type": "video", "video": films[True]}, {"type": "image", "image": FRAMES[0]})
-    rows = [(run.is_sound, run.index, row) for run in prompt.runs for row in range(run.first, run.last)]
+    rows = [(run.index, row) for run in prompt.runs for row in range(run.first, run.last)]
     for at in (0, 1, int(prompt.is_media.nonzero()[7]), prompt.num_tokens // 2, prompt.num_tokens):
-        left = [(run.is_sound, run.index, row) for run in prompt.runs_after(at) for row in range(run.first, run.last)]
+        left = [(run.index, row) for run in prompt.runs_after(at) for row in range(run.first, run.last)]
         assert left == rows[int(prompt.is_media[:at].sum()) :]
 
 
