@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from omni.kernels.native import build
-from omni.kernels.native import narrow as native
+from omni.kernels.native import quantised as native
 from omni.kernels.plain import narrow as plain
 
 WIDE = (torch.float32, torch.bfloat16)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 FOLDER = Path(__file__).parent
-SOURCES = (FOLDER / "vocoder.c", FOLDER / "narrow.c")
+SOURCES = (FOLDER / "convolution.c", FOLDER / "quantised.c")
 HEADER = FOLDER / "vector.h"
 COMPILERS = ("cc", "gcc", "clang")
 # Contraction makes the sine's reduction exact; math-errno and trapping-math would only keep loops from vectorising.

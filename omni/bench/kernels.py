@@ -37,7 +37,7 @@ from omni.kernels import (
     up_snake_down,
     write_pages,
 )
-from omni.kernels.weights import multiply, pack, quantise_int4, quantise_int8
+from omni.kernels.quantised import multiply, pack, quantise_int4, quantise_int8
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from statistics import median
 
 import torch
 
-from omni.kernels.weights import multiply, pack
+from omni.kernels.quantised import multiply, pack
 
 Run = Callable[[], object]
 SHORTEST = 0.02

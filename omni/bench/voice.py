@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from omni.bench.case import BF16, F32, FEWER_BITS, Case, Setting, Weights, depth_of, weights
-from omni.bench.weights import Both, Shape, both, linears, pack
-from omni.kernels.weights import gains_bytes
+from omni.bench.models import Both, Shape, both, linears, pack
+from omni.kernels.quantised import gains_bytes
 from omni.talker.dit import Schedule
 from omni.talker.flow import PUBLISHED, Solver, guide, stage_times
 from omni.talker.vocoder import CODES_PER_SECOND, WHOLE, PreparedVoice, Vocoder

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from omni.kernels.fused import activation, gemv, norm, pages, rotary, weights
+from omni.kernels.fused import activation, gemv, linear, norm, pages, rotary
 from tests.kernels.aot import Build
 
 F32 = torch.float32
@@ -59,11 +59,11 @@ def gemv_of(M: int, C: int, O: int) -> None:
 
 
 def int8_of(M: int, C: int, O: int) -> None:
-    weights.multiply_int8(meta(M, C), meta(O, C, dtype=torch.int8), meta(O, dtype=F32))
+    linear.multiply_int8(meta(M, C), meta(O, C, dtype=torch.int8), meta(O, dtype=F32))
 
 
 def int4_of(M: int, C: int, O: int) -> None:
-    weights.multiply_int4(meta(M, C), meta(O, C // 2, dtype=torch.uint8), *(meta(O, C // 32) for _ in range(2)))
+    linear.multiply_int4(meta(M, C), meta(O, C // 2, dtype=torch.uint8), *(meta(O, C // 32) for _ in range(2)))
 
 
 BUILDS: dict[str, Build] = {

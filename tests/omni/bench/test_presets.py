@@ -8,8 +8,8 @@ import torch
 
 from omni import Omni
 from omni.errors import OptionError
-from omni.kernels.cpu.weights import Bytes
-from omni.kernels.weights import Int8, gains_bytes
+from omni.kernels.native.linear import Bytes
+from omni.kernels.quantised import Int8, gains_bytes
 from omni.loading.device import has_fast_bfloat16
 from omni.loading.packing import PackedLinear
 from omni.talker.vocoder import PRESETS

@@ -1,4 +1,4 @@
-"""Packed weights for the libraries inside torch's CPU build. Contracts: `kernels/weights.py`.
+"""Packed weights for the libraries inside torch's CPU build. Contracts: `kernels/quantised.py`.
 
 Which way is taken for how many rows was measured on Zen 4 and Sapphire Rapids with two cores each.
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from omni.kernels.narrow import narrow_rows, widen_rows
 from omni.kernels.plain.activation import gelu_tanh
-from omni.kernels.plain.weights import BLOCK, split_pairs
+from omni.kernels.plain.quantised import BLOCK, split_pairs
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from omni.kernels.activation import gelu_tanh
-from omni.kernels.cpu import weights as cpu
 from omni.kernels.dispatch import twin
 from omni.kernels.gemv import MAX_ROWS
 from omni.kernels.linear import linear_gelu
-from omni.kernels.plain import weights as plain
+from omni.kernels.native import linear as cpu
+from omni.kernels.plain import quantised as plain
 
 GROUP = 32
 """Inputs that share a scale and a zero in four bits."""

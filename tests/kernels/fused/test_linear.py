@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from omni.kernels.fused import gemv
-from omni.kernels.fused import weights as fused
-from omni.kernels.plain import weights as plain
-from omni.kernels.weights import Int8, dequantise, from_values, quantise_int4, quantise_int8
+from omni.kernels.fused import linear as fused
+from omni.kernels.plain import quantised as plain
+from omni.kernels.quantised import Int8, dequantise, from_values, quantise_int4, quantise_int8
 from tests.kernels.near import assert_near
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from omni.kernels.cpu import weights as cpu
-from omni.kernels.weights import (
+from omni.kernels.native import linear as cpu
+from omni.kernels.quantised import (
     GROUP,
     Int4,
     Int8,
@@ -63,7 +63,7 @@ def test_quantise_int4_moves_by_half_a_step(O: int, C: int, dtype: torch.dtype) 
 def test_quantise_in_blocks(kind: str, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     weight = drawn(33, 96)
     whole = dequantise(QUANTISE[kind](weight))
-    monkeypatch.setattr("omni.kernels.plain.weights.BLOCK", rows)
+    monkeypatch.setattr("omni.kernels.plain.quantised.BLOCK", rows)
     assert torch.equal(dequantise(QUANTISE[kind](weight)), whole)
 
 

@@ -1,4 +1,4 @@
-"""Plain quantised weights. Contracts: `kernels/weights.py`."""
+"""Plain quantised weights. Contracts: `kernels/quantised.py`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Products of few rows with weights of eight and four bits in Triton. Contracts: `kernels/weights.py`.
+"""Products of few rows with weights of eight and four bits in Triton. Contracts: `kernels/quantised.py`.
 
 Weights are widened in registers, so that a step reads a half or a quarter of what it reads in bfloat16.
 """
