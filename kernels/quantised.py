@@ -1,7 +1,9 @@
-"""Weights of linear layers in eight and four bits, and in the order in which a CPU reads them best."""
+"""Weights of linear layers in eight and four bits, and rows of activations in eight."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -9,17 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from omni.kernels.activation import gelu_tanh
-from omni.kernels.dispatch import twin
-from omni.kernels.gemv import MAX_ROWS
-from omni.kernels.linear import linear_gelu
-from omni.kernels.native import linear as cpu
+from omni.kernels.dispatch import dispatch
 from omni.kernels.plain import quantised as plain
+from omni.kernels.plain.quantised import MIDDLE
 
 GROUP = 32
 """Inputs that share a scale and a zero in four bits."""
-MIDDLE = 8
-"""What is taken from four bits, so that they count from -8 to 7."""
+BLOCK = 1 << 20
+"""Weights that are quantised or dequantised at once; bounds the memory beside them."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +34,21 @@ class Int8:
     scale: Tensor
 
     @property
+    def device(self) -> torch.device:
+        return self.values.device
+
+    @property
+    def num_outputs(self) -> int:
+        return len(self.values)
+
+    @property
     def nbytes(self) -> int:
         return self.values.nbytes + self.scale.nbytes
+
+    def blocks(self) -> Iterator[tuple[slice, Int8]]:
+        """All rows, in runs of about BLOCK values each."""
+        for rows in row_blocks(*self.values.shape):
+            yield rows, Int8(self.values[rows], self.scale[rows])
 
 
 @dataclass(frozen=True)
@@ -53,17 +65,42 @@ class Int4:
     zero: Tensor
 
     @property
+    def device(self) -> torch.device:
+        return self.pairs.device
+
+    @property
+    def num_outputs(self) -> int:
+        return len(self.pairs)
+
+    @property
     def nbytes(self) -> int:
         return self.pairs.nbytes + self.scale.nbytes + self.zero.nbytes
 
+    def blocks(self) -> Iterator[tuple[slice, Int4]]:
+        """All rows, in runs of about BLOCK values each."""
+        for rows in row_blocks(len(self.pairs), 2 * self.pairs.shape[1]):
+            yield rows, Int4(self.pairs[rows], self.scale[rows], self.zero[rows])
 
-Weight: TypeAlias = "Tensor | Int8 | Int4 | cpu.Dense | cpu.Bytes | cpu.Nibbles"
-"""What `multiply` takes for a weight; a tensor `[O, C]` is one in x's dtype."""
+
+class Packed(ABC):
+    """A weight in an order that only the twin knows which made it."""
+
+    @property
+    @abstractmethod
+    def nbytes(self) -> int: ...
+
+    @abstractmethod
+    def linear(self, x: Tensor, bias: Tensor | None, *, gelu: bool) -> Tensor:
+        """As `kernels.linear.linear` with this weight."""
+
+
+Weight: TypeAlias = Tensor | Int8 | Int4 | Packed
+"""Of a linear layer; a tensor `[O, C]` is one in its input's dtype."""
 
 
 def quantise_int8(weight: Tensor) -> Int8:
     """Round `[O, C]` of any float dtype to 255 steps a row: no value moves by more than half a step, max|row| / 254."""
-    return Int8(*plain.quantise_int8(weight))
+    return Int8(*_in_blocks(lambda rows: dispatch(plain.quantise_int8, rows), weight))
 
 
 def quantise_int4(weight: Tensor) -> Int4:
@@ -72,7 +109,7 @@ def quantise_int4(weight: Tensor) -> Int4:
     Scale and zero are rounded to bfloat16 before the values are, so that nothing else is lost later.
     """
     fill = -weight.shape[1] % GROUP
-    values, scale, zero = plain.quantise_int4(F.pad(weight, (0, fill)), GROUP)
+    values, scale, zero = _in_blocks(lambda rows: dispatch(plain.quantise_int4, rows, GROUP), F.pad(weight, (0, fill)))
     return Int4(plain.join_pairs(values), scale, zero)
 
 
@@ -98,50 +135,49 @@ def group_size(inputs: int) -> int:
 def dequantise(weight: Int8 | Int4, dtype: torch.dtype = torch.float32) -> Tensor:
     """The weight `[O, C]` that is meant; in float32 exact for Int8, and rounded once for Int4."""
     if isinstance(weight, Int8):
-        return plain.dequantise_int8(weight.values, weight.scale, dtype)
-    return plain.dequantise_int4(weight.pairs, weight.scale, weight.zero, dtype)
+        return dispatch(plain.dequantise_int8, weight.values, weight.scale, dtype)
+    return dispatch(plain.dequantise_int4, weight.pairs, weight.scale, weight.zero, dtype)
 
 
-def pack(weight: Tensor | Int8 | Int4) -> Weight:
-    """The same weight in the order that this CPU multiplies fastest; as it is where there is none, and on a GPU.
+def quantise_rows(x: Tensor, *, fine: bool) -> tuple[Tensor, Tensor]:
+    """Every row in steps of a 127th of its largest magnitude, rounded, 128 for zero.
 
-    A plain tensor `[O, C]` gains where it is bfloat16, or float32 and wide.
+    Args:
+        x: float32 or bfloat16 `[N, C]`.
+        fine: what rounding left is kept as well, in 254ths of a step; it follows as N more rows.
+
+    Returns:
+        uint8 `[N, C]`, or `[2 N, C]` when fine; the steps, float32 `[N, 1]`, NaN where a row is not finite.
     """
-    if isinstance(weight, Tensor):
-        return cpu.Dense.pack(weight) if cpu.Dense.fits(weight) else weight
-    if isinstance(weight, Int8):
-        return cpu.Bytes.pack(weight.values, weight.scale) if cpu.Bytes.fits(weight.values) else weight
-    return cpu.Nibbles.pack(weight.pairs, weight.scale, weight.zero) if cpu.Nibbles.fits(weight.pairs) else weight
+    return dispatch(plain.quantise_rows, x, fine)
 
 
-def gains(dtype: torch.dtype, device: torch.device, inputs: int) -> bool:
-    """Whether `pack` does something to plain weights of that dtype and so many inputs there."""
-    return cpu.Dense.fits(torch.empty(0, inputs, dtype=dtype, device=device))
+def dequantise_rows(sums: Tensor, steps: Tensor, bias: Tensor | None, *, fine: bool, gelu: bool) -> Tensor:
+    """Products of quantised rows as they were meant: sums * steps + bias, then GELU by tanh where asked for.
 
+    Args:
+        sums: float32 or bfloat16 `[N, O]`, or `[2 N, O]` when the rows were fine.
+        steps: float32 `[N, 1]`.
+        bias: `[O]`, any float dtype.
 
-def gains_bytes(device: torch.device) -> bool:
-    """Whether many rows are multiplied faster with weights of eight bits than with any float ones there."""
-    return cpu.Bytes.fits(torch.empty(0, dtype=torch.int8, device=device))
-
-
-def multiply(x: Tensor, weight: Weight, bias: Tensor | None = None, *, gelu: bool = False) -> Tensor:
-    """x @ w.T + bias, `[N, O]` in x's dtype, and GELU by tanh of it where asked for, for x `[N, C]` in float32 or bfloat16.
-
-    Packed weights take a shorter way where the number of rows makes it pay (`cpu.POLICY`): with Int8 a row of x is rounded
-    to 16 bits, or to 8 where there are many; with Int4 x is rounded to bfloat16 where there are few. On a GPU up to
-    `MAX_ROWS` rows have a kernel of their own; for more the weight is widened, a part at a time.
+    Returns:
+        `[N, O]`, in the sums' dtype.
     """
-    if isinstance(weight, Tensor):
-        return linear_gelu(x, weight, bias) if gelu else F.linear(x, weight, bias)
-    if isinstance(weight, (cpu.Dense, cpu.Bytes)):
-        return weight.multiply(x, bias, gelu=gelu)
-    way = twin(plain, x) if len(x) <= MAX_ROWS else plain
-    if isinstance(weight, Int8):
-        y = way.multiply_int8(x, weight.values, weight.scale)
-    elif isinstance(weight, Int4):
-        y = way.multiply_int4(x, weight.pairs, weight.scale, weight.zero)
-    else:
-        y = weight.multiply(x)
-    if bias is not None:
-        y += bias
-    return gelu_tanh(y) if gelu else y
+    return dispatch(plain.dequantise_rows, sums, steps, bias, fine, gelu)
+
+
+def row_blocks(num_rows: int, width: int) -> Iterator[slice]:
+    """Runs of rows `[num_rows, width]` that hold about BLOCK values each."""
+    step = max(1, BLOCK // max(1, width))
+    return (slice(first, min(first + step, num_rows)) for first in range(0, num_rows, step))
+
+
+def _in_blocks(quantise: Callable[[Tensor], tuple[Tensor, ...]], weight: Tensor) -> tuple[Tensor, ...]:
+    """What `quantise` gives for all rows of `[O, C]`, from some at a time, which it takes in float32."""
+    out: tuple[Tensor, ...] = ()
+    for rows in row_blocks(*weight.shape):
+        parts = quantise(weight[rows])
+        out = out or tuple(part.new_empty(len(weight), *part.shape[1:]) for part in parts)
+        for whole, part in zip(out, parts, strict=True):
+            whole[rows] = part
+    return out

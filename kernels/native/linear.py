@@ -1,4 +1,4 @@
-"""Packed weights for the libraries inside torch's CPU build. Contracts: `kernels/quantised.py`.
+"""Linear layers for a CPU, by the libraries inside torch's build. Contracts: `kernels/linear.py`.
 
 Which way is taken for how many rows was measured on Zen 4 and Sapphire Rapids with two cores each.
 """
@@ -13,25 +13,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from omni.kernels.narrow import narrow_rows, widen_rows
-from omni.kernels.plain.activation import gelu_tanh
-from omni.kernels.plain.quantised import BLOCK, split_pairs
+from omni.kernels.activation import gelu_tanh
+from omni.kernels.dispatch import supports
+from omni.kernels.linear import linear_in_blocks
+from omni.kernels.plain.quantised import split_pairs
+from omni.kernels.quantised import Int4, Int8, Packed, Weight, dequantise_rows, quantise_rows, row_blocks
 
-
-@dataclass(frozen=True)
-class Policy:
-    """Attributes:
-    fine_rows: up to so many rows a product with eight bits takes activations as two bytes, at the cost of twice the rows,
-        which are nearly free while the weights are being read; beyond, as one byte.
-    direct_rows: up to so many rows a product with four bits reads them as they are, which is bound by arithmetic from five
-        rows on; beyond, they are unpacked for a product in the activations' dtype.
-    """
-
-    fine_rows: int
-    direct_rows: int
-
-
-POLICY = Policy(fine_rows=16, direct_rows=96)
+FINE_ROWS = 16
+"""Up to so many rows a product with eight bits takes activations as two bytes, at the cost of twice the rows, which are
+nearly free while the weights are being read; beyond, as one byte."""
+DIRECT_ROWS = 96
+"""Up to so many rows a product with four bits reads them as they are, which is bound by arithmetic from five rows on;
+beyond, they are unpacked for a product in the activations' dtype."""
 UNPACKED = 1 << 21
 """Weights of four bits that are unpacked at once, to stay in a cache."""
 OUTPUTS = 64
@@ -40,10 +33,49 @@ WIDE = 768
 """Inputs from which on oneDNN multiplies float32 faster than torch's BLAS; on Zen 4 by a fifth, one row by more."""
 SUMMED = 1024
 """Inputs that oneDNN sums in float32 at once; over more its sums lose more than twice as much."""
+SHORT = 128
+"""Float32 rows up to this length are summed by oneDNN as well as by the BLAS that torch takes; longer ones lose accuracy."""
+
+
+def linear(x: Tensor, weight: Tensor | Int8 | Int4, bias: Tensor | None, gelu: bool) -> Tensor:
+    if not isinstance(weight, Tensor):
+        y = linear_in_blocks(x, weight, bias)
+    elif gelu and _onednn_may(x, weight):
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "gelu", [], "tanh")
+    else:
+        y = F.linear(x, weight, bias)
+    return gelu_tanh(y) if gelu else y
+
+
+def _onednn_may(x: Tensor, weight: Tensor) -> bool:
+    """It knows neither gradients nor tensors of two dtypes."""
+    return (
+        x.dtype == weight.dtype
+        and (x.dtype == torch.bfloat16 or (x.dtype == torch.float32 and x.shape[-1] <= SHORT))
+        and torch.backends.mkldnn.is_available()
+        and not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))
+    )
+
+
+def _packs(weight: Tensor | Int8 | Int4) -> bool:
+    if isinstance(weight, Int4):
+        return _known_order()
+    if isinstance(weight, Int8):  # without these instructions pairs of products are summed in 16 bits, which saturate
+        return _has("avx512_vnni", "avx_vnni", "amx_int8")
+    if weight.dtype == torch.float32:
+        return weight.shape[1] >= WIDE and _has("avx512_f")
+    return weight.dtype == torch.bfloat16 and _has("avx512_bf16", "amx_bf16")
+
+
+@supports(_packs)
+def pack(weight: Tensor | Int8 | Int4) -> Weight:
+    if isinstance(weight, Tensor):
+        return PackedFloat.of(weight)
+    return PackedInt8.of(weight) if isinstance(weight, Int8) else PackedInt4.of(weight)
 
 
 @dataclass(frozen=True)
-class Dense:
+class PackedFloat(Packed):
     """A weight in oneDNN's order.
 
     Attributes:
@@ -52,16 +84,8 @@ class Dense:
 
     parts: tuple[Tensor, ...]
 
-    @staticmethod
-    def fits(weight: Tensor) -> bool:
-        if weight.device.type != "cpu":
-            return False
-        if weight.dtype == torch.float32:
-            return weight.shape[1] >= WIDE and _has("avx512_f")
-        return weight.dtype == torch.bfloat16 and _has("avx512_bf16", "amx_bf16")
-
     @classmethod
-    def pack(cls, weight: Tensor) -> Dense:
+    def of(cls, weight: Tensor) -> PackedFloat:
         size = SUMMED if weight.dtype == torch.float32 else weight.shape[1]
         parts = weight.detach().split(size, 1)
         return cls(tuple(torch.ops.mkldnn._reorder_linear_weight(part.contiguous(), None) for part in parts))
@@ -70,7 +94,7 @@ class Dense:
     def nbytes(self) -> int:
         return sum(int(torch.ops.mkldnn._nbytes(part)) for part in self.parts)
 
-    def multiply(self, x: Tensor, bias: Tensor | None = None, *, gelu: bool = False) -> Tensor:
+    def linear(self, x: Tensor, bias: Tensor | None, *, gelu: bool) -> Tensor:
         first, *more = self.parts
         xs = x.split(SUMMED, 1) if more else (x,)
         activation = ("gelu", "tanh") if gelu and not more else ("none", "")
@@ -81,7 +105,7 @@ class Dense:
 
 
 @dataclass(frozen=True)
-class Bytes:
+class PackedInt8(Packed):
     """An int8 weight in oneDNN's order.
 
     Attributes:
@@ -93,33 +117,28 @@ class Bytes:
     scale: Tensor
     zero: Tensor
 
-    @staticmethod
-    def fits(values: Tensor) -> bool:
-        # without these instructions pairs of products are summed in 16 bits, which saturate
-        return values.device.type == "cpu" and _has("avx512_vnni", "avx_vnni", "amx_int8")
-
     @classmethod
-    def pack(cls, values: Tensor, scale: Tensor) -> Bytes:
-        weight = torch.ops.onednn.qlinear_prepack(values, None)
-        return cls(weight, scale, torch.zeros(len(scale), dtype=torch.int32))
+    def of(cls, weight: Int8) -> PackedInt8:
+        packed = torch.ops.onednn.qlinear_prepack(weight.values, None)
+        return cls(packed, weight.scale, torch.zeros(weight.num_outputs, dtype=torch.int32))
 
     @property
     def nbytes(self) -> int:
         return int(torch.ops.mkldnn._nbytes(self.weight)) + self.scale.nbytes + self.zero.nbytes
 
-    def multiply(self, x: Tensor, bias: Tensor | None = None, *, gelu: bool = False) -> Tensor:
-        fine = len(x) <= POLICY.fine_rows
-        rows, steps = narrow_rows(x.contiguous(), fine=fine)
+    def linear(self, x: Tensor, bias: Tensor | None, *, gelu: bool) -> Tensor:
+        fine = len(x) <= FINE_ROWS
+        rows, steps = quantise_rows(x.contiguous(), fine=fine)
         kept = torch.bfloat16 if x.dtype == torch.bfloat16 and not fine else torch.float32
         # signed bytes would take oneDNN's reference code, a hundred times slower
         sums: Tensor = torch.ops.onednn.qlinear_pointwise(
             rows, 1.0, 128, self.weight, self.scale, self.zero, None, 1.0, 0, kept, "none", [], ""
         )
-        return widen_rows(sums, steps, bias, fine=fine, gelu=gelu).to(x.dtype)
+        return dequantise_rows(sums, steps, bias, fine=fine, gelu=gelu).to(x.dtype)
 
 
 @dataclass(frozen=True)
-class Nibbles:
+class PackedInt4(Packed):
     """An int4 weight in the order of torch's own kernel.
 
     Attributes:
@@ -132,30 +151,30 @@ class Nibbles:
     steps: Tensor
     num_outputs: int
 
-    @staticmethod
-    def fits(pairs: Tensor) -> bool:
-        return pairs.device.type == "cpu" and _known_order()
-
     @classmethod
-    def pack(cls, pairs: Tensor, scale: Tensor, zero: Tensor) -> Nibbles:
-        fill = -len(pairs) % OUTPUTS
-        scale, zero = F.pad(scale, (0, 0, 0, fill)), F.pad(zero, (0, 0, 0, fill))
-        packed = torch.empty(len(pairs) + fill, pairs.shape[1], dtype=torch.uint8)
-        step = OUTPUTS * max(1, BLOCK // (OUTPUTS * 2 * pairs.shape[1]))
-        for first in range(0, len(pairs), step):
-            values = split_pairs(pairs[first : first + step])
-            values = F.pad(values, (0, 0, 0, -len(values) % OUTPUTS))
-            packed[first : first + step] = torch.ops.aten._convert_weight_to_int4pack_for_cpu(values.int(), 2)
-        return cls(packed, torch.stack((scale, zero), 2).transpose(0, 1).contiguous(), len(pairs))
+    def of(cls, weight: Int4) -> PackedInt4:
+        fill = -weight.num_outputs % OUTPUTS
+        parts = weight.pairs, weight.scale, weight.zero
+        pairs, scale, zero = (F.pad(part, (0, 0, 0, fill)) for part in parts) if fill else parts
+        packed = torch.empty_like(pairs)
+        tiles, of_tiles = pairs.unflatten(0, (-1, OUTPUTS)), packed.unflatten(0, (-1, OUTPUTS))
+        for some in row_blocks(len(tiles), 2 * tiles[0].numel()):
+            values = split_pairs(tiles[some].flatten(0, 1)).int()
+            of_tiles[some] = torch.ops.aten._convert_weight_to_int4pack_for_cpu(values, 2).unflatten(0, (-1, OUTPUTS))
+        return cls(packed, torch.stack((scale, zero), 2).transpose(0, 1).contiguous(), weight.num_outputs)
 
     @property
     def nbytes(self) -> int:
         return self.blocks.nbytes + self.steps.nbytes
 
-    def multiply(self, x: Tensor) -> Tensor:
+    def linear(self, x: Tensor, bias: Tensor | None, *, gelu: bool) -> Tensor:
         x = F.pad(x, (0, 2 * self.blocks.shape[1] - x.shape[1]))
-        if len(x) > POLICY.direct_rows:
-            return self._unpacked(x)
+        y = self._direct(x) if len(x) <= DIRECT_ROWS else self._unpacked(x)
+        if bias is not None:
+            y += bias
+        return gelu_tanh(y) if gelu else y
+
+    def _direct(self, x: Tensor) -> Tensor:
         group = x.shape[1] // len(self.steps)
         # the kernel for float32 is eighty times slower
         y = torch.ops.aten._weight_int4pack_mm_for_cpu(x.bfloat16(), self.blocks, group, self.steps)

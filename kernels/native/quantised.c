@@ -58,9 +58,9 @@ typedef struct {
   float *steps;
   long N, C, next;
   int half, fine;
-} Narrow;
+} Quantise;
 
-INLINE void narrow_row(const Narrow *job, long n, int half) {
+INLINE void quantise_row(const Quantise *job, long n, int half) {
   const long C = job->C;
   const void *x = (const char *)job->x + n * C * (half ? 2 : 4);
   uint8_t *coarse = job->out + n * C, *rest = job->out + (job->N + n) * C;
@@ -92,16 +92,16 @@ INLINE void narrow_row(const Narrow *job, long n, int half) {
   }
 }
 
-static void narrow_work(void *data) {
-  Narrow *job = data;
+static void quantise_work(void *data) {
+  Quantise *job = data;
   for (long first; (first = STRIP * take(&job->next)) < job->N;)
-    for (long n = first; n < smaller(first + STRIP, job->N); n++) job->half ? narrow_row(job, n, 1) : narrow_row(job, n, 0);
+    for (long n = first; n < smaller(first + STRIP, job->N); n++) job->half ? quantise_row(job, n, 1) : quantise_row(job, n, 0);
 }
 
 // x [N, C]; out [N, C], or with fine [2 N, C]; steps [N].
-void narrow_rows(const void *x, uint8_t *out, float *steps, long N, long C, int half, int fine, int num_threads) {
-  Narrow job = {x, out, steps, N, C, 0, half, fine};
-  run(narrow_work, &job, N * C < FEW ? 1 : num_threads);
+void quantise_rows(const void *x, uint8_t *out, float *steps, long N, long C, int half, int fine, int num_threads) {
+  Quantise job = {x, out, steps, N, C, 0, half, fine};
+  run(quantise_work, &job, N * C < FEW ? 1 : num_threads);
 }
 
 // Relative error 2e-7; the polynomial is Cephes'.
@@ -130,9 +130,9 @@ typedef struct {
   void *out;
   long N, O, next;
   int half, fine, gelu;
-} Widen;
+} Dequantise;
 
-INLINE void widen_row(const Widen *job, long n, int half) {
+INLINE void dequantise_row(const Dequantise *job, long n, int half) {
   const long O = job->O, row = O * (half ? 2 : 4);
   const char *sums = (const char *)job->sums + n * row, *rest = sums + job->N * row;
   void *out = (char *)job->out + n * row;
@@ -145,15 +145,15 @@ INLINE void widen_row(const Widen *job, long n, int half) {
   }
 }
 
-static void widen_work(void *data) {
-  Widen *job = data;
+static void dequantise_work(void *data) {
+  Dequantise *job = data;
   for (long first; (first = STRIP * take(&job->next)) < job->N;)
-    for (long n = first; n < smaller(first + STRIP, job->N); n++) job->half ? widen_row(job, n, 1) : widen_row(job, n, 0);
+    for (long n = first; n < smaller(first + STRIP, job->N); n++) job->half ? dequantise_row(job, n, 1) : dequantise_row(job, n, 0);
 }
 
 // sums [N, O], or with fine [2 N, O]; steps [N]; bias [O] or null; out [N, O].
-void widen_rows(const void *sums, const float *steps, const float *bias, void *out, long N, long O, int half, int fine,
+void dequantise_rows(const void *sums, const float *steps, const float *bias, void *out, long N, long O, int half, int fine,
                 int gelu, int num_threads) {
-  Widen job = {sums, steps, bias, out, N, O, 0, half, fine, gelu};
-  run(widen_work, &job, N * O < FEW ? 1 : num_threads);
+  Dequantise job = {sums, steps, bias, out, N, O, 0, half, fine, gelu};
+  run(dequantise_work, &job, N * O < FEW ? 1 : num_threads);
 }

@@ -1,39 +1,33 @@
-"""Plain quantised weights. Contracts: `kernels/quantised.py`."""
+"""Plain quantised weights and rows. Contracts: `kernels/quantised.py`."""
 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-BLOCK = 1 << 20
-"""Weights that are rounded or unpacked at once; bounds the memory beside them."""
+from omni.kernels.plain.activation import gelu_tanh
+
+MIDDLE = 8
+"""What is taken from four bits, so that they count from -8 to 7."""
+SMALLEST = torch.finfo(torch.float32).tiny
+"""The least step, that of a row of zeros."""
 
 
 def quantise_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
-    values = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)
-    scale = torch.empty(len(weight), device=weight.device)
-    for rows in blocks(*weight.shape):
-        wide = weight[rows].to(torch.float32, copy=True)
-        scale[rows] = wide.abs().amax(1).div_(127).clamp_min_(torch.finfo(torch.float32).tiny)
-        values[rows] = wide.div_(scale[rows, None]).round_().to(torch.int8)
-    return values, scale
+    wide = weight.float()
+    scale = (wide.abs().amax(1) / 127).clamp_min(SMALLEST)
+    return (wide / scale[:, None]).round().to(torch.int8), scale
 
 
 def quantise_int4(weight: Tensor, group: int) -> tuple[Tensor, Tensor, Tensor]:
     """Values uint8 `[O, C]` from 0 to 15, scale and zero bfloat16 `[O, G]`."""
-    O, C = weight.shape
-    values = torch.empty(O, C, dtype=torch.uint8, device=weight.device)
-    scale, zero = (torch.empty(O, C // group, dtype=torch.bfloat16, device=weight.device) for _ in range(2))
-    for rows in blocks(O, C):
-        wide = weight[rows].to(torch.float32, copy=True).unflatten(1, (-1, group))  # [O, G, group]
-        low, high = wide.aminmax(dim=2)
-        scale[rows] = (high - low).div_(15).clamp_min_(torch.finfo(torch.float32).tiny)
-        step = scale[rows, :, None].float()
-        zero[rows] = low + 8 * step[..., 0]
-        whole = wide.sub_(zero[rows, :, None]).div_(step).round_().add_(8).clamp_(0, 15)
-        values[rows] = whole.flatten(1).to(torch.uint8)
-    return values, scale, zero
+    wide = weight.float().unflatten(1, (-1, group))  # [O, G, group]
+    low, high = wide.aminmax(dim=2)
+    scale = ((high - low) / 15).clamp_min(SMALLEST).bfloat16()
+    zero = (low + MIDDLE * scale.float()).bfloat16()
+    steps = (wide - zero[..., None]) / scale[..., None].float()
+    values = (steps.round() + MIDDLE).clamp(0, 15)
+    return values.flatten(1).to(torch.uint8), scale, zero
 
 
 def join_pairs(values: Tensor) -> Tensor:
@@ -50,27 +44,26 @@ def dequantise_int8(values: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor
 
 
 def dequantise_int4(pairs: Tensor, scale: Tensor, zero: Tensor, dtype: torch.dtype) -> Tensor:
-    steps = split_pairs(pairs).float().sub_(8).unflatten(1, (scale.shape[1], -1))  # [O, G, group]
-    return torch.addcmul(zero[:, :, None].float(), steps, scale[:, :, None].float()).flatten(1).to(dtype)
+    steps = (split_pairs(pairs).float() - MIDDLE).unflatten(1, (scale.shape[1], -1))  # [O, G, group]
+    return torch.addcmul(zero[..., None].float(), steps, scale[..., None].float()).flatten(1).to(dtype)
 
 
-def multiply_int8(x: Tensor, values: Tensor, scale: Tensor) -> Tensor:
-    out = x.new_empty(len(x), len(values))
-    for rows in blocks(*values.shape):
-        out[:, rows] = F.linear(x, dequantise_int8(values[rows], scale[rows], x.dtype))
-    return out
+def quantise_rows(x: Tensor, fine: bool) -> tuple[Tensor, Tensor]:
+    wide = x.float()
+    steps = (wide.abs().amax(1, keepdim=True) / 127).clamp_min(SMALLEST)
+    steps = torch.where(steps.isfinite(), steps, torch.nan)
+    scaled = (wide / steps).nan_to_num(0)
+    if fine:
+        scaled = torch.cat((scaled.round(), (scaled - scaled.round()) * 254))
+    return (scaled + 128.5).to(torch.uint8), steps
 
 
-def multiply_int4(x: Tensor, pairs: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
-    C = 2 * pairs.shape[1]
-    x = F.pad(x, (0, C - x.shape[1]))
-    out = x.new_empty(len(x), len(pairs))
-    for rows in blocks(len(pairs), C):
-        out[:, rows] = F.linear(x, dequantise_int4(pairs[rows], scale[rows], zero[rows], x.dtype))
-    return out
-
-
-def blocks(num_rows: int, width: int) -> list[slice]:
-    """Runs of rows `[num_rows, width]` that hold about BLOCK values each."""
-    step = max(1, BLOCK // max(1, width))
-    return [slice(first, min(first + step, num_rows)) for first in range(0, num_rows, step)]
+def dequantise_rows(sums: Tensor, steps: Tensor, bias: Tensor | None, fine: bool, gelu: bool) -> Tensor:
+    wide = sums.to(torch.promote_types(sums.dtype, torch.float32))
+    if fine:
+        coarse, rest = wide.chunk(2)
+        wide = rest / 254 + coarse
+    y = wide * steps
+    if bias is not None:
+        y = y + bias
+    return (gelu_tanh(y) if gelu else y).to(sums.dtype)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from omni.bench import baseline
 from omni.errors import OptionError
 from omni.families.qwen2_5_omni import LAYOUT, Qwen2_5Omni, build
-from omni.kernels.quantised import gains
+from omni.kernels.linear import gains
 from omni.loading.checkpoint import Checkpoint, load
 from omni.loading.packing import RULES, PackedLinear, kind_of
 from omni.models.config import OmniConfig, read_config, read_json

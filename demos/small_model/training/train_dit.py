@@ -14,6 +14,7 @@ import time
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from demos.small_model import BUILD
@@ -21,7 +22,7 @@ from demos.small_model.speech.codec import CLUSTERS, COUNTER, PATH, STACK, clust
 from demos.small_model.speech.corpus import HELD, NUM_BINS, VOICES, Utterance, load, shard_paths
 from demos.small_model.training.files import export, log, save
 from demos.small_model.training.trainer import DEVICE, Means, Trainer
-from omni.kernels import ada_layer_norm, rotary_table
+from omni.kernels import rotary_table
 from omni.talker.config import DiTConfig, EcapaConfig
 from omni.talker.dit import EPS, Block, DiT
 from omni.talker.flow import Solver
@@ -146,10 +147,15 @@ def velocity(net: DiT, x: Tensor, codes: Tensor, added: Tensor, times: Tensor, h
         h = net.input_embed.moving(x) + coded + added[:, None]
         for block, modulation in zip(blocks(net), modulations, strict=True):
             shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = modulation
-            h = h + gate_a * attend(block, ada_layer_norm(h, scale_a, shift_a, EPS), cos, sin)
-            h = h + gate_f * block.ff(ada_layer_norm(h, scale_f, shift_f, EPS))
-        v: Tensor = net.proj_out(ada_layer_norm(h, scale, shift, EPS))
+            h = h + gate_a * attend(block, modulated(h, scale_a, shift_a), cos, sin)
+            h = h + gate_f * block.ff(modulated(h, scale_f, shift_f))
+        v: Tensor = net.proj_out(modulated(h, scale, shift))
     return v.float()
+
+
+def modulated(h: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """Normalised, with scale and shift of each example (adaLN)."""
+    return F.layer_norm(h, h.shape[-1:], eps=EPS) * (1 + scale) + shift
 
 
 @torch.no_grad()
