@@ -6,41 +6,37 @@ import functools
 import importlib
 from collections.abc import Callable
 from importlib.util import find_spec
-from types import ModuleType
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, TypeVar, TypeVarTuple
 
 import torch
 
-P = ParamSpec("P")
+X = TypeVar("X")
+Args = TypeVarTuple("Args")
 R = TypeVar("R")
 Twin = TypeVar("Twin", bound=Callable[..., Any])
-FOLDERS = {"cuda": "fused", "cpu": "native"}
-"""Where the twins for a kind of device lie."""
 _SUPPORTS: dict[Callable[..., Any], Callable[..., bool]] = {}
 
 
-def dispatch(plain: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+def dispatch(plain: Callable[[X, *Args], R], x: X, *args: *Args) -> R:
     """What an operation gives for these arguments, by its `twin`."""
-    run, device = twin(plain, *args, **kwargs), args[0].device  # type: ignore[attr-defined]  # as `twin` says
-    if run is plain or device.type != "cuda" or device.index == torch.cuda.current_device():
-        return run(*args, **kwargs)
-    with torch.cuda.device(device):  # Triton launches on the current one
-        return run(*args, **kwargs)
+    run = twin(plain, x, *args)
+    if run is plain or not _is_elsewhere(x):
+        return run(x, *args)
+    with torch.cuda.device_of(x):  # Triton launches on the current one
+        return run(x, *args)
 
 
-def twin(plain: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> Callable[P, R]:
+def twin(plain: Callable[[X, *Args], R], x: X, *args: *Args) -> Callable[[X, *Args], R]:
     """The function of the same name and file under `fused/` or `native/` that supports these arguments; else the plain one.
 
-    The first argument, a tensor or a quantised weight, tells the device. A twin supports all that is not said otherwise by
-    `supports`; those in Triton have no backward and no float64.
+    x, a tensor or a quantised weight, tells the device. A twin supports all that is not said otherwise by `supports`; those
+    in Triton have no backward and no float64.
     """
-    x: Any = args[0]
-    folder = FOLDERS.get(x.device.type, "")
-    found: Callable[P, R] | None = getattr(_module(plain.__module__, folder), plain.__name__, None)
-    if found is None or (folder == "fused" and (torch.is_grad_enabled() or x.dtype == torch.float64)):
+    folder = folder_of(x)
+    found, says = _named_as(plain, folder) if folder else (None, None)
+    if found is None or (says is not None and not says(x, *args)):
         return plain
-    says = _SUPPORTS.get(found)
-    return found if says is None or says(*args, **kwargs) else plain
+    return found
 
 
 def supports(says: Callable[..., bool]) -> Callable[[Twin], Twin]:
@@ -53,8 +49,25 @@ def supports(says: Callable[..., bool]) -> Callable[[Twin], Twin]:
     return mark
 
 
+def folder_of(x: Any) -> str | None:
+    """Where twins for x's device lie."""
+    return "native" if x.is_cpu else "fused" if x.is_cuda else None  # to ask for `x.device.type` takes a microsecond
+
+
+def _is_elsewhere(x: Any) -> bool:
+    """Whether it lies on another GPU than the current one."""
+    return bool(x.is_cuda) and x.device.index != torch.cuda.current_device()
+
+
 @functools.cache
-def _module(plain: str, folder: str) -> ModuleType | None:
-    name = plain.replace(".plain.", f".{folder}.")
-    here = folder and find_spec(name) and (folder != "fused" or find_spec("triton"))
-    return importlib.import_module(name) if here else None
+def _named_as(plain: Callable[..., Any], folder: str) -> tuple[Any, Callable[..., bool] | None]:
+    """The twin of that name, and what tells what it supports."""
+    name = plain.__module__.replace(".plain.", f".{folder}.")
+    if find_spec(name) is None or (folder == "fused" and find_spec("triton") is None):
+        return None, None
+    found: Any = getattr(importlib.import_module(name), plain.__name__, None)
+    return found, _triton_supports if folder == "fused" else _SUPPORTS.get(found)
+
+
+def _triton_supports(x: Any, *args: Any) -> bool:
+    return not torch.is_grad_enabled() and x.dtype != torch.float64

@@ -17,8 +17,10 @@ from omni.kernels.plain.quantised import MIDDLE
 
 GROUP = 32
 """Inputs that share a scale and a zero in four bits."""
-BLOCK = 1 << 20
-"""Weights that are quantised or dequantised at once; bounds the memory beside them."""
+QUANTISED = 1 << 18
+"""Weights that are quantised at once, to stay in a cache."""
+DEQUANTISED = 1 << 20
+"""Weights that twins dequantise at once; bounds the memory beside them."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,12 @@ class Int8:
     scale: Tensor
 
     @property
-    def device(self) -> torch.device:
-        return self.values.device
+    def is_cpu(self) -> bool:
+        return self.values.is_cpu
+
+    @property
+    def is_cuda(self) -> bool:
+        return self.values.is_cuda
 
     @property
     def num_outputs(self) -> int:
@@ -46,8 +52,8 @@ class Int8:
         return self.values.nbytes + self.scale.nbytes
 
     def blocks(self) -> Iterator[tuple[slice, Int8]]:
-        """All rows, in runs of about BLOCK values each."""
-        for rows in row_blocks(*self.values.shape):
+        """All rows, in runs to be dequantised at once."""
+        for rows in row_blocks(len(self.values), self.values.shape[1], DEQUANTISED):
             yield rows, Int8(self.values[rows], self.scale[rows])
 
 
@@ -65,8 +71,12 @@ class Int4:
     zero: Tensor
 
     @property
-    def device(self) -> torch.device:
-        return self.pairs.device
+    def is_cpu(self) -> bool:
+        return self.pairs.is_cpu
+
+    @property
+    def is_cuda(self) -> bool:
+        return self.pairs.is_cuda
 
     @property
     def num_outputs(self) -> int:
@@ -77,8 +87,8 @@ class Int4:
         return self.pairs.nbytes + self.scale.nbytes + self.zero.nbytes
 
     def blocks(self) -> Iterator[tuple[slice, Int4]]:
-        """All rows, in runs of about BLOCK values each."""
-        for rows in row_blocks(len(self.pairs), 2 * self.pairs.shape[1]):
+        """All rows, in runs to be dequantised at once."""
+        for rows in row_blocks(len(self.pairs), 2 * self.pairs.shape[1], DEQUANTISED):
             yield rows, Int4(self.pairs[rows], self.scale[rows], self.zero[rows])
 
 
@@ -166,16 +176,16 @@ def dequantise_rows(sums: Tensor, steps: Tensor, bias: Tensor | None, *, fine: b
     return dispatch(plain.dequantise_rows, sums, steps, bias, fine, gelu)
 
 
-def row_blocks(num_rows: int, width: int) -> Iterator[slice]:
-    """Runs of rows `[num_rows, width]` that hold about BLOCK values each."""
-    step = max(1, BLOCK // max(1, width))
+def row_blocks(num_rows: int, width: int, most: int) -> Iterator[slice]:
+    """Runs of rows `[num_rows, width]` that hold up to `most` values each, or one row."""
+    step = max(1, most // max(1, width))
     return (slice(first, min(first + step, num_rows)) for first in range(0, num_rows, step))
 
 
 def _in_blocks(quantise: Callable[[Tensor], tuple[Tensor, ...]], weight: Tensor) -> tuple[Tensor, ...]:
     """What `quantise` gives for all rows of `[O, C]`, from some at a time, which it takes in float32."""
     out: tuple[Tensor, ...] = ()
-    for rows in row_blocks(*weight.shape):
+    for rows in row_blocks(len(weight), weight.shape[1], QUANTISED):
         parts = quantise(weight[rows])
         out = out or tuple(part.new_empty(len(weight), *part.shape[1:]) for part in parts)
         for whole, part in zip(out, parts, strict=True):

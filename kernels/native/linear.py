@@ -17,7 +17,7 @@ from omni.kernels.activation import gelu_tanh
 from omni.kernels.dispatch import supports
 from omni.kernels.linear import linear_in_blocks
 from omni.kernels.plain.quantised import split_pairs
-from omni.kernels.quantised import Int4, Int8, Packed, Weight, dequantise_rows, quantise_rows, row_blocks
+from omni.kernels.quantised import QUANTISED, Int4, Int8, Packed, Weight, dequantise_rows, quantise_rows, row_blocks
 
 FINE_ROWS = 16
 """Up to so many rows a product with eight bits takes activations as two bytes, at the cost of twice the rows, which are
@@ -158,7 +158,7 @@ class PackedInt4(Packed):
         pairs, scale, zero = (F.pad(part, (0, 0, 0, fill)) for part in parts) if fill else parts
         packed = torch.empty_like(pairs)
         tiles, of_tiles = pairs.unflatten(0, (-1, OUTPUTS)), packed.unflatten(0, (-1, OUTPUTS))
-        for some in row_blocks(len(tiles), 2 * tiles[0].numel()):
+        for some in row_blocks(len(tiles), 2 * tiles[0].numel(), QUANTISED):
             values = split_pairs(tiles[some].flatten(0, 1)).int()
             of_tiles[some] = torch.ops.aten._convert_weight_to_int4pack_for_cpu(values, 2).unflatten(0, (-1, OUTPUTS))
         return cls(packed, torch.stack((scale, zero), 2).transpose(0, 1).contiguous(), weight.num_outputs)

@@ -44,7 +44,7 @@ def dequantise_int8(values: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor
 
 
 def dequantise_int4(pairs: Tensor, scale: Tensor, zero: Tensor, dtype: torch.dtype) -> Tensor:
-    steps = (split_pairs(pairs).float() - MIDDLE).unflatten(1, (scale.shape[1], -1))  # [O, G, group]
+    steps = split_pairs(pairs).float().sub_(MIDDLE).unflatten(1, (scale.shape[1], -1))  # [O, G, group]
     return torch.addcmul(zero[..., None].float(), steps, scale[..., None].float()).flatten(1).to(dtype)
 
 

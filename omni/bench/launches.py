@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from omni.kernels.dispatch import FOLDERS
+from omni.kernels import dispatch
 
 NO_KERNEL = {"_unsafe_view", "empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "resize_"}
 PICKS = {"embedding", "index", "index_select", "gather"}  # read of their table only what they give
@@ -60,7 +60,7 @@ def counted() -> Iterator[Tally]:
 
     with (
         patch.object(_kernel_class(), "run", run),
-        patch.dict(FOLDERS, meta="fused"),
+        patch.object(dispatch, "folder_of", lambda x: "fused" if x.is_meta else None),
         torch.no_grad(),
         _Operations(tally),
     ):

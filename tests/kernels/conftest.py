@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from omni.kernels.dispatch import FOLDERS
+from omni.kernels import dispatch
 
 
 @pytest.fixture(autouse=True)
@@ -20,5 +20,5 @@ def _poison() -> Iterator[None]:
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """By the plain truth, or by the twin that a CPU takes."""
     if request.param == "plain":
-        monkeypatch.delitem(FOLDERS, "cpu")
+        monkeypatch.setattr(dispatch, "folder_of", lambda x: None)
     return str(request.param)

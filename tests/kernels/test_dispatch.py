@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from types import ModuleType, SimpleNamespace
 from typing import Any
 from unittest.mock import MagicMock, Mock
@@ -9,7 +10,7 @@ import torch
 
 from omni import kernels
 from omni.kernels import linear, quantised
-from omni.kernels.dispatch import dispatch, twin
+from omni.kernels.dispatch import _named_as, dispatch, twin
 from omni.kernels.fused import activation, attention, norm, rotary
 from omni.kernels.fused import linear as fused_linear
 from omni.kernels.native import attention as native_attention
@@ -18,18 +19,28 @@ from omni.kernels.plain import attention as plain_attention
 from omni.kernels.plain import norm as plain
 from omni.kernels.plain import rotary as plain_rotary
 
+WEIGHT = torch.ones(4)
+
+
+@pytest.fixture(autouse=True)
+def _forget() -> Iterator[None]:
+    """Tests put other functions in a twin's place."""
+    _named_as.cache_clear()
+    yield
+    _named_as.cache_clear()
+
 
 def on_gpu(dtype: torch.dtype, index: int = 0) -> Any:
-    return SimpleNamespace(dtype=dtype, device=torch.device("cuda", index))
+    return SimpleNamespace(is_cpu=False, is_cuda=True, dtype=dtype, device=torch.device("cuda", index))
 
 
 @torch.no_grad()
 def test_a_gpu_takes_triton_without_float64_and_gradients() -> None:
     for dtype in (torch.float32, torch.bfloat16):
-        assert twin(plain.rms_norm, on_gpu(dtype), None, 1e-6) is norm.rms_norm  # type: ignore[arg-type]
-    assert twin(plain.rms_norm, on_gpu(torch.float64), None, 1e-6) is plain.rms_norm  # type: ignore[arg-type]
+        assert twin(plain.rms_norm, on_gpu(dtype), WEIGHT, 1e-6) is norm.rms_norm
+    assert twin(plain.rms_norm, on_gpu(torch.float64), WEIGHT, 1e-6) is plain.rms_norm
     with torch.enable_grad():
-        assert twin(plain.rms_norm, on_gpu(torch.float32), None, 1e-6) is plain.rms_norm  # type: ignore[arg-type]
+        assert twin(plain.rms_norm, on_gpu(torch.float32), WEIGHT, 1e-6) is plain.rms_norm
 
 
 def test_a_cpu_takes_what_supports_it() -> None:
@@ -51,10 +62,11 @@ def test_no_device_takes_no_twin() -> None:
 def test_another_gpu_is_made_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
     guard, x = MagicMock(), on_gpu(torch.float32, 1)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    monkeypatch.setattr(torch.cuda, "device", guard)
+    monkeypatch.setattr(torch.cuda, "device_of", guard)
     monkeypatch.setattr(norm, "rms_norm", lambda *args: (args, guard().__enter__.called, guard().__exit__.called))
-    assert dispatch(plain.rms_norm, x, 2, 3) == ((x, 2, 3), True, False)  # type: ignore[arg-type]
-    assert guard.call_args_list[0].args == (torch.device("cuda", 1),)
+    got: Any = dispatch(plain.rms_norm, x, WEIGHT, 1e-6)
+    assert got == ((x, WEIGHT, 1e-6), True, False)
+    assert guard.call_args_list[0].args == (x,)
     assert guard().__exit__.called
 
 

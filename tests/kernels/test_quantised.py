@@ -62,7 +62,7 @@ def test_quantise_int4_moves_by_half_a_step(O: int, C: int, dtype: torch.dtype) 
 def test_quantise_in_blocks(kind: str, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     weight = drawn(33, 96)
     whole = dequantise(QUANTISE[kind](weight))
-    monkeypatch.setattr("omni.kernels.quantised.BLOCK", rows)
+    monkeypatch.setattr("omni.kernels.quantised.QUANTISED", rows)
     assert torch.equal(dequantise(QUANTISE[kind](weight)), whole)
 
 
