@@ -26,7 +26,7 @@ def linear(x: Tensor, weight: Weight, bias: Tensor | None = None, *, gelu: bool 
 def pack(weight: Tensor | Int8 | Int4) -> Weight:
     """The same weight in the order that this CPU multiplies fastest; as it is where there is none, and on a GPU.
 
-    A plain tensor `[O, C]` gains where it is bfloat16, or float32 and wide.
+    A plain tensor `[O, C]` gains where it is bfloat16, or on AMD wide float32.
     """
     return dispatch(plain.pack, weight)
 
