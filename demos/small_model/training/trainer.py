@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from demos.small_model.training.files import save
+from demos.small_model.files import save
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 RANK, WORLD = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))

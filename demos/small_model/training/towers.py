@@ -1,6 +1,6 @@
 """Teaches the towers what there is, before anyone asks: letters and words in sounds, shapes and letters in pictures.
 
-    python -m demos.small_model.train_towers ears|eyes MINUTES
+    python -m demos.small_model.training.towers ears|eyes MINUTES
 
 The rows of a tower are words that the thinker knows: that of a piece of sound is near the embedding of the word that is
 being spoken, and that of a thing's centre near the sum of its shape's and its colour's; so the thinker need not learn a
@@ -22,13 +22,12 @@ from PIL import ImageFont
 from torch import Tensor, nn
 
 from demos.small_model import BUILD
-from demos.small_model.nets import nets, shape, words
-from demos.small_model.nets.table import text_table
+from demos.small_model.nets import passes, senses, sizes, words
+from demos.small_model.nets.embedding import text_table
 from demos.small_model.speech import voices
 from demos.small_model.speech.espeak import Unit
-from demos.small_model.training import senses
 from demos.small_model.training.trainer import DEVICE, RANK, WORLD, Means, Trainer
-from demos.small_model.world import draw, sounds, world
+from demos.small_model.world import draw, scenes, sounds
 from omni.encoders.audio import AudioTower
 from omni.encoders.vision import VisionTower
 
@@ -36,11 +35,11 @@ ROW = 0.04
 LETTERS = "abcdefghijklmnopqrstuvwxyz "
 GLYPHS = "abcdefghijklmnopqrstuvwxyz0123456789"
 NAMES = {
-    "shape": world.SHAPES,
-    "colour": world.COLOURS,
+    "shape": scenes.SHAPES,
+    "colour": scenes.COLOURS,
     "glyph": tuple(GLYPHS),
-    "word": world.READABLE,
-    "way": world.DIRECTIONS,
+    "word": scenes.READABLE,
+    "way": scenes.DIRECTIONS,
     "centre": ("centre",),
 }
 """What the cells of a picture are asked; 0 is nothing."""
@@ -66,9 +65,9 @@ class Ears(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        config = shape.omni_config().thinker.audio
+        config = sizes.omni_config().thinker.audio
         self.tower = AudioTower(config)
-        nets.initialise(self.tower, config.encoder_layers)
+        passes.initialise(self.tower, config.encoder_layers)
         self.by_letter = nn.Linear(config.d_model, len(LETTERS) + 1)
         self.by_word = nn.Linear(config.d_model, len(WORDS))
         self.ending = nn.Linear(config.d_model, 2)
@@ -90,7 +89,7 @@ class Ears(nn.Module):
     def loss(self, heard: list[senses.Heard]) -> tuple[Tensor, dict[str, float]]:
         """CTC by letters, cross-entropy of words and their ends, and how far the rows are from what they should mean."""
         with torch.autocast(DEVICE, torch.bfloat16):
-            rows, frames, pairs = nets.audio(self.tower, [h.mel.to(DEVICE) for h in heard])
+            rows, frames, pairs = passes.audio(self.tower, [h.mel.to(DEVICE) for h in heard])
             letters, named, ending = self.by_letter(torch.cat(frames)), self.by_word(pairs), self.ending(pairs)
         lens = [len(f) for f in frames]
         padded = nn.utils.rnn.pad_sequence(list(letters.cpu().float().log_softmax(-1).split(lens)))
@@ -111,7 +110,7 @@ class Ears(nn.Module):
     @torch.no_grad()
     def transcribe(self, mel: Tensor) -> str:
         """The words at whose ends a row stands."""
-        (row,), _, _ = nets.audio(self.tower, [mel.to(DEVICE)])
+        (row,), _, _ = passes.audio(self.tower, [mel.to(DEVICE)])
         named, ends = (row @ self.meaning.T).argmax(-1).tolist(), (row @ self.end > 0.5 * len(self.end)).tolist()
         return " ".join(WORDS[w] for w, e in zip(named, ends, strict=True) if w and e)
 
@@ -121,10 +120,10 @@ class Eyes(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        config = shape.omni_config().thinker.vision
+        config = sizes.omni_config().thinker.vision
         self.tower = VisionTower(config)
-        nets.initialise(self.tower, config.depth)
-        width = nets.MERGE * config.hidden_size
+        passes.initialise(self.tower, config.depth)
+        width = passes.MERGE * config.hidden_size
         self.heads = nn.ModuleDict({kind: nn.Linear(width, 1 + len(names)) for kind, names in NAMES.items()})
         for kind, names in NAMES.items():
             self.register_buffer(f"of_{kind}", F.pad(meanings(names), (0, 0, 1, 0)), persistent=False)
@@ -148,7 +147,7 @@ class Eyes(nn.Module):
         _, _, h, w, _ = pixels.shape
         with torch.autocast(DEVICE, torch.bfloat16):
             patches = senses.patches(pixels.to(DEVICE))
-            rows, cells = nets.vision(self.tower, patches, (h // senses.SIDE, w // senses.SIDE))
+            rows, cells = passes.vision(self.tower, patches, (h // senses.SIDE, w // senses.SIDE))
             logits = {kind: head(cells) for kind, head in self.heads.items()}
         rows = rows.float()
         total = rows.new_zeros(())
@@ -171,7 +170,7 @@ class Eyes(nn.Module):
 
 
 def cell_labels(
-    things: list[tuple[world.Thing, str]], text: str, ink: str, canvas: tuple[int, int], size: tuple[int, int]
+    things: list[tuple[scenes.Thing, str]], text: str, ink: str, canvas: tuple[int, int], size: tuple[int, int]
 ) -> dict[str, Tensor]:
     """Class of each cell `[rows * columns]` of a picture of (height, width), 0 for nothing."""
     rows, columns = size[0] // senses.CELL, size[1] // senses.CELL
@@ -182,12 +181,12 @@ def cell_labels(
         radius = 0.5 * thing.size * min(canvas) / 3
         near = ((xc - x) / columns * canvas[0]) ** 2 + ((yc - y) / rows * canvas[1]) ** 2 < (0.9 * radius) ** 2
         r, c = min(rows - 1, int(y)), min(columns - 1, int(x))
-        for kind, value in (("shape", world.SHAPES.index(thing.shape)), ("colour", world.COLOURS.index(thing.colour))):
+        for kind, value in (("shape", scenes.SHAPES.index(thing.shape)), ("colour", scenes.COLOURS.index(thing.colour))):
             out[kind][near] = value + 1
             out[kind][r, c] = value + 1
         out["centre"][r, c] = 1
         if way:
-            out["way"][r, c] = world.DIRECTIONS.index(way) + 1
+            out["way"][r, c] = scenes.DIRECTIONS.index(way) + 1
     if text:
         mask = draw.lettering(text)
         scale = min(0.8 * canvas[0] / mask.width, 0.6 * canvas[1] / mask.height)
@@ -198,9 +197,9 @@ def cell_labels(
             middle = (font.getlength(text[:i]) + font.getlength(text[: i + 1])) / 2 / whole
             c = int((columns - wide) / 2 + middle * wide)
             out["glyph"][rows // 2, min(columns - 1, c)] = GLYPHS.index(glyph.lower()) + 1
-            if text in world.READABLE:
-                out["word"][rows // 2, min(columns - 1, c)] = world.READABLE.index(text) + 1
-            out["colour"][rows // 2, min(columns - 1, c)] = world.COLOURS.index(ink) + 1
+            if text in scenes.READABLE:
+                out["word"][rows // 2, min(columns - 1, c)] = scenes.READABLE.index(text) + 1
+            out["colour"][rows // 2, min(columns - 1, c)] = scenes.COLOURS.index(ink) + 1
     return {kind: value.flatten() for kind, value in out.items()}
 
 
@@ -209,13 +208,13 @@ def stack_labels(labels: list[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def scene_batch(rng: Random, count: int) -> tuple[Tensor, dict[str, Tensor]]:
-    canvas = world.canvas(rng)
+    canvas = scenes.canvas(rng)
     size = senses.picture_size(*canvas)
     pictures, labels = [], []
     for _ in range(count):
-        scene = senses.on_canvas(world.scene(rng), canvas)
+        scene = senses.on_canvas(scenes.scene(rng), canvas)
         if not scene.text and rng.random() < 0.4:  # letters are what takes longest
-            scene = senses.on_canvas(world.scene(rng), canvas)
+            scene = senses.on_canvas(scenes.scene(rng), canvas)
         pictures.append(torch.from_numpy(senses.see(scene, size, rng)))
         labels.append(cell_labels([(t, "") for t in scene.things], scene.text, scene.ink, canvas, size))
     pixels = torch.stack(pictures)[:, None].expand(-1, 2, -1, -1, -1)
@@ -223,13 +222,13 @@ def scene_batch(rng: Random, count: int) -> tuple[Tensor, dict[str, Tensor]]:
 
 
 def clip_batch(rng: Random, count: int) -> tuple[Tensor, dict[str, Tensor]]:
-    first = world.clip(rng)
+    first = scenes.clip(rng)
     canvas = (first.width, first.height)
     size = senses.frame_size(*canvas)
     grids: list[Tensor] = []
     labels = []
     while len(grids) < count:
-        clip = replace(world.clip(rng), width=canvas[0], height=canvas[1])
+        clip = replace(scenes.clip(rng), width=canvas[0], height=canvas[1])
         frames = torch.from_numpy(senses.watch(clip, size, rng)).unflatten(0, (-1, 2))
         for second in rng.sample(range(clip.seconds), min(3, clip.seconds)):
             things = []
@@ -266,7 +265,7 @@ def train_eyes(minutes: float) -> None:
     trainer.save()
 
 
-def sound_heard(sound: world.Sound, rng: Random) -> senses.Heard:
+def sound_heard(sound: scenes.Sound, rng: Random) -> senses.Heard:
     """A sound that is not speech, in half of the cases as a poor microphone hears it."""
     wave, units = sounds.sound_of(sound, rng)
     if rng.random() < 0.5:
@@ -281,7 +280,7 @@ def ear_batch(rng: Random, spoken: list[voices.Utterance], count: int) -> list[s
     out = []
     for utterance in rng.sample(spoken[start : start + 8 * count], count):
         if rng.random() < 0.12:
-            out.append(sound_heard(world.sound(rng), rng))
+            out.append(sound_heard(scenes.sound(rng), rng))
             continue
         heard = voices.soiled(utterance, rng, again=True)
         mel = heard.mel

@@ -14,15 +14,16 @@ from safetensors.torch import load_file
 from torch import nn
 
 from demos.small_model import assemble
-from demos.small_model.nets import nets, shape, words
-from demos.small_model.nets.table import text_table
-from demos.small_model.nets.talker_net import TalkerNet
+from demos.small_model.nets import passes, senses, sizes, words
+from demos.small_model.nets.embedding import text_table
+from demos.small_model.nets.talker import TalkerNet
 from demos.small_model.speech import codec, corpus, voices
-from demos.small_model.training import lessons, senses, train_dit, train_thinker
-from demos.small_model.training.train_towers import index_of
+from demos.small_model.training import dit, lessons, looking
+from demos.small_model.training.thinker import facts
+from demos.small_model.training.towers import index_of
 from demos.small_model.training.trainer import Trainer
-from demos.small_model.world import looking, questions
-from demos.small_model.world.world import SHAPES, Actor, Clip, Scene, Thing
+from demos.small_model.world import questions
+from demos.small_model.world.scenes import SHAPES, Actor, Clip, Scene, Thing
 from omni.families.qwen2_5_omni import LAYOUT, Qwen2_5Omni, build
 from omni.models.thinker import Thinker
 from omni.prompt.reader import SPEAKING
@@ -31,9 +32,9 @@ from omni.prompt.reader import SPEAKING
 @pytest.fixture(scope="module")
 def thinker() -> Thinker:
     torch.manual_seed(0)
-    config = shape.omni_config().thinker
+    config = sizes.omni_config().thinker
     made = Thinker(config).requires_grad_(False)
-    nets.initialise(made, config.decoder.num_layers)
+    passes.initialise(made, config.decoder.num_layers)
     return made
 
 
@@ -41,12 +42,12 @@ def thinker() -> Thinker:
 def test_vision_is_the_towers(thinker: Thinker, grid: tuple[int, int]) -> None:
     patches = torch.randn(2, grid[0] * grid[1], 1176)
     whole = thinker.visual(patches.flatten(0, 1), [(1, *grid)] * 2)
-    torch.testing.assert_close(nets.vision(thinker.visual, patches, grid)[0].flatten(0, 1), whole, rtol=0, atol=1e-5)
+    torch.testing.assert_close(passes.vision(thinker.visual, patches, grid)[0].flatten(0, 1), whole, rtol=0, atol=1e-5)
 
 
 def test_audio_is_the_towers(thinker: Thinker) -> None:
     mels = [torch.randn(80, n) for n in (500, 233, 401, 3)]
-    for mine, own in zip(nets.audio(thinker.audio_tower, mels)[0], thinker.audio_tower(mels), strict=True):
+    for mine, own in zip(passes.audio(thinker.audio_tower, mels)[0], thinker.audio_tower(mels), strict=True):
         torch.testing.assert_close(mine, own, rtol=0, atol=1e-5)
 
 
@@ -94,9 +95,9 @@ def test_code_ids_hold_cluster_and_counter() -> None:
 
 
 def test_published_names_are_those_of_the_architecture() -> None:
-    model = build(shape.omni_config()).to_empty(device="cpu")
+    model = build(sizes.omni_config()).to_empty(device="cpu")
     names = set(assemble.published(model.state_dict()))
-    wanted = {key for name, _ in Qwen2_5Omni(shape.omni_config()).named_parameters() for key in LAYOUT.keys(name)}
+    wanted = {key for name, _ in Qwen2_5Omni(sizes.omni_config()).named_parameters() for key in LAYOUT.keys(name)}
     assert names == {key for key in wanted if not key.endswith("self_attn.k_proj.bias") or "audio_tower" not in key}
 
 
@@ -196,7 +197,7 @@ def test_rows_know_where_and_when() -> None:
     lesson.play(senses.Heard(torch.zeros(80, 80), [("red", 0.1, 0.3), ("ring", 0.3, 0.7)]))
     lesson.answer("Nothing.", "talk")
     batch = lessons.collate([lesson])
-    columns = {name: fact.tolist() for name, fact in train_thinker.facts(batch).items()}
+    columns = {name: fact.tolist() for name, fact in facts(batch).items()}
     assert {len(column) for column in columns.values()} == {3 * 9 + 20}
     assert columns["second"][:27] == [k // 9 for k in range(27)]
     assert columns["place"][9:18] == list(range(9))
@@ -244,7 +245,7 @@ def test_no_code_is_of_another_phone() -> None:
 
 
 def test_the_voice_goes_on_from_what_shipped() -> None:
-    config = shape.omni_config()
+    config = sizes.omni_config()
     assert config.talker
     assert config.talker_decoder
     shipped = load_file(assemble.BUNDLED / "model.safetensors")
@@ -259,7 +260,7 @@ def test_the_voice_goes_on_from_what_shipped() -> None:
     for name, weight in talker.items():
         rows = slice(1, 1 + codec.CLUSTERS * codec.COUNTER) if name == "codec_head.weight" else slice(None)
         torch.testing.assert_close(again[name][rows], weight[rows], rtol=2**-10, atol=1e-3)  # float16 sums
-    released = train_dit.released(train_dit.taken(decoder))
+    released = dit.released(dit.taken(decoder))
     assert all(torch.equal(released[name], weight) for name, weight in decoder.items())
 
 

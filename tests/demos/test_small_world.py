@@ -9,8 +9,8 @@ from random import Random
 import numpy as np
 import pytest
 
-from demos.small_model.world import draw, sounds, world
-from demos.small_model.world.world import Actor, Clip, Scene, Sound, Thing
+from demos.small_model.world import draw, scenes, sounds
+from demos.small_model.world.scenes import Actor, Clip, Scene, Sound, Thing
 from omni.encoders.media import read_audio, read_video
 
 RED = Thing("red", "square", 3, 0.5, 1.5, 0.8)
@@ -23,8 +23,8 @@ def _far(one: draw.Rgb, two: draw.Rgb) -> float:
 
 
 def test_colours_stand_out() -> None:
-    assert min(_far(draw.COLOUR[c], draw.GROUND[g]) for g in world.BACKGROUNDS for c in world.visible_colours(g)) > 85
-    assert min(_far(draw.COLOUR[one], draw.COLOUR[two]) for one, two in combinations(world.COLOURS, 2)) > 85
+    assert min(_far(draw.COLOUR[c], draw.GROUND[g]) for g in scenes.BACKGROUNDS for c in scenes.visible_colours(g)) > 85
+    assert min(_far(draw.COLOUR[one], draw.COLOUR[two]) for one, two in combinations(scenes.COLOURS, 2)) > 85
 
 
 @pytest.mark.parametrize("size", [None, (56, 112), (448, 224)])
@@ -44,7 +44,7 @@ def test_picture_layout(size: tuple[int, int] | None) -> None:
 def test_every_scene_can_be_drawn() -> None:
     rng = Random(0)
     for _ in range(60):
-        scene = world.scene(rng)
+        scene = scenes.scene(rng)
         pixels = draw.picture(scene, rng=rng)
         assert pixels.shape == (scene.height, scene.width, 3) and pixels.dtype == np.uint8
 

@@ -7,7 +7,7 @@ import zlib
 import torch
 from torch import Tensor
 
-from demos.small_model.nets.shape import HIDDEN
+from demos.small_model.nets.sizes import HIDDEN
 from demos.small_model.nets.words import UNSEEN, tokenizer, vocab_size, word_of
 
 

@@ -18,7 +18,7 @@ from torch.utils import cpp_extension
 from demos.small_model import BUILD
 from omni.kernels import up_snake_down
 
-FOLDER = BUILD / "fused"
+FOLDER = BUILD / "vocoder_kernels"
 FLAGS = ["-Ofast", "-march=native", "-mprefer-vector-width=512", "-fno-math-errno"]
 FEW = 16
 """Channels up to which convolutions go row by row."""
@@ -32,7 +32,7 @@ def _compiled() -> Any:
         return None
     FOLDER.mkdir(parents=True, exist_ok=True)
     source = str(Path(__file__).with_suffix(".cpp"))
-    return cpp_extension.load("fused", [source], extra_cflags=FLAGS, build_directory=str(FOLDER))
+    return cpp_extension.load("vocoder_kernels", [source], extra_cflags=FLAGS, build_directory=str(FOLDER))
 
 
 class _Snake(torch.autograd.Function):

@@ -1,6 +1,6 @@
 """Trains the talker: rows of text in, speech codes out.
 
-    python -m demos.small_model.train_talker [--minutes N]
+    python -m demos.small_model.training.talker [--minutes N]
 
 The thinker is not needed: a row of text is its fixed embedding plus a little of the thinker's thought, for which noise
 stands here. Every few minutes it writes `talker.safetensors` and lets omni's own talker speak held-out sentences by itself;
@@ -16,9 +16,9 @@ from random import Random
 import torch
 
 from demos.small_model import BUILD
-from demos.small_model.nets.shape import omni_config
-from demos.small_model.nets.talker_net import TalkerNet
-from demos.small_model.training.files import export, log
+from demos.small_model.files import export, log
+from demos.small_model.nets.sizes import omni_config
+from demos.small_model.nets.talker import TalkerNet
 from demos.small_model.training.talker_check import check
 from demos.small_model.training.talker_data import SPOKEN, Corpus, cut, held_out, jitter, prompt_ids, reader
 from demos.small_model.training.trainer import DEVICE, Means, Trainer

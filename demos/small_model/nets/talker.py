@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from demos.small_model.nets.nets import initialise, norm, turn, unstacked
+from demos.small_model.nets.passes import initialise, norm, turn, unstacked
 from demos.small_model.speech.codec import CLUSTERS, COUNTER, code_ids
 from omni.models.config import DecoderConfig
 from omni.models.decoder import STACKS, Decoder, Layer

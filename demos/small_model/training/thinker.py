@@ -1,6 +1,6 @@
 """Teaches the thinker to answer questions about the world, typed and spoken.
 
-    python -m demos.small_model.train_thinker MINUTES
+    python -m demos.small_model.training.thinker MINUTES
 
 Its towers are those of `train_towers` and learn no more.
 """
@@ -20,14 +20,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from demos.small_model import BUILD
-from demos.small_model.nets import nets, shape
-from demos.small_model.nets.table import text_table
+from demos.small_model.nets import passes, senses, sizes
+from demos.small_model.nets.embedding import text_table
 from demos.small_model.speech import voices
-from demos.small_model.training import lessons, senses
-from demos.small_model.training.train_towers import ROW, WORDS, Ears, Eyes, index_of
+from demos.small_model.training import lessons
+from demos.small_model.training.looking import UNASKED
+from demos.small_model.training.towers import ROW, WORDS, Ears, Eyes, index_of
 from demos.small_model.training.trainer import DEVICE, RANK, WORLD, Trainer
-from demos.small_model.world import world
-from demos.small_model.world.looking import UNASKED
+from demos.small_model.world import scenes
 from omni.models.thinker import Thinker
 
 LOUDNESS = 0.1
@@ -38,15 +38,19 @@ PLACED = 0.1
 """Weight of the loss of what rows of pictures, clips and sounds should know."""
 KNOWN = {
     2: {"second": 8, "row": 16, "column": 16, "before": len(WORDS), "count": 16},
-    3: {"place": len(world.PLACES), "change": 3},
-    4: {"shape": 1 + len(world.SHAPES), "color": 1 + len(world.COLOURS)},
+    3: {"place": len(scenes.PLACES), "change": 3},
+    4: {"shape": 1 + len(scenes.SHAPES), "color": 1 + len(scenes.COLOURS)},
 }
 """What a row of media should know after how many layers, and its classes.
 
 First where in its picture, clip or sound it lies, of sound also the word before and how many were before; no picture has as
 many cells. Then the place of a cell, as people name it, and whether something has appeared there or gone; then what has.
 """
-ASKED = {"asked color": 1 + len(world.COLOURS), "asked shape": 1 + len(world.SHAPES), "asked place": 1 + len(world.PLACES)}
+ASKED = {
+    "asked color": 1 + len(scenes.COLOURS),
+    "asked shape": 1 + len(scenes.SHAPES),
+    "asked place": 1 + len(scenes.PLACES),
+}
 ASKED_LAYER = 3
 """After that many layers the tokens of an answer should know what the question names."""
 LOOKING_LAYER, LOOKING = 3, 0.6
@@ -89,9 +93,9 @@ class Student(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        config = shape.omni_config().thinker
+        config = sizes.omni_config().thinker
         self.thinker = Thinker(config)
-        nets.initialise(self.thinker, config.decoder.num_layers)
+        passes.initialise(self.thinker, config.decoder.num_layers)
         with torch.no_grad():
             self.thinker.embed_tokens.weight.copy_(text_table())
             self.thinker.decoder.norm.weight.fill_(LOUDNESS)
@@ -102,7 +106,7 @@ class Student(nn.Module):
         self.thinker.lm_head.requires_grad_(True)
         known = {name: count for layer in KNOWN.values() for name, count in layer.items()}
         known |= ASKED
-        self.probes = nn.ModuleDict({name: nn.Linear(shape.HIDDEN, count) for name, count in known.items()})
+        self.probes = nn.ModuleDict({name: nn.Linear(sizes.HIDDEN, count) for name, count in known.items()})
 
     def open_senses(self) -> None:
         """Take the towers as they are now."""
@@ -119,7 +123,7 @@ class Student(nn.Module):
         pictures: list[list[Tensor]] = []
         if batch.pictures is not None:
             _, _, h, w, _ = batch.pictures.shape
-            rows, _ = nets.vision(
+            rows, _ = passes.vision(
                 self.thinker.visual, senses.patches(batch.pictures.to(DEVICE)), (h // senses.SIDE, w // senses.SIDE)
             )
             left = list(rows.split([g for gs in batch.grids for g in gs]))
@@ -127,7 +131,7 @@ class Student(nn.Module):
                 pictures.append([left.pop(0).flatten(0, 1) for _ in grids])
         heard: list[Tensor] = []
         if batch.heard:
-            heard, _, _ = nets.audio(self.thinker.audio_tower, [h.mel.to(DEVICE) for h in batch.heard])
+            heard, _, _ = passes.audio(self.thinker.audio_tower, [h.mel.to(DEVICE) for h in batch.heard])
         first = first_sounds(batch)
         return [
             (heard[first[row] + run.index] if run.is_sound else pictures[row][run.index])[run.first : run.last]
@@ -141,10 +145,10 @@ class Student(nn.Module):
         attn, size = layer.self_attn, decoder.config.head_dim
         first_key = attn.heads[0] * size
         of_both = torch.cat([torch.arange(size), torch.arange(first_key, first_key + size)]).to(x.device)
-        x = nets.norm(x, layer.input_layernorm.weight, decoder.config.rms_norm_eps)
+        x = passes.norm(x, layer.input_layernorm.weight, decoder.config.rms_norm_eps)
         q, k = F.linear(x, attn.qkv_proj.weight[of_both], attn.qkv_proj.bias[of_both]).chunk(2, -1)
-        cos, sin = (table[:, 0] for table in nets.rotary(decoder, batch.positions.to(x.device)))
-        q, k = nets.turn(q, cos, sin) * size**-0.5, nets.turn(k, cos, sin)
+        cos, sin = (table[:, 0] for table in passes.rotary(decoder, batch.positions.to(x.device)))
+        q, k = passes.turn(q, cos, sin) * size**-0.5, passes.turn(k, cos, sin)
         losses, last = [], x.shape[1]
         for row in {row for row, _, _ in batch.looks}:
             own = [(at, marks) for r, at, marks in batch.looks if r == row]
@@ -159,7 +163,7 @@ class Student(nn.Module):
 
     def told(self, rows: Tensor, truths: dict[str, Tensor]) -> Tensor:
         """How badly rows `[N, C]` tell facts, int64 `[N]` each, summed over facts."""
-        rows = nets.norm(rows, rows.new_ones(shape.HIDDEN))
+        rows = passes.norm(rows, rows.new_ones(sizes.HIDDEN))
         loss = rows.new_zeros(())
         for name, truth in truths.items():
             asked = truth != UNASKED
@@ -178,7 +182,7 @@ class Student(nn.Module):
             is_media = (ids == media.audio) | (ids == media.image) | (ids == media.video)
             if features:
                 rows = rows.masked_scatter(is_media[..., None], torch.cat(features).to(rows.dtype))
-            hidden, after = nets.decode(thinker.decoder, rows, batch.positions.to(DEVICE))
+            hidden, after = passes.decode(thinker.decoder, rows, batch.positions.to(DEVICE))
             wanted = batch.targets >= 0
             logits = F.linear(hidden[wanted] / LOUDNESS, thinker.lm_head.weight)
             placed = logits.new_zeros(())

@@ -11,12 +11,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from demos.small_model.nets import words
+from demos.small_model.nets import senses, words
 from demos.small_model.speech.espeak import Unit
-from demos.small_model.training import senses
 from demos.small_model.world import draw
 from demos.small_model.world.questions import Turn, number
-from demos.small_model.world.world import COLOURS, PHRASES, SHAPES, Clip, Scene, Thing
+from demos.small_model.world.scenes import COLOURS, PHRASES, SHAPES, Clip, Scene, Thing
 
 UNASKED = -100
 """A class that is not asked for."""

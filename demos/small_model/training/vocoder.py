@@ -1,6 +1,6 @@
 """Train the vocoder (BigVGAN) on the corpus.
 
-    python -m demos.small_model.train_vocoder [--minutes N] [--channels C]
+    python -m demos.small_model.training.vocoder [--minutes N] [--channels C]
 
 It goes on from where it was stopped, and ends when it has trained for N minutes in all. `vocoder.safetensors` holds the mean
 of the weights over the last steps, under the published names, and is written every two minutes.
@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from demos.small_model import BUILD
-from demos.small_model.nets.fused import conv, snake
+from demos.small_model.files import export, log
+from demos.small_model.nets.vocoder_kernels import conv, snake
 from demos.small_model.speech import corpus
 from demos.small_model.speech.corpus import HOP, NUM_BINS, SAMPLE_RATE, Utterance, load, mel_frames
-from demos.small_model.training.files import export, log
 from demos.small_model.training.trainer import DEVICE, Means, Trainer
 from omni.encoders.mel import filter_bank
 from omni.talker.bigvgan import Activation, AMPBlock, BigVGAN, loudness

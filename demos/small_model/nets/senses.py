@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from demos.small_model.nets import shape
+from demos.small_model.nets import sizes
 from demos.small_model.speech.espeak import Unit
-from demos.small_model.world import draw, world
+from demos.small_model.world import draw, scenes
 from omni.encoders.config import MelConfig
 from omni.encoders.mel import log_mel
 from omni.encoders.pixels import smart_resize
@@ -25,12 +25,12 @@ Grid = tuple[int, int]
 
 def picture_size(width: int, height: int) -> tuple[int, int]:
     """(height, width) of a still picture before it is cut."""
-    return smart_resize(height, width, CELL, shape.MIN_PIXELS, shape.MAX_PIXELS)
+    return smart_resize(height, width, CELL, sizes.MIN_PIXELS, sizes.MAX_PIXELS)
 
 
 def frame_size(width: int, height: int) -> tuple[int, int]:
     """(height, width) of a frame of video."""
-    return smart_resize(height, width, CELL, shape.FRAME_MIN_PIXELS, shape.FRAME_MAX_PIXELS)
+    return smart_resize(height, width, CELL, sizes.FRAME_MIN_PIXELS, sizes.FRAME_MAX_PIXELS)
 
 
 def patches(frames: Tensor) -> Tensor:
@@ -41,12 +41,12 @@ def patches(frames: Tensor) -> Tensor:
     return x.permute(0, 2, 5, 3, 6, 8, 1, 4, 7).reshape(b, -1, 3 * t * SIDE * SIDE)
 
 
-def see(scene: world.Scene, size: tuple[int, int], rng: Random) -> NDArray[np.uint8]:
+def see(scene: scenes.Scene, size: tuple[int, int], rng: Random) -> NDArray[np.uint8]:
     """A scene at (height, width), a little different each time."""
     return draw.picture(scene, (size[1], size[0]), rng)
 
 
-def watch(clip: world.Clip, size: tuple[int, int], rng: Random) -> NDArray[np.uint8]:
+def watch(clip: scenes.Clip, size: tuple[int, int], rng: Random) -> NDArray[np.uint8]:
     """The frames that a reader takes of a clip's file, two for each second: uint8 `[2 seconds, h, w, 3]`.
 
     They are spread evenly from the file's first frame to its last, which is a little before its end.
@@ -75,5 +75,5 @@ class Heard:
     units: list[Unit]
 
 
-def on_canvas(scene: world.Scene, canvas: tuple[int, int]) -> world.Scene:
+def on_canvas(scene: scenes.Scene, canvas: tuple[int, int]) -> scenes.Scene:
     return replace(scene, width=canvas[0], height=canvas[1])

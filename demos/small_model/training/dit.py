@@ -1,6 +1,6 @@
 """Train the flow-matching model (DiT) that turns codes into log-mel frames.
 
-    python -m demos.small_model.train_dit [--minutes N]
+    python -m demos.small_model.training.dit [--minutes N]
 
 It goes on from where it was stopped, and ends when it has trained for N minutes in all. `dit.safetensors` holds the mean of
 the weights over the last steps, under the published names, and is written every two minutes; `voices.pt` holds the voices.
@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from demos.small_model import BUILD
+from demos.small_model.files import export, log, save
 from demos.small_model.speech.codec import CLUSTERS, COUNTER, PATH, STACK, cluster_of, code_ids, neighbours
 from demos.small_model.speech.corpus import HELD, NUM_BINS, VOICES, Utterance, load, shard_paths
-from demos.small_model.training.files import export, log, save
 from demos.small_model.training.trainer import DEVICE, Means, Trainer
 from omni.kernels import rotary_table
 from omni.talker.config import DiTConfig, EcapaConfig
