@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from random import Random
@@ -14,11 +15,13 @@ from safetensors.torch import load_file
 from torch import nn
 
 from demos.small_model import assemble
+from demos.small_model.__main__ import STEPS, Step
 from demos.small_model.nets import passes, senses, sizes, words
 from demos.small_model.nets.embedding import text_table
 from demos.small_model.nets.talker import TalkerNet
 from demos.small_model.speech import codec, corpus, voices
 from demos.small_model.training import dit, lessons, looking
+from demos.small_model.training import trainer as training
 from demos.small_model.training.thinker import facts
 from demos.small_model.training.towers import index_of
 from demos.small_model.training.trainer import Trainer
@@ -226,6 +229,36 @@ def test_training_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     for mine, theirs in zip(again.network.parameters(), first.network.parameters(), strict=True):
         assert torch.equal(mine, theirs)
     assert again.elapsed >= first._before
+
+
+def test_a_run_learns_until_its_time_is_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network = nn.Linear(2, 2)
+    trainer = Trainer(network, tmp_path / "state.pt", minutes=0.0005, rate=0.1)
+    kept: list[int] = []
+    monkeypatch.setattr(training, "LOG_STEPS", 1)
+    monkeypatch.setattr(training, "CHECK_MINUTES", 0)
+
+    def lesson() -> dict[str, float]:
+        loss = network(torch.ones(4, 2)).square().mean()
+        trainer.learn(loss)
+        return {"loss": loss.item()}
+
+    training.run(trainer, "line", lesson, check=lambda: "checked", keep=lambda: kept.append(trainer.step))
+    assert trainer.done and trainer.step
+    assert kept == [trainer.step]
+    assert (tmp_path / "state.pt").exists()
+    told = capsys.readouterr().out.splitlines()
+    assert told[0].startswith("line 1 0.0 min, loss ")
+    assert told[1].startswith("checked at ")
+
+
+@pytest.mark.parametrize("step", STEPS, ids=lambda step: step.name)
+def test_every_step_is_a_program(step: Step) -> None:
+    found = find_spec(f"demos.small_model.{step.module}")
+    assert found and found.origin
+    assert 'if __name__ == "__main__":' in Path(found.origin).read_text()
 
 
 def utterance(phones: list[tuple[str, float]], seconds: float) -> corpus.Utterance:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import time
 from typing import cast
 
 import torch
@@ -21,7 +20,7 @@ from demos.small_model import BUILD
 from demos.small_model.files import export, log, save
 from demos.small_model.speech.codec import CLUSTERS, COUNTER, PATH, STACK, cluster_of, code_ids, neighbours
 from demos.small_model.speech.corpus import HELD, NUM_BINS, VOICES, Utterance, load, shard_paths
-from demos.small_model.training.trainer import DEVICE, Means, Trainer
+from demos.small_model.training.trainer import DEVICE, Trainer, run
 from omni.kernels import rotary_table
 from omni.talker.config import DiTConfig, EcapaConfig
 from omni.talker.dit import EPS, Block, DiT
@@ -37,7 +36,6 @@ WRONG, NEAR = 0.3, 8
 UNCONDITIONAL = 0.12
 """Part of the examples without voice and codes, for guidance."""
 REFERENCE_FRAMES, VOICE_DIM = 300, 192
-SAVE_MINUTES, CHECK_MINUTES = 2.0, 5.0
 
 
 def config(num_codes: int = NUM_CODES) -> DiTConfig:
@@ -250,8 +248,7 @@ def train(minutes: float) -> None:
         assert isinstance(trainer.average, DiT)
         return f"sampled mel L1 {check(trainer.average, voices, held):.3f}"
 
-    means, checked, since = Means(), trainer.elapsed, time.time()
-    while not trainer.done:
+    def lesson() -> dict[str, float]:
         mels, codes, who = speech.batch(generator)
         noise, times = torch.randn(mels.shape, generator=generator), torch.rand(BATCH, generator=generator)
         dropped = torch.rand(BATCH, generator=generator) < UNCONDITIONAL
@@ -261,18 +258,9 @@ def train(minutes: float) -> None:
         made = velocity(net, torch.lerp(noise, mels, times[:, None, None]), codes, added, times)
         loss = ((made - (mels - noise)) / sd).square().mean()
         trainer.learn(loss)
-        means.add(loss=loss.item())
-        if trainer.step % 200 == 0:
-            speed = 200 / (time.time() - since)
-            print(f"dit {trainer.step} {trainer.elapsed:.1f} min, {means.take()}, {speed:.2f} steps/s", flush=True)
-            since = time.time()
-        if trainer.save(every=SAVE_MINUTES):
-            export(released(trainer.average.state_dict()), EXPORT)
-        if trainer.elapsed >= checked + CHECK_MINUTES:
-            print(f"{sampled()} at {trainer.elapsed:.1f} min", flush=True)
-            checked, since = trainer.elapsed, time.time()
-    trainer.save()
-    export(released(trainer.average.state_dict()), EXPORT)
+        return {"loss": loss.item()}
+
+    run(trainer, "dit", lesson, check=sampled, keep=lambda: export(released(trainer.average.state_dict()), EXPORT))
     log(f"dit {trainer.elapsed:.1f} min: {trainer.step} steps, {num_weights} weights, {sampled()}")
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import time
 from collections.abc import Iterable
 from typing import cast
 
@@ -22,7 +21,7 @@ from demos.small_model.files import export, log
 from demos.small_model.nets.vocoder_kernels import conv, snake
 from demos.small_model.speech import corpus
 from demos.small_model.speech.corpus import HOP, NUM_BINS, SAMPLE_RATE, Utterance, load, mel_frames
-from demos.small_model.training.trainer import DEVICE, Means, Trainer
+from demos.small_model.training.trainer import DEVICE, Trainer, run
 from omni.encoders.mel import filter_bank
 from omni.talker.bigvgan import Activation, AMPBlock, BigVGAN, loudness
 from omni.talker.config import BigVGANConfig
@@ -36,7 +35,6 @@ SCALES = ((256, 64, 24), (512, 128, 40), (1024, 240, 80), (2048, 512, 160))
 """Window, hop and mel bins of each loss."""
 QUIET, QUIET_KEPT = 1e-4, 0.3
 Pair = tuple[Activation, nn.Conv1d, Activation, nn.Conv1d]
-SAVE_MINUTES, CHECK_MINUTES = 2.0, 5.0
 
 
 def config(channels: int = 192) -> BigVGANConfig:
@@ -158,25 +156,15 @@ def train(minutes: float, channels: int) -> None:
         assert isinstance(trainer.average, BigVGAN)
         return f"held-out mel L1 {check(trainer.average, held):.3f}"
 
-    means, checked, since = Means(), trainer.elapsed, time.time()
-    while not trainer.done:
+    def lesson() -> dict[str, float]:
         waves, mels = batch(utterances, generator)
         if trainer.step % 2:
             mels = mels + torch.randn(mels.shape, generator=generator) * NOISE * torch.rand(BATCH, 1, 1, generator=generator)
         loss, frames = loss_of(speak(net, mels.to(DEVICE)), waves.to(DEVICE))
         trainer.learn(loss)
-        means.add(loss=loss.item(), mel=frames)
-        if trainer.step % 200 == 0:
-            speed = 200 / (time.time() - since)
-            print(f"vocoder {trainer.step} {trainer.elapsed:.1f} min, {means.take()}, {speed:.2f} steps/s", flush=True)
-            since = time.time()
-        if trainer.save(every=SAVE_MINUTES):
-            export(trainer.average.state_dict(), EXPORT)
-        if trainer.elapsed >= checked + CHECK_MINUTES:
-            print(f"{heard()} at {trainer.elapsed:.1f} min", flush=True)
-            checked, since = trainer.elapsed, time.time()
-    trainer.save()
-    export(trainer.average.state_dict(), EXPORT)
+        return {"loss": loss.item(), "mel": frames}
+
+    run(trainer, "vocoder", lesson, check=heard, keep=lambda: export(trainer.average.state_dict(), EXPORT))
     log(f"vocoder {trainer.elapsed:.1f} min: {trainer.step} steps, {num_weights} weights, {heard()}")
 
 
