@@ -1,7 +1,8 @@
 """Arithmetic: tensors in, tensors out. Nothing here knows a model or a request.
 
-Each operation has one contract (`kernels/X.py`), one plain truth in torch (`kernels/plain/X.py`) and at most one fused twin
-in Triton (`kernels/fused/X.py`); `kernels/choice.py` says which of them runs.
+Each operation has one contract (`kernels/X.py`), one plain truth in torch (`kernels/plain/X.py`) and at most one twin for
+each kind of device under the same names: in Triton (`kernels/fused/X.py`), and for a CPU (`kernels/native/X.py`, in C
+`native/X.c`). `kernels/dispatch.py` says which of them runs.
 
 Dimension letters, used in every room:
 
@@ -17,10 +18,8 @@ Sequences are packed, `[N, H, D]` with `Segments`; a batch dimension stands only
 from omni.kernels.activation import gelu_tanh, silu_mul, up_snake_down
 from omni.kernels.attention import attend, attend_paged
 from omni.kernels.convolution import same_conv, up_conv
-from omni.kernels.gemv import gemv
-from omni.kernels.linear import linear_gelu
-from omni.kernels.norm import ada_layer_norm, add_rms_norm, layer_norm, rms_norm
-from omni.kernels.pages import PageTable, write_pages
+from omni.kernels.norm import add_rms_norm, layer_norm, rms_norm
+from omni.kernels.pages import PageTable
 from omni.kernels.rotary import rotary_table, rotate, rotate_write
 from omni.kernels.segments import BlockMask, Segments
 
@@ -28,14 +27,11 @@ __all__ = [
     "BlockMask",
     "PageTable",
     "Segments",
-    "ada_layer_norm",
     "add_rms_norm",
     "attend",
     "attend_paged",
     "gelu_tanh",
-    "gemv",
     "layer_norm",
-    "linear_gelu",
     "rms_norm",
     "rotary_table",
     "rotate",
@@ -44,5 +40,4 @@ __all__ = [
     "silu_mul",
     "up_conv",
     "up_snake_down",
-    "write_pages",
 ]

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from omni.kernels.dispatch import twin
-from omni.kernels.native import activation as native
-from omni.kernels.native import build
+from omni.kernels.dispatch import dispatch
 from omni.kernels.plain import activation as plain
 
 
 def silu_mul(gate_up: Tensor) -> Tensor:
     """silu(gate) * up for `[..., 2 I]` holding gate then up; `[..., I]` in the same dtype."""
-    return twin(plain, gate_up).silu_mul(gate_up)
+    return dispatch(plain.silu_mul, gate_up)
 
 
 def gelu_tanh(x: Tensor) -> Tensor:
     """GELU by tanh (arXiv 1606.08415, section 2), any shape."""
-    return twin(plain, x).gelu_tanh(x)
+    return dispatch(plain.gelu_tanh, x)
 
 
 def up_snake_down(x: Tensor, alpha: Tensor, beta: Tensor, taps: Tensor) -> Tensor:
@@ -34,6 +32,4 @@ def up_snake_down(x: Tensor, alpha: Tensor, beta: Tensor, taps: Tensor) -> Tenso
     Returns:
         `[B, C, T]`.
     """
-    if build.takes(x, alpha, beta, taps):
-        return native.up_snake_down(x, alpha, beta, taps)
-    return twin(plain, x).up_snake_down(x, alpha, beta, taps)
+    return dispatch(plain.up_snake_down, x, alpha, beta, taps)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from omni.kernels.dispatch import twin
+from omni.kernels.dispatch import dispatch
 from omni.kernels.pages import PageTable
 from omni.kernels.plain import attention as plain
 from omni.kernels.segments import BlockMask, Segments
@@ -34,7 +34,7 @@ def attend(
         `[N, H, D]` in q's dtype. Scores and their softmax are float32 or better.
     """
     assert not (causal and block), "a mask is causal or by blocks"
-    return twin(plain, q).attend(q, k, v, segments, causal, block, scale)
+    return dispatch(plain.attend, q, k, v, segments, causal, block, scale)
 
 
 def attend_paged(q: Tensor, k_pages: Tensor, v_pages: Tensor, table: PageTable) -> Tensor:
@@ -56,4 +56,4 @@ def attend_paged(q: Tensor, k_pages: Tensor, v_pages: Tensor, table: PageTable) 
     `table.segments.cu_len`, as long as no sequence gets more new rows than the longest in `lens`; `kv_lens` is not read. A
     sequence whose kv_len is 0 gets zeros.
     """
-    return twin(plain, q).attend_paged(q, k_pages, v_pages, table)
+    return dispatch(plain.attend_paged, q, k_pages, v_pages, table)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from omni.kernels.cpu import convolution as cpu
-from omni.kernels.native import build
-from omni.kernels.native import convolution as native
+from omni.kernels.dispatch import dispatch
 from omni.kernels.plain import convolution as plain
 
 
@@ -26,9 +24,7 @@ def same_conv(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int = 1,
     Returns:
         `[B, O, T]`.
     """
-    if native.tile(weight) and not weight.is_inference() and build.takes(x, weight, bias, plus):
-        return native.same_conv(x, weight, bias, dilation, plus)
-    return plain.same_conv(x, weight, bias, dilation, plus)
+    return dispatch(plain.same_conv, x, weight, bias, dilation, plus)
 
 
 def up_conv(x: Tensor, weight: Tensor, bias: Tensor | None, rate: int) -> Tensor:
@@ -42,4 +38,4 @@ def up_conv(x: Tensor, weight: Tensor, bias: Tensor | None, rate: int) -> Tensor
     Returns:
         `[B, O, rate T]`.
     """
-    return (cpu if cpu.pays(x, weight, rate) else plain).up_conv(x, weight, bias, rate)
+    return dispatch(plain.up_conv, x, weight, bias, rate)

@@ -1,52 +1,73 @@
-"""Which twin of an operation runs."""
+"""Which twin of an operation runs: of every operation, on every device, decided here."""
 
 from __future__ import annotations
 
 import functools
 import importlib
+from collections.abc import Callable
 from importlib.util import find_spec
-from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar, TypeVarTuple
 
 import torch
-from torch import Tensor
+
+X = TypeVar("X")
+Args = TypeVarTuple("Args")
+R = TypeVar("R")
+Twin = TypeVar("Twin", bound=Callable[..., Any])
+_SUPPORTS: dict[Callable[..., Any], Callable[..., bool]] = {}
 
 
-def twin(plain: ModuleType, x: Tensor) -> ModuleType:
-    """The Triton twin of a plain module for a CUDA tensor in a process with Triton; else the plain module.
+def dispatch(plain: Callable[[X, *Args], R], x: X, *args: *Args) -> R:
+    """What an operation gives for these arguments, by its `twin`."""
+    run = twin(plain, x, *args)
+    if run is plain or not _is_elsewhere(x):
+        return run(x, *args)
+    with torch.cuda.device_of(x):  # Triton launches on the current one
+        return run(x, *args)
 
-    The Triton twins have no backward and no float64, so that these stay plain.
+
+def twin(plain: Callable[[X, *Args], R], x: X, *args: *Args) -> Callable[[X, *Args], R]:
+    """The function of the same name and file under `fused/` or `native/` that supports these arguments; else the plain one.
+
+    x, a tensor or a quantised weight, tells the device. A twin supports all that is not said otherwise by `supports`; those
+    in Triton have no backward and no float64.
     """
-    if not on_gpu(x) or x.dtype == torch.float64 or torch.is_grad_enabled():
+    folder = folder_of(x)
+    found, says = _named_as(plain, folder) if folder else (None, None)
+    if found is None or (says is not None and not says(x, *args)):
         return plain
-    fused = _fused(plain)
-    return _Elsewhere(fused, x.device) if x.is_cuda and x.device.index != torch.cuda.current_device() else fused
+    return found
 
 
-def on_gpu(x: Tensor) -> bool:
-    return x.is_cuda
+def supports(says: Callable[..., bool]) -> Callable[[Twin], Twin]:
+    """Marks a twin with what tells from its arguments whether it supports them."""
+
+    def mark(function: Twin) -> Twin:
+        _SUPPORTS[function] = says
+        return function
+
+    return mark
+
+
+def folder_of(x: Any) -> str | None:
+    """Where twins for x's device lie."""
+    return "native" if x.is_cpu else "fused" if x.is_cuda else None  # to ask for `x.device.type` takes a microsecond
+
+
+def _is_elsewhere(x: Any) -> bool:
+    """Whether it lies on another GPU than the current one."""
+    return bool(x.is_cuda) and x.device.index != torch.cuda.current_device()
 
 
 @functools.cache
-def _fused(plain: ModuleType) -> ModuleType:
-    if find_spec("triton") is None:
-        return plain
-    return importlib.import_module(plain.__name__.replace(".plain.", ".fused."))
+def _named_as(plain: Callable[..., Any], folder: str) -> tuple[Any, Callable[..., bool] | None]:
+    """The twin of that name, and what tells what it supports."""
+    name = plain.__module__.replace(".plain.", f".{folder}.")
+    if find_spec(name) is None or (folder == "fused" and find_spec("triton") is None):
+        return None, None
+    found: Any = getattr(importlib.import_module(name), plain.__name__, None)
+    return found, _triton_supports if folder == "fused" else _SUPPORTS.get(found)
 
 
-class _Elsewhere(ModuleType):
-    """A module's functions on another GPU than the current one, which is where Triton would launch."""
-
-    def __init__(self, module: ModuleType, device: torch.device) -> None:
-        super().__init__(module.__name__)
-        self._module, self._device = module, device
-
-    def __getattr__(self, name: str) -> Any:
-        function = getattr(self._module, name)
-
-        @functools.wraps(function)
-        def there(*args: Any, **kwargs: Any) -> Any:
-            with torch.cuda.device(self._device):
-                return function(*args, **kwargs)
-
-        return there
+def _triton_supports(x: Any, *args: Any) -> bool:
+    return not torch.is_grad_enabled() and x.dtype != torch.float64

@@ -9,8 +9,6 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from omni.kernels.dispatch import twin
-from omni.kernels.plain import pages as plain
 from omni.kernels.segments import Segments
 
 
@@ -63,8 +61,3 @@ class PageTable:
 
 def _first(pages: Sequence[int]) -> int:
     return pages[0] if all(a + 1 == b for a, b in pairwise(pages)) else -1
-
-
-def write_pages(k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, table: PageTable) -> None:
-    """Put new keys and values `[N, K, D]` at their slots in the pages `[num_pages, P, K, D]`, in place."""
-    twin(plain, k).write_pages(k, v, k_pages, v_pages, table.slots)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from omni.kernels.dispatch import twin
+from omni.kernels.dispatch import dispatch
 from omni.kernels.pages import PageTable
 from omni.kernels.plain import rotary as plain
 
@@ -22,7 +22,7 @@ def rotary_table(positions: Tensor, inv_freq: Tensor, axes: Tensor, dtype: torch
     Returns:
         cos, sin `[N, D / 2]`.
     """
-    return plain.rotary_table(positions, inv_freq, axes, dtype)
+    return dispatch(plain.rotary_table, positions, inv_freq, axes, dtype)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, *, interleaved: bool = False) -> Tensor:
@@ -31,7 +31,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, *, interleaved: bool = False) ->
     Component i pairs with i + D / 2, or 2i with 2i + 1 when `interleaved`. The arithmetic is done in the wider of the two
     dtypes, the result is in x's.
     """
-    return twin(plain, x).rotate(x, cos, sin, interleaved)
+    return dispatch(plain.rotate, x, cos, sin, interleaved)
 
 
 def rotate_write(
@@ -48,4 +48,4 @@ def rotate_write(
     Returns:
         The turned queries, `[N, H, D]`.
     """
-    return twin(plain, q).rotate_write(q, k, v, cos, sin, k_pages, v_pages, table.slots)
+    return dispatch(plain.rotate_write, q, k, v, cos, sin, k_pages, v_pages, table.slots)

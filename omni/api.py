@@ -17,7 +17,7 @@ from omni.engine.options import OptionArgs, Options, SpeechArgs
 from omni.errors import CheckpointError, DeviceError, OptionError
 from omni.events import Capabilities, Event, Reply, collect
 from omni.families.qwen2_5_omni import LAYOUT, SPEECH, Qwen2_5Omni, build, dtype_of, is_voice
-from omni.kernels.weights import gains, gains_bytes
+from omni.kernels.linear import gains, gains_int8
 from omni.loading.checkpoint import Checkpoint, find, load
 from omni.loading.device import is_fast_in, leave_cores, pick_devices, pick_dtype
 from omni.loading.generation import read_generation
@@ -159,7 +159,7 @@ class Omni:
             checkpoint,
             layout,
             weights=weights,
-            flow="int8" if weights != "auto" and preset is not FAITHFUL and gains_bytes(voice_place) else "auto",
+            flow="int8" if weights != "auto" and preset is not FAITHFUL and gains_int8(voice_place) else "auto",
             published=read_published(folder),
             gains=lambda name, inputs: gains(kept_in(name), kept_on(name), inputs),
         )

@@ -19,7 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from omni.kernels import BlockMask, Segments, attend, layer_norm, linear_gelu, rotary_table, rotate
+from omni.kernels import BlockMask, Segments, attend, layer_norm, rotary_table, rotate
+from omni.kernels.linear import linear
 from omni.kernels.replay import Replays
 from omni.talker.config import DiTConfig
 from omni.talker.ecapa import SpeakerEncoder
@@ -194,7 +195,7 @@ class LinearGelu(nn.Linear):
     """A linear layer with GELU by tanh behind it."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return linear_gelu(x, self.weight, self.bias)
+        return linear(x, self.weight, self.bias, gelu=True)
 
 
 class FeedForward(nn.Module):

@@ -12,11 +12,11 @@ import soundfile
 import soxr
 from PIL import Image, ImageDraw
 
-from demos.small_model.speech.speak import say
+from demos.small_model.speech.synthesisers import say
 from demos.small_model.world.draw import picture, write_clip
 from demos.small_model.world.questions import Turn
+from demos.small_model.world.scenes import Actor, Clip, Scene, Thing
 from demos.small_model.world.sounds import beep_track
-from demos.small_model.world.world import Actor, Clip, Scene, Thing
 
 HERE = Path(__file__).parent
 

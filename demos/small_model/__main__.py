@@ -43,16 +43,16 @@ class Step:
 
 
 STEPS = (
-    Step("corpus", "corpus", "2 {shards}", shards=32, what="the sentences that the two voices learn from"),
-    Step("codec", "codec", what="codes for their sounds"),
-    Step("vocoder", "train_vocoder", "--minutes {minutes}", 30, what="mel to wave"),
-    Step("dit", "train_dit", "--minutes {minutes}", 40, what="codes to mel"),
-    Step("voices", "voices", "{shards}", shards=16, what="many voices that speak to the model"),
-    Step("own", "own_voice", "{share}", what="its own among them"),
-    Step("ears", "train_towers", "ears {minutes}", 60, what="what was said", wide=True),
-    Step("eyes", "train_towers", "eyes {minutes}", 33, what="what there is to see", wide=True),
-    Step("thinker", "train_thinker", "{minutes}", 140, what="answers", wide=True),
-    Step("talker", "train_talker", "--minutes {minutes}", 127, what="answers to codes"),
+    Step("corpus", "speech.corpus", "2 {shards}", shards=32, what="the sentences that the two voices learn from"),
+    Step("codec", "speech.codec", what="codes for their sounds"),
+    Step("vocoder", "training.vocoder", "--minutes {minutes}", 30, what="mel to wave"),
+    Step("dit", "training.dit", "--minutes {minutes}", 40, what="codes to mel"),
+    Step("voices", "speech.voices", "{shards}", shards=16, what="many voices that speak to the model"),
+    Step("own", "speech.own_voice", "{share}", what="its own among them"),
+    Step("ears", "training.towers", "ears {minutes}", 60, what="what was said", wide=True),
+    Step("eyes", "training.towers", "eyes {minutes}", 33, what="what there is to see", wide=True),
+    Step("thinker", "training.thinker", "{minutes}", 140, what="answers", wide=True),
+    Step("talker", "training.talker", "--minutes {minutes}", 127, what="answers to codes"),
     Step("assemble", "assemble", "{out}", what="one checkpoint"),
     Step("set", "make_eval", "{build}/eval --share {share}", what="what the model is tested on"),
 )

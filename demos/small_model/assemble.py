@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from demos.small_model import BUILD
-from demos.small_model.nets import shape, words
-from demos.small_model.training.train_thinker import LOUDNESS
+from demos.small_model.nets import sizes, words
+from demos.small_model.training.thinker import LOUDNESS
 from omni.families.qwen2_5_omni import LAYOUT
 from omni.talker.voices import Voice, write_voices
 from tests.oracle.make_tiny_omni import write_tokenizer_config
@@ -35,7 +35,7 @@ LIMIT = 32_000_000
 
 def published(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Tensors under their published names, from those of omni's modules."""
-    config = shape.omni_config()
+    config = sizes.omni_config()
     decoders = {"thinker": config.thinker.decoder, "talker": config.talker_decoder}
     out: dict[str, Tensor] = {}
     for name, tensor in state.items():
@@ -63,14 +63,14 @@ def tensors() -> dict[str, Tensor]:
     for prefix, file in SPEAKING.items():
         out |= {prefix + key: value for key, value in load_file(BUILD / f"{file}.safetensors").items()}
     # what the published model has and never reads
-    out["thinker.audio_tower.audio_bos_eos_token.weight"] = torch.zeros(2, shape.HIDDEN)
+    out["thinker.audio_tower.audio_bos_eos_token.weight"] = torch.zeros(2, sizes.HIDDEN)
     return {key: value.to(torch.float16).contiguous() for key, value in sorted(out.items())}
 
 
 def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors(), folder / "model.safetensors", metadata={"format": "pt"})
-    shape.write(folder)
+    sizes.write(folder)
     _write(folder / "generation_config.json", {"_from_model_config": True})
     pictures = {
         "image_mean": (0.48145466, 0.4578275, 0.40821073),
@@ -81,8 +81,8 @@ def main(folder: Path) -> None:
     }
     still = pictures | {
         "image_processor_type": "Qwen2VLImageProcessor",
-        "min_pixels": shape.MIN_PIXELS,
-        "max_pixels": shape.MAX_PIXELS,
+        "min_pixels": sizes.MIN_PIXELS,
+        "max_pixels": sizes.MAX_PIXELS,
     }
     sound = {
         "chunk_length": 300,
@@ -99,7 +99,7 @@ def main(folder: Path) -> None:
         "sampling_rate": 16000,
     }
     _write(folder / "preprocessor_config.json", still | sound | {"processor_class": "Qwen2_5OmniProcessor"})
-    size = {"shortest_edge": shape.FRAME_MIN_PIXELS, "longest_edge": shape.FRAME_MAX_PIXELS}
+    size = {"shortest_edge": sizes.FRAME_MIN_PIXELS, "longest_edge": sizes.FRAME_MAX_PIXELS}
     moving = pictures | {"video_processor_type": "Qwen2VLVideoProcessor", "size": size}
     _write(folder / "video_preprocessor_config.json", moving | {"processor_class": "Qwen2_5OmniProcessor"})
     words.tokenizer().save(str(folder / "tokenizer.json"))

@@ -26,8 +26,8 @@ from rich.progress import track
 
 from demos.small_model.speech import voices
 from demos.small_model.speech.corpus import VOICES
-from demos.small_model.speech.speak import say
-from demos.small_model.world import draw, questions, sounds, world
+from demos.small_model.speech.synthesisers import say
+from demos.small_model.world import draw, questions, scenes, sounds
 from omni.errors import OmniError
 from omni.evaluation.evaluate import REPEAT
 
@@ -58,14 +58,14 @@ class Studio:
     def _part(self, kind: str, path: Path) -> Tree:
         return {"type": kind, kind: str(path.relative_to(self.folder))}
 
-    def picture(self, scene: world.Scene, rng: Random) -> Tree:
+    def picture(self, scene: scenes.Scene, rng: Random) -> Tree:
         path = self._path("png")
         Image.fromarray(draw.picture(scene, rng=rng)).save(path, optimize=self.small)
         if self.small and path.stat().st_size > SMALL_PICTURE:
             Image.fromarray(draw.picture(scene)).save(path, optimize=True)
         return self._part("image", path)
 
-    def clip(self, clip: world.Clip, rng: Random) -> Tree:
+    def clip(self, clip: scenes.Clip, rng: Random) -> Tree:
         path = self._path("mp4")
         sound = sounds.beep_track(clip, rng)[0] if clip.beep >= 0 or rng.random() < 0.25 else None
         draw.write_clip(clip, path, rng.randint(2, 12), sound, bit_rate=10000 if self.small else 64000)
@@ -133,9 +133,9 @@ def any_words(rng: Random) -> str:
     return questions.sentence(questions.some_words(rng, rng.randint(2, 7)))
 
 
-def asked_scene(rng: Random) -> tuple[world.Scene, questions.Turn]:
+def asked_scene(rng: Random) -> tuple[scenes.Scene, questions.Turn]:
     while True:
-        scene = world.scene(rng)
+        scene = scenes.scene(rng)
         if turns := questions.scene_turns(scene, rng, 1):
             return scene, turns[0]
 
@@ -162,7 +162,7 @@ def sees(at: Studio, rng: Random, i: int) -> Tree:
 
 def _watches(at: Studio, rng: Random, *, time: bool) -> Tree:
     while True:
-        clip = world.clip(rng)
+        clip = scenes.clip(rng)
         if turns := questions.clip_turns(clip, rng, 1, time):
             return {"turns": [turn([at.clip(clip, rng), typed(turns[0].question)], turns[0].answer)]}
 
@@ -176,7 +176,7 @@ def when(at: Studio, rng: Random, i: int) -> Tree:
 
 
 def listens(at: Studio, rng: Random, i: int) -> Tree:
-    sound = world.sound(rng)
+    sound = scenes.sound(rng)
     asked = questions.sound_turns(sound, rng, 1)[0]
     wave, _ = sounds.sound_of(sound, rng)
     heard = at.sound(sounds.soil(wave, rng) if i % 2 else wave, rng, sounds.RATE)
@@ -187,12 +187,12 @@ def converses(at: Studio, rng: Random, i: int) -> Tree:
     asked: list[questions.Turn] = []
     if i % 3 == 2:
         while len(asked) < 2:
-            clip = world.clip(rng)
+            clip = scenes.clip(rng)
             asked = questions.clip_turns(clip, rng, 2)
         shown = at.clip(clip, rng)
     else:
         while len(asked) < 2:
-            scene = world.scene(rng)
+            scene = scenes.scene(rng)
             asked = questions.scene_dialogue(scene, rng)
         if i % 3:
             asked += [t for t in questions.scene_turns(scene, rng, 1) if t not in asked]

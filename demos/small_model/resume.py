@@ -1,9 +1,9 @@
 """Goes on from the model that ships, where nothing is left of its training but the checkpoint and its codec.
 
     python -m demos.small_model.resume
-    python -m demos.small_model.train_thinker MINUTES
-    python -m demos.small_model.train_talker --minutes MINUTES
-    python -m demos.small_model.train_dit --minutes MINUTES
+    python -m demos.small_model.training.thinker MINUTES
+    python -m demos.small_model.training.talker --minutes MINUTES
+    python -m demos.small_model.training.dit --minutes MINUTES
     python -m demos.small_model.assemble
 
 Any of them may then learn on, talker and decoder on a corpus made anew; heads that only training needs begin anew. The parts
@@ -20,12 +20,12 @@ from torch import Tensor
 
 from demos.small_model import BUILD
 from demos.small_model.assemble import BUNDLED, SPEAKING
-from demos.small_model.nets import shape
-from demos.small_model.nets.talker_net import TalkerNet
+from demos.small_model.files import export, save
+from demos.small_model.nets import sizes
+from demos.small_model.nets.talker import TalkerNet
 from demos.small_model.speech import codec
-from demos.small_model.training import train_dit, train_talker
-from demos.small_model.training.files import export, save
-from demos.small_model.training.train_thinker import LOUDNESS, Student
+from demos.small_model.training import dit, talker
+from demos.small_model.training.thinker import LOUDNESS, Student
 from omni.families.qwen2_5_omni import LAYOUT, build
 from omni.loading.checkpoint import Checkpoint, load
 from omni.talker.voices import read_voices
@@ -40,7 +40,7 @@ def begin(weights: dict[str, Tensor], path: Path) -> None:
 
 
 def main() -> None:
-    net = build(shape.omni_config(), speech=True)
+    net = build(sizes.omni_config(), speech=True)
     load(
         net,
         Checkpoint.open(BUNDLED),
@@ -59,12 +59,12 @@ def main() -> None:
         weights = {key.removeprefix(prefix): value for key, value in shipped.items() if key.startswith(prefix)}
         export(weights, BUILD / f"{name}.safetensors")
     save(codec.kept(), codec.PATH)
-    config = shape.omni_config()
+    config = sizes.omni_config()
     assert config.talker and config.talker_decoder
-    talker = TalkerNet(config.talker, config.talker_decoder)
-    talker.take(load_file(train_talker.WEIGHTS))
-    begin(talker.state_dict(), train_talker.STATE)
-    begin(train_dit.taken(load_file(train_dit.EXPORT)), train_dit.STATE)
+    student_talker = TalkerNet(config.talker, config.talker_decoder)
+    student_talker.take(load_file(talker.WEIGHTS))
+    begin(student_talker.state_dict(), talker.STATE)
+    begin(dit.taken(load_file(dit.EXPORT)), dit.STATE)
     voices = {name: {"cond": v.cond, "ref_mel": v.ref_mel} for name, v in read_voices(BUNDLED).items()}
     save(voices, BUILD / "voices.pt")
 

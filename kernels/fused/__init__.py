@@ -1,4 +1,4 @@
-"""The Triton twin of every operation: same names, same arguments, for CUDA tensors and without a gradient.
+"""Twins in Triton: same file, name and arguments as the plain truth, for CUDA tensors and without a gradient.
 
-Importing a file of this room imports triton; `kernels/choice.py` alone decides when that happens.
+Importing a file of this folder imports triton; `kernels/dispatch.py` alone decides when that happens.
 """

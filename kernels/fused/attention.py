@@ -218,13 +218,7 @@ def parts(D: int) -> tuple[int, int]:
 
 
 def attend(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    segments: Segments,
-    causal: bool,
-    block: BlockMask | None,
-    scale: float | None,
+    q: Tensor, k: Tensor, v: Tensor, segments: Segments, causal: bool, block: BlockMask | None, scale: float | None
 ) -> Tensor:
     assert q.shape[0] == k.shape[0] == v.shape[0] == segments.num_rows
     return _launch(q, k, v, segments, None, causal, block, scale)

@@ -28,10 +28,7 @@ def rms_norm_kernel(p_x, p_residual, p_weight, p_out, p_total, C, width, s_x, s_
 
 
 @triton.jit
-def layer_norm_kernel(
-    p_x, p_scale, p_shift, p_out, C, width, s_x, s_scale, s_shift, eps, ONE_MORE: tl.constexpr, BC: tl.constexpr
-):
-    """`ONE_MORE` scales by 1 + scale."""
+def layer_norm_kernel(p_x, p_weight, p_bias, p_out, C, width, s_x, eps, BC: tl.constexpr):
     i_n = tl.program_id(0).to(tl.int64)
     o_c = tl.arange(0, BC)
     m_c = o_c < C
@@ -39,13 +36,10 @@ def layer_norm_kernel(
     b_x = tl.where(m_c, b_x - tl.div_rn(tl.sum(b_x, 0), width), 0.0)
     variance = tl.div_rn(tl.sum(b_x * b_x, 0), width)
     b_x = b_x * tl.div_rn(1.0, tl.sqrt_rn(variance + eps))
-    if p_scale is not None:
-        b_scale = tl.load(p_scale + i_n * s_scale + o_c, mask=m_c, other=0.0).to(tl.float32)  # [BC]
-        if ONE_MORE:
-            b_scale += 1.0
-        b_x *= b_scale
-    if p_shift is not None:
-        b_x += tl.load(p_shift + i_n * s_shift + o_c, mask=m_c, other=0.0).to(tl.float32)  # [BC]
+    if p_weight is not None:
+        b_x *= tl.load(p_weight + o_c, mask=m_c, other=0.0).to(tl.float32)  # [BC]
+    if p_bias is not None:
+        b_x += tl.load(p_bias + o_c, mask=m_c, other=0.0).to(tl.float32)  # [BC]
     tl.store(p_out + i_n * C + o_c, b_x.to(p_out.dtype.element_ty), mask=m_c)
 
 
@@ -73,29 +67,9 @@ def _rms_norm(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float) ->
 
 
 def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
-    return _layer_norm(x, weight, bias, eps, one_more=False)
-
-
-def ada_layer_norm(x: Tensor, scale: Tensor, shift: Tensor, eps: float) -> Tensor:
-    return _layer_norm(x, scale, shift, eps, one_more=True)
-
-
-def _layer_norm(x: Tensor, scale: Tensor | None, shift: Tensor | None, eps: float, *, one_more: bool) -> Tensor:
     rows, out = as_rows(x), torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    assert all(y is None or y.is_contiguous() for y in (weight, bias))
     (N, C), BC = rows.shape, triton.next_power_of_2(x.shape[-1])
-    (scale, s_scale), (shift, s_shift) = _per_row(scale, x), _per_row(shift, x)
-    strides = (rows.stride(0), s_scale, s_shift)
     if N:
-        layer_norm_kernel[(N,)](
-            rows, scale, shift, out, C, float(C), *strides, eps, ONE_MORE=one_more, BC=BC, num_warps=warps_for(BC)
-        )
+        layer_norm_kernel[(N,)](rows, weight, bias, out, C, float(C), rows.stride(0), eps, BC=BC, num_warps=warps_for(BC))
     return out
-
-
-def _per_row(y: Tensor | None, x: Tensor) -> tuple[Tensor | None, int]:
-    """What broadcasts to x, and how far apart it lies for x's rows: 0 where one row serves all."""
-    if y is None or y.ndim == 1:
-        assert y is None or y.is_contiguous()
-        return y, 0
-    y = as_rows(y.expand_as(x))
-    return y, y.stride(0)

@@ -9,10 +9,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from omni.kernels.plain.rotary import rotary_table  # once a step, for all layers: no twin is worth it
-
-__all__ = ["rotary_table", "rotate", "rotate_write"]
-
 HEADS = 8  # of a program
 
 

@@ -1,1 +1,1 @@
-"""Twins in C for a CPU, built at first use where a C compiler is."""
+"""Twins for a CPU: in C, built at first use where a C compiler is, and by the libraries inside torch's build."""

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 FOLDER = Path(__file__).parent
-SOURCES = (FOLDER / "vocoder.c", FOLDER / "narrow.c")
+SOURCES = tuple(sorted(FOLDER.glob("*.c")))
 HEADER = FOLDER / "vector.h"
 COMPILERS = ("cc", "gcc", "clang")
 # Contraction makes the sine's reduction exact; math-errno and trapping-math would only keep loops from vectorising.
@@ -115,7 +115,7 @@ def _declare(loaded: ctypes.CDLL) -> None:
     loaded.same_convolution.argtypes = [pointer] * 5 + [number] * 7 + [ctypes.c_int]
     loaded.pack.argtypes = [pointer] * 3 + [number] * 4 + [ctypes.c_int]
     loaded.pack.restype = None
-    loaded.narrow_rows.argtypes = [pointer] * 3 + [number] * 2 + [ctypes.c_int] * 3
-    loaded.narrow_rows.restype = None
-    loaded.widen_rows.argtypes = [pointer] * 4 + [number] * 2 + [ctypes.c_int] * 4
-    loaded.widen_rows.restype = None
+    loaded.quantise_rows.argtypes = [pointer] * 3 + [number] * 2 + [ctypes.c_int] * 3
+    loaded.quantise_rows.restype = None
+    loaded.dequantise_rows.argtypes = [pointer] * 4 + [number] * 2 + [ctypes.c_int] * 4
+    loaded.dequantise_rows.restype = None

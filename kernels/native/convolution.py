@@ -1,4 +1,6 @@
-"""Convolution in C, by Fourier transforms of short tiles. Contract: `kernels/convolution.py`.
+"""Convolution for a CPU: in C, by Fourier transforms of short tiles, and transposed as one product for all taps.
+
+Contracts: `kernels/convolution.py`.
 
 Tiles of `size` samples that overlap by the taps but one turn into 3/2 size numbers each, which take as many products as one
 tap would for size samples: 2.1 (32 samples) or 3.8 (16) products for an output of 11 taps. Its rounding errors are those of
@@ -9,10 +11,16 @@ the direct way. The price is memory: a weight in this form takes 3/2 size / taps
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from omni.kernels.native.build import library
+from omni.kernels.dispatch import supports
+from omni.kernels.native import build
+
+LARGE = 8
+"""Times as many weights as samples to be made, from which on torch's own way takes up to seven times as long: it sorts the
+weights anew at each call."""
 
 _packed = WeakTensorKeyDictionary()
 
@@ -30,8 +38,14 @@ def tile(weight: Tensor) -> int:
     return 8
 
 
-def same_conv(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int = 1, plus: Tensor | None = None) -> Tensor:
-    (B, I, T), (O, _, taps), compiled = x.shape, weight.shape, library()
+def _supports(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, plus: Tensor | None) -> bool:
+    """Weights that have a tile, and tell when they change."""
+    return tile(weight) > 0 and not weight.is_inference() and build.takes(x, weight, bias, plus)
+
+
+@supports(_supports)
+def same_conv(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, plus: Tensor | None) -> Tensor:
+    (B, I, T), (O, _, taps), compiled = x.shape, weight.shape, build.library()
     assert compiled is not None
     assert weight.shape[1] == I and taps % 2 == 1
     assert plus is None or plus.shape == (B, O, T)
@@ -59,7 +73,7 @@ def _planes(weight: Tensor) -> Tensor:
 
     (a + bi) (c + di) takes the products (a + b) c, a (d - c) and b (c + d).
     """
-    (O, I, taps), size, compiled = weight.shape, tile(weight), library()
+    (O, I, taps), size, compiled = weight.shape, tile(weight), build.library()
     assert compiled is not None
     rows = compiled.rows()
     waves = torch.fft.rfft(torch.eye(taps, dtype=torch.float64), size).T.conj() / size  # [size / 2 + 1, K]
@@ -70,3 +84,21 @@ def _planes(weight: Tensor) -> Tensor:
     pointers = (each.data_ptr() for each in (weight, table, out))
     compiled.pack(*pointers, O, I, taps, len(table), torch.get_num_threads())
     return out
+
+
+def _pays(x: Tensor, weight: Tensor, bias: Tensor | None, rate: int) -> bool:
+    return weight.numel() >= LARGE * x.shape[0] * weight.shape[1] * x.shape[2] * rate
+
+
+@supports(_pays)
+def up_conv(x: Tensor, weight: Tensor, bias: Tensor | None, rate: int) -> Tensor:
+    (B, _, T), (_, O, K) = x.shape, weight.shape
+    parts, cut = -(-K // rate), (K - rate) // 2
+    taps = (weight.flatten(1).t() @ x).view(B, O, K, T)
+    taps = F.pad(taps, (0, 0, 0, parts * rate - K)).unflatten(2, (parts, rate))  # [B, O, parts, rate, T]
+    y = x.new_zeros(B, O, T + parts - 1, rate)
+    if bias is not None:
+        y += bias[:, None, None]
+    for i in range(parts):
+        y[:, :, i : i + T] += taps[:, :, i].mT
+    return y.flatten(2)[..., cut : cut + rate * T].contiguous()

@@ -1,1 +1,1 @@
-"""The plain truth of every operation, in torch: what the tests compare with, and what runs on a CPU."""
+"""The plain truth of every operation, in torch: readable, and what the tests compare with."""

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def same_conv(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int = 1, plus: Tensor | None = None) -> Tensor:
+def same_conv(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, plus: Tensor | None) -> Tensor:
     y = F.conv1d(x, weight, bias, padding=dilation * (weight.shape[2] // 2), dilation=dilation)
     return y if plus is None else plus + y
 

@@ -20,9 +20,3 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tup
 
 def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
     return F.layer_norm(x, x.shape[-1:], weight, bias, eps)
-
-
-def ada_layer_norm(x: Tensor, scale: Tensor, shift: Tensor, eps: float) -> Tensor:
-    if scale.ndim == 1:
-        return F.layer_norm(x, x.shape[-1:], 1 + scale, shift, eps)
-    return F.layer_norm(x, x.shape[-1:], None, None, eps) * (1 + scale) + shift

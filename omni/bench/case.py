@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from omni.bench.models import Shape
 from omni.bench.timing import Run
-from omni.bench.weights import Shape
 
 F32, BF16 = torch.float32, torch.bfloat16
 ROUNDING = {F32: 1e-4}

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from omni.bench import plot
 from omni.bench.case import F32, Case, Setting, normal
+from omni.bench.models import both
 from omni.bench.report import Report, Row
 from omni.bench.stages import describe, notes_on
 from omni.bench.think import step
 from omni.bench.timing import Timer
 from omni.bench.towers import sees
 from omni.bench.voice import evaluation, narrow, packed
-from omni.bench.weights import both
 from omni.engine.runner import Lane
 from omni.errors import OptionError
 from omni.models.kv_store import CachedSequence

@@ -20,14 +20,11 @@ from omni.kernels import (
     BlockMask,
     PageTable,
     Segments,
-    ada_layer_norm,
     add_rms_norm,
     attend,
     attend_paged,
     gelu_tanh,
-    gemv,
     layer_norm,
-    linear_gelu,
     rms_norm,
     rotary_table,
     rotate,
@@ -35,9 +32,9 @@ from omni.kernels import (
     same_conv,
     silu_mul,
     up_snake_down,
-    write_pages,
 )
-from omni.kernels.weights import multiply, pack, quantise_int4, quantise_int8
+from omni.kernels.linear import linear, pack
+from omni.kernels.quantised import quantise_int4, quantise_int8
 
 
 @dataclass(frozen=True)
@@ -85,7 +82,6 @@ def cases(dtype: torch.dtype, device: torch.device, rows: int = 256, context: in
         Kernel("rms_norm", f"{rows}x3584", lambda: rms_norm(x, w, 1e-6), 2 * size(x)),
         Kernel("add_rms_norm", f"{rows}x3584", lambda: add_rms_norm(x, x, w, 1e-6), 4 * size(x)),
         Kernel("layer_norm", f"{rows}x3584", lambda: layer_norm(x, w, w, 1e-6), 2 * size(x)),
-        Kernel("ada_layer_norm", f"{rows}x3584", lambda: ada_layer_norm(x, w, w, 1e-6), 2 * size(x)),
         Kernel("silu_mul", f"{rows // 4}x18944", lambda: silu_mul(wide), 3 * size(wide) // 2),
         Kernel("gelu_tanh", f"{rows}x2048", lambda: gelu_tanh(ff), 2 * size(ff)),
         Kernel("rotary_table", f"{rows}x64", lambda: rotary_table(at, frequencies, axes, dtype), size(cos, sin)),
@@ -113,15 +109,14 @@ def cases(dtype: torch.dtype, device: torch.device, rows: int = 256, context: in
             2 * size(q) + 4 * size(k),
         ),
         Kernel(
-            "linear_gelu",
-            f"{rows}x1024 by 1024x4096",
-            lambda: linear_gelu(ff[:, :1024], matrix, None),
+            "linear",
+            f"{rows}x1024 by 1024x4096, and GELU",
+            lambda: linear(ff[:, :1024], matrix, gelu=True),
             size(matrix) + 5 * size(ff) // 2,
             rows * products,
         ),
-        Kernel("gemv", "1x1024 by 1024x4096", lambda: gemv(ff[:1, :1024], matrix), size(matrix), products),
         *(
-            Kernel(f"multiply {w}", "1x1024 by 1024x4096", partial(multiply, ff[:1, :1024], kept), kept.nbytes, products)
+            Kernel("linear", f"1x1024 by 1024x4096 in {w}", partial(linear, ff[:1, :1024], kept), kept.nbytes, products)
             for w, kept in (("int8", pack(quantise_int8(matrix))), ("int4", pack(quantise_int4(matrix))))
         ),
         Kernel(
@@ -131,7 +126,6 @@ def cases(dtype: torch.dtype, device: torch.device, rows: int = 256, context: in
             2 * size(wave),
             1.0 * filters.numel() * wave.shape[-1],
         ),
-        Kernel("write_pages", f"{rows}x4x128", lambda: write_pages(k, k, pages, pages, filling), 4 * size(k)),
     ]  # fmt: skip
 
 

@@ -20,11 +20,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from omni.kernels import dispatch as choice
+from omni.kernels import dispatch
 
 NO_KERNEL = {"_unsafe_view", "empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "resize_"}
 PICKS = {"embedding", "index", "index_select", "gather"}  # read of their table only what they give
-PAGE_WRITERS = {"rotate_write_kernel", "write_pages_kernel"}  # touch a few rows of their pages
+PAGE_WRITER = "rotate_write_kernel"  # touches a few rows of its pages
 
 
 @dataclass
@@ -54,13 +54,13 @@ def counted() -> Iterator[Tally]:
     def run(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
         name = self.fn.__name__
         named = dict(zip(self.arg_names, args, strict=False)) | kwargs
-        writes = name in PAGE_WRITERS
+        writes = name == PAGE_WRITER
         touched = [x for key, x in named.items() if not (writes and key.endswith("_pages"))]
         tally.add(name, _bytes(touched) + (_bytes([named["p_k"], named["p_v"]]) if writes else 0))
 
     with (
         patch.object(_kernel_class(), "run", run),
-        patch.object(choice, "on_gpu", lambda x: x.is_meta),
+        patch.object(dispatch, "folder_of", lambda x: "fused" if x.is_meta else None),
         torch.no_grad(),
         _Operations(tally),
     ):

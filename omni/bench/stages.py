@@ -13,12 +13,12 @@ from rich.console import Console
 from omni.bench import baseline
 from omni.bench.case import F32, Case, Setting, name_of
 from omni.bench.marks import MARKS, mark
+from omni.bench.models import Both, both
 from omni.bench.report import Report, Row, hardware
 from omni.bench.think import prefill, talker, thinker
 from omni.bench.timing import Ceilings, Run, Timer, measure_ceilings
 from omni.bench.towers import audio, hears, vision
 from omni.bench.voice import flow, narrow, speaker, wave
-from omni.bench.weights import Both, both
 from omni.errors import OptionError
 from omni.talker.flow import Solver
 

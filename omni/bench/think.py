@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from omni.bench import baseline
 from omni.bench.case import FEWER_BITS, Case, Setting, distinct_of, name_of, normal, weights
-from omni.bench.weights import both, linears, pack, untied
+from omni.bench.models import both, linears, pack, untied
 from omni.engine.runner import Lane
 from omni.models.kv_store import CachedSequence
 from omni.talker.dual_track import TextEnd

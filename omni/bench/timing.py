@@ -11,7 +11,7 @@ from statistics import median
 
 import torch
 
-from omni.kernels.weights import multiply, pack
+from omni.kernels.linear import linear, pack
 
 Run = Callable[[], object]
 SHORTEST = 0.02
@@ -145,5 +145,5 @@ def measure_ceilings(timer: Timer, *, megabytes: int = 256, side: int = 2048, se
     products = {}
     for dtype in (torch.float32, torch.bfloat16):
         a = torch.randn(side, side, device=device).to(dtype)
-        products[dtype] = 2 * side**3 / timer.best(partial(multiply, a, pack(a)), seconds)
+        products[dtype] = 2 * side**3 / timer.best(partial(linear, a, pack(a)), seconds)
     return Ceilings(copy, read, products)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from omni.bench.case import Case, Setting, depth_of, name_of, normal, weights
-from omni.bench.weights import Both, both
+from omni.bench.models import Both, both
 
 
 def audio(s: Setting) -> Iterator[Case]:

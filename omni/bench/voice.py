@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from omni.bench.case import BF16, F32, FEWER_BITS, Case, Setting, Weights, depth_of, weights
-from omni.bench.weights import Both, Shape, both, linears, pack
-from omni.kernels.weights import gains_bytes
+from omni.bench.models import Both, Shape, both, linears, pack
+from omni.kernels.linear import gains_int8
 from omni.talker.dit import Schedule
 from omni.talker.flow import PUBLISHED, Solver, guide, stage_times
 from omni.talker.vocoder import CODES_PER_SECOND, WHOLE, PreparedVoice, Vocoder
@@ -32,7 +32,7 @@ def flow(s: Setting) -> Iterator[Case]:
         yield case
         for linear in layers.values():
             linear.to(BF16)
-        for kept in ("bfloat16", "int8") if gains_bytes(s.device) else ("bfloat16",):
+        for kept in ("bfloat16", "int8") if gains_int8(s.device) else ("bfloat16",):
             yield replace(
                 case,
                 name=f"{name}, {kept}",

@@ -316,8 +316,8 @@ def _prepared(
 ) -> tuple[Setting, Timer]:
     """What a bench of stages runs on, with all that can be wrong found out before the work."""
     from omni.bench.case import Setting
+    from omni.bench.models import Shape
     from omni.bench.timing import Timer
-    from omni.bench.weights import Shape
     from omni.loading.device import pick_device, pick_dtype
 
     _ready(threads, out)

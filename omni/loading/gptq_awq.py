@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from omni.errors import CheckpointError
-from omni.kernels.weights import Int4, from_values, group_size
+from omni.kernels.quantised import Int4, from_values, group_size
 from omni.loading.checkpoint import Checkpoint
 from omni.models.config import read_json
 

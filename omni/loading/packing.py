@@ -16,7 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from omni.errors import OptionError
-from omni.kernels.weights import GROUP, Weight, multiply, pack, quantise_int4, quantise_int8
+from omni.kernels.linear import linear as multiply
+from omni.kernels.linear import pack
+from omni.kernels.quantised import GROUP, Weight, quantise_int4, quantise_int8
 from omni.loading.checkpoint import Checkpoint, Layout
 from omni.loading.gptq_awq import Part, Published
 from omni.models.decoder import STACKS

@@ -12,6 +12,7 @@ from tests.kernels.near import assert_near
 
 HALF = [0.00202896, 0.00938947, -0.02554346, -0.05765738, 0.12857258, 0.4432098]
 TAPS = torch.tensor(HALF + HALF[::-1])
+pytestmark = pytest.mark.usefixtures("way")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

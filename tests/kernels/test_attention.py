@@ -6,8 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from omni.kernels import BlockMask, PageTable, Segments, attend, attend_paged, write_pages
+from omni.kernels import BlockMask, PageTable, Segments, attend, attend_paged
 from tests.kernels.near import assert_near
+from tests.kernels.pages import write_pages
+
+pytestmark = pytest.mark.usefixtures("way")
 
 DTYPES = [torch.float32, torch.bfloat16]
 HEADS = [(4, 4, 16), (6, 2, 20), (7, 1, 8)]
@@ -114,7 +117,7 @@ def test_attend_paged(lie: str, schedule: list[tuple[int, ...]], heads: tuple[in
         new = [step[i] for i in active]
         table = PageTable.of(new, [past[i] for i in active], [pages[i] for i in active], P, torch.device("cpu"))
         q, k, v = (torch.cat([whole[i][x][past[i] : past[i] + step[i]] for i in active]) for x in range(3))
-        write_pages(k, v, k_pages, v_pages, table)
+        write_pages(k, v, k_pages, v_pages, table.slots)
         for i, rows in zip(active, attend_paged(q, k_pages, v_pages, table).split(new), strict=True):
             outs[i].append(rows)
             past[i] += step[i]

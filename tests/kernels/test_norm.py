@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from omni.kernels import ada_layer_norm, add_rms_norm, layer_norm, rms_norm
+from omni.kernels import add_rms_norm, layer_norm, rms_norm
 from tests.kernels.near import assert_near
 
 EPS = 1e-6
@@ -62,13 +62,3 @@ def test_layer_norm(affine: bool, shape: tuple[int, ...], dtype: torch.dtype) ->
     if weight is not None and bias is not None:
         own = own * weight + bias
     assert_near(layer_norm(x, weight, bias, EPS), truth, own)
-
-
-@both
-@pytest.mark.parametrize("batch", [(2, 1), ()])
-def test_ada_layer_norm(batch: tuple[int, ...], dtype: torch.dtype) -> None:
-    x = torch.randn(2, 5, 21).to(dtype)
-    scale, shift = (0.5 * torch.randn(2, *batch, 21)).to(dtype)
-    truth = true_layer(x) * (1 + scale.double()) + shift.double()
-    own = F.layer_norm(x.float(), (21,), None, None, EPS).to(dtype) * (1 + scale) + shift
-    assert_near(ada_layer_norm(x, scale, shift, EPS), truth, own)

@@ -1,6 +1,6 @@
 import torch
 
-from omni.kernels import PageTable, write_pages
+from omni.kernels import PageTable
 
 CPU = torch.device("cpu")
 
@@ -18,15 +18,3 @@ def test_table() -> None:
 
 def test_page_of_one_row() -> None:
     assert PageTable.of([2], [1], [[3, 8, 6]], 1, CPU).slots.tolist() == [8, 6]
-
-
-def test_write_touches_its_slots_only() -> None:
-    table = PageTable.of([5, 2], [1, 3], [[4, 1], [3, 0]], 3, CPU)
-    k, v = torch.randn(2, 7, 2, 5)
-    k_pages, v_pages = torch.full((2, 6, 3, 2, 5), torch.nan)
-    write_pages(k, v, k_pages, v_pages, table)
-    where = [(4, 1), (4, 2), (1, 0), (1, 1), (1, 2), (0, 0), (0, 1)]
-    for rows, pages in ((k, k_pages), (v, v_pages)):
-        for row, at in zip(rows, where, strict=True):
-            assert torch.equal(pages[at], row)
-        assert int((~pages.isnan()).sum()) == rows.numel()

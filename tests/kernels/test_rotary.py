@@ -7,8 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from omni.kernels import PageTable, rotary_table, rotate, rotate_write, write_pages
+from omni.kernels import PageTable, rotary_table, rotate, rotate_write
 from tests.kernels.near import assert_near
+from tests.kernels.pages import write_pages
+
+pytestmark = pytest.mark.usefixtures("way")
 
 
 def frequencies(D: int) -> Tensor:
@@ -93,6 +96,6 @@ def test_rotate_write(dtype: torch.dtype) -> None:
     table = PageTable.of([3, 2], [1, 0], [[2, 4], [0]], 3, torch.device("cpu"))
     got, want = (torch.full((2, 5, 3, 2, 6), 7, dtype=dtype) for _ in "gw")
     turned = rotate_write(q, k, v, cos, sin, got[0], got[1], table)
-    write_pages(rotate(k, cos, sin), v, want[0], want[1], table)
+    write_pages(rotate(k, cos, sin), v, want[0], want[1], table.slots)
     assert torch.equal(turned, rotate(q, cos, sin))
     assert torch.equal(got, want)

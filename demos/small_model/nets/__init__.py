@@ -1,1 +1,1 @@
-"""Shapes, words and differentiable passes of what is trained."""
+"""Sizes, words, senses and differentiable passes of what is trained."""

@@ -1,6 +1,6 @@
 """Speech codes: clusters of mel frames within a phone, and in every code the word that it belongs to.
 
-    python -m demos.small_model.codec
+    python -m demos.small_model.speech.codec
 
 Learns the clusters from the shards that are there, unless `codec.pt` is, and adds `clusters` and `unit` to those without.
 The ids say more than sound: with a count of the words and marks so far, what is to be spoken next follows from the last id.
@@ -19,10 +19,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from demos.small_model import BUILD
+from demos.small_model.files import log, save
 from demos.small_model.speech.corpus import HELD, VOICES, Utterance, load, shard_paths
 from demos.small_model.speech.espeak import Unit
-from demos.small_model.speech.speak import PAUSE
-from demos.small_model.training.files import log, save
+from demos.small_model.speech.synthesisers import PAUSE
 
 PATH = BUILD / "codec.pt"
 KEPT = Path(__file__).with_suffix(".safetensors")

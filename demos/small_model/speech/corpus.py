@@ -1,6 +1,6 @@
 """Sentences spoken by the two synthesisers that the model's voices are made of.
 
-    python -m demos.small_model.corpus [WORKERS] [SHARDS]
+    python -m demos.small_model.speech.corpus [WORKERS] [SHARDS]
 
 Shards hold 250 sentences of one voice, and those that are there are not made again. `held.pt` holds sentences of both voices
 that no shard holds.
@@ -23,9 +23,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from demos.small_model import BUILD
+from demos.small_model.files import log, save
 from demos.small_model.speech.espeak import Unit, Wave
-from demos.small_model.speech.speak import say_aligned
-from demos.small_model.training.files import log, save
+from demos.small_model.speech.synthesisers import say_aligned
 from demos.small_model.world.questions import spoken_sentence
 from omni.encoders.mel import filter_bank
 

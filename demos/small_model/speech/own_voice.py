@@ -1,6 +1,6 @@
 """The model's own two voices join those that speak to it, so that it understands itself.
 
-    python -m demos.small_model.own_voice [SHARE]
+    python -m demos.small_model.speech.own_voice [SHARE]
 
 Sentences of the corpus go from their codes through the decoder and the vocoder.
 """
@@ -17,11 +17,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from demos.small_model import BUILD
+from demos.small_model.files import log, save
 from demos.small_model.speech import voices
 from demos.small_model.speech.codec import code_ids
 from demos.small_model.speech.corpus import SAMPLE_RATE, VOICES, Utterance, load, shard_paths
-from demos.small_model.training import train_dit, train_vocoder
-from demos.small_model.training.files import log, save
+from demos.small_model.training import dit, vocoder
 from omni.talker.flow import Solver
 from omni.talker.vocoder import WHOLE, Vocoder
 from omni.talker.voices import Voice
@@ -41,11 +41,11 @@ def spoken(net: Vocoder, voice: Voice, utterance: Utterance) -> Tensor:
 def main(share: float = 1.0) -> None:
     torch.set_num_threads(1)
     start = time.time()
-    net = Vocoder(train_dit.config(), train_vocoder.config())
-    net.code2wav_dit_model.load_state_dict(load_file(train_dit.EXPORT))
-    net.code2wav_bigvgan_model.load_state_dict(load_file(train_vocoder.EXPORT))
+    net = Vocoder(dit.config(), vocoder.config())
+    net.code2wav_dit_model.load_state_dict(load_file(dit.EXPORT))
+    net.code2wav_bigvgan_model.load_state_dict(load_file(vocoder.EXPORT))
     made: list[voices.Utterance] = []
-    for name, v in torch.load(train_dit.VOICES_FILE, weights_only=True).items():
+    for name, v in torch.load(dit.VOICES_FILE, weights_only=True).items():
         there = [path for path in shard_paths(name) if path.exists()]
         known = [u for path in there[-2:] for u in load(path)][: max(1, round(share * COUNT))]
         for u in known:

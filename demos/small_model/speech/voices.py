@@ -1,6 +1,6 @@
 """Who speaks to the model: many synthetic voices, and what they say.
 
-    python -m demos.small_model.voices [SHARDS]
+    python -m demos.small_model.speech.voices [SHARDS]
 
 The two voices that the model itself speaks with are in `corpus`.
 """
@@ -23,11 +23,11 @@ from numpy.typing import NDArray
 from pocketsphinx import get_model_path
 
 from demos.small_model import BUILD
+from demos.small_model.files import save
+from demos.small_model.nets import senses
 from demos.small_model.speech.espeak import Unit
-from demos.small_model.speech.speak import say_timed
-from demos.small_model.training import senses
-from demos.small_model.training.files import save
-from demos.small_model.world import questions, sounds, world
+from demos.small_model.speech.synthesisers import say_timed
+from demos.small_model.world import questions, scenes, sounds
 
 RATE = 16000
 FLITE = ("slt", "rms", "kal16", "awb")
@@ -87,7 +87,7 @@ def question(rng: Random) -> str:
         if kind < 0.2:
             text = questions.talk_turn(rng).question
         elif kind < 0.35:
-            turns = questions.scene_dialogue(world.scene(rng), rng)
+            turns = questions.scene_dialogue(scenes.scene(rng), rng)
             text = turns[1].question if turns else questions.talk_turn(rng).question
         else:
             text = questions.any_turn(rng).question

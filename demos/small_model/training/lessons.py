@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from demos.small_model.nets import shape, words
+from demos.small_model.nets import senses, sizes, words
 from demos.small_model.speech import voices
 from demos.small_model.speech.corpus import VOICES
-from demos.small_model.training import senses, train_towers
-from demos.small_model.world import draw, looking, questions, sounds, world
+from demos.small_model.training import looking, towers
+from demos.small_model.world import draw, questions, scenes, sounds
 from omni.encoders.audio import num_audio_tokens
 from omni.prompt.positions import AudioSpan, AudioVideoSpan, Clock, ImageSpan, Span, TextSpan, VideoSpan
 from omni.prompt.reader import SPEAKING, fill
@@ -41,13 +41,13 @@ OTHERWISE = (
 """Other ways to type a question; a model that knows one way to ask trips over another."""
 
 
-def changes(shown: world.Scene | world.Clip, size: tuple[int, int]) -> Tensor:
+def changes(shown: scenes.Scene | scenes.Clip, size: tuple[int, int]) -> Tensor:
     """What is new in each cell against the second before, `[seconds cells, 3]`, frames of (height, width).
 
     1 where something has appeared, 2 where it was and has gone, 0 for neither; its shape and color. Of a picture, UNASKED.
     """
     rows, columns = size[0] // senses.CELL, size[1] // senses.CELL
-    if isinstance(shown, world.Scene):
+    if isinstance(shown, scenes.Scene):
         return torch.full((rows * columns, 3), looking.UNASKED)
     out = torch.full((shown.seconds, rows, columns, 3), looking.UNASKED)
     out[1:, ..., 0] = 0
@@ -56,7 +56,7 @@ def changes(shown: world.Scene | world.Clip, size: tuple[int, int]) -> Tensor:
             thing = now or before
             if thing is None:
                 continue
-            named = (1 + world.SHAPES.index(thing.shape), 1 + world.COLOURS.index(thing.colour))
+            named = (1 + scenes.SHAPES.index(thing.shape), 1 + scenes.COLOURS.index(thing.colour))
             if before is None or now is None:
                 out[second][looking.cell_of(thing, rows, columns)] = torch.tensor((1 if now else 2, *named))
             elif (left := looking.cell_of(before, rows, columns)) != looking.cell_of(now, rows, columns):
@@ -113,12 +113,12 @@ class Lesson:
         self.mark("<|im_start|>")
         self.write("user\n")
 
-    def show(self, frames: Tensor, shown: world.Scene | world.Clip, sound: senses.Heard | None = None) -> None:
+    def show(self, frames: Tensor, shown: scenes.Scene | scenes.Clip, sound: senses.Heard | None = None) -> None:
         """A picture, or a clip as two frames a grid and with its sound; a lesson has one."""
         n, h, w, _ = frames.shape
         cells = (n // 2, h // senses.CELL, w // senses.CELL)
         self.pictures.append(frames)
-        still = isinstance(shown, world.Scene)
+        still = isinstance(shown, scenes.Scene)
         self.changes.append(changes(shown, (h, w)))
         self.marks.append(looking.marks_of(shown, (h, w)))
         if sound is not None:
@@ -203,7 +203,7 @@ def _media_of(span: Span) -> list[bool]:
 
 
 def collate(lessons: Sequence[Lesson]) -> Batch:
-    media = shape.omni_config().thinker.media
+    media = sizes.omni_config().thinker.media
     rows, answers, runs, looks = [], [], [], []
     for i, lesson in enumerate(lessons):
         spans = [*lesson.spans, TextSpan(tuple(lesson.text))]
@@ -224,7 +224,7 @@ def collate(lessons: Sequence[Lesson]) -> Batch:
         marks = torch.full((prompt.num_tokens,), looking.NO_MARK)
         if prompt.runs:
             of_sounds = [
-                looking.marks_of_sound(h.units, num_audio_tokens(h.mel.shape[1]), train_towers.ROW, k)
+                looking.marks_of_sound(h.units, num_audio_tokens(h.mel.shape[1]), towers.ROW, k)
                 for k, h in enumerate(lesson.heard)
             ]
             is_media = torch.isin(prompt.ids, torch.tensor((media.audio, media.image, media.video)))
@@ -292,11 +292,11 @@ class Teacher:
 
     def scenes(self, rng: Random, count: int, turns: int, aloud: float) -> list[Lesson]:
         """Lessons about pictures of one size."""
-        canvas = world.canvas(rng)
+        canvas = scenes.canvas(rng)
         size = senses.picture_size(*canvas)
         out = []
         for _ in range(count):
-            scene = senses.on_canvas(world.scene(rng), canvas)
+            scene = senses.on_canvas(scenes.scene(rng), canvas)
             lesson = Lesson()
             lesson.start(_system(rng))
             asked = questions.scene_turns(scene, rng, turns)
@@ -321,11 +321,11 @@ class Teacher:
         return [l for l in out if l.spoken]
 
     def clips(self, rng: Random, count: int, turns: int, aloud: float) -> list[Lesson]:
-        first = world.clip(rng)
+        first = scenes.clip(rng)
         size = senses.frame_size(first.width, first.height)
         out = []
         for _ in range(count):
-            clip = replace(world.clip(rng), width=first.width, height=first.height)
+            clip = replace(scenes.clip(rng), width=first.width, height=first.height)
             lesson = Lesson()
             lesson.start(_system(rng))
             frames = torch.from_numpy(senses.watch(clip, size, rng))
@@ -365,8 +365,8 @@ class Teacher:
             lesson.open()
             kind = rng.random()
             if kind < 0.15:
-                sound = world.sound(rng)
-                lesson.play(train_towers.sound_heard(sound, rng))
+                sound = scenes.sound(rng)
+                lesson.play(towers.sound_heard(sound, rng))
                 for i, turn in enumerate(questions.sound_turns(sound, rng, 2)):
                     if i:
                         lesson.open()
@@ -419,14 +419,14 @@ class Teacher:
         return out
 
 
-def everything(scene: world.Scene) -> str:
+def everything(scene: scenes.Scene) -> str:
     """What is in a picture and where, in reading order; of what is written, each sign."""
     if scene.text:
         return ",".join(scene.text) + "."
-    return questions.sentence(", ".join(f"{t.name} {world.PLACES[t.cell]}" for t in scene.things) or "nothing")
+    return questions.sentence(", ".join(f"{t.name} {scenes.PLACES[t.cell]}" for t in scene.things) or "nothing")
 
 
-def each_second(clip: world.Clip) -> tuple[str, list[list[int]]]:
+def each_second(clip: scenes.Clip) -> tuple[str, list[list[int]]]:
     """What is to be seen and heard in each second of a clip, and where; and the marks of each item."""
     told, marks = [], list[list[int]]()
     for second in range(clip.seconds):
@@ -434,7 +434,7 @@ def each_second(clip: world.Clip) -> tuple[str, list[list[int]]]:
         for i, thing in enumerate(draw.placed_at(clip, second + 0.5)):
             if thing is not None:
                 cell = min(2, int(thing.y)) * 3 + min(2, int(thing.x))
-                seen.append((cell, f"{thing.name} {world.PLACES[cell]}", looking.mark(0, second, i)))
+                seen.append((cell, f"{thing.name} {scenes.PLACES[cell]}", looking.mark(0, second, i)))
         seen.sort()
         names = [name for _, name, _ in seen] + ["beep"] * (second == clip.beep)
         marks += [[], *([mark] for _, _, mark in seen), *[[]] * (second == clip.beep)] + [[]] * (not names)

@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from demos.small_model.nets.shape import omni_config
-from demos.small_model.nets.talker_net import END, END_COUNTER, SHARPER, TalkerNet
+from demos.small_model.files import log, save
+from demos.small_model.nets.sizes import omni_config
+from demos.small_model.nets.talker import END, END_COUNTER, SHARPER, TalkerNet
 from demos.small_model.nets.words import special, tokenizer
 from demos.small_model.speech.codec import CLUSTERS, COUNTER, PATH, Codec, cluster_of, code_ids
 from demos.small_model.speech.corpus import VOICES
-from demos.small_model.training.files import log, save
 from demos.small_model.training.talker_data import Reader, Sample, prompt_ids
 from demos.small_model.training.trainer import DEVICE
 from omni.engine.options import VOICE_SAMPLING

@@ -9,13 +9,13 @@ from random import Random
 import torch
 from torch import Tensor
 
-from demos.small_model.nets.table import text_table
-from demos.small_model.nets.talker_net import END, END_COUNTER, IGNORED, NO_COUNTER, PACES, PAD, START, Batch
+from demos.small_model.files import log
+from demos.small_model.nets.embedding import text_table
+from demos.small_model.nets.talker import END, END_COUNTER, IGNORED, NO_COUNTER, PACES, PAD, START, Batch
 from demos.small_model.nets.words import SYSTEM, encode, special
 from demos.small_model.speech.codec import CLUSTERS, COUNTER, PATH, Codec, neighbours
 from demos.small_model.speech.corpus import HELD, VOICES, Utterance, load, shard_paths
-from demos.small_model.training.files import log
-from demos.small_model.training.train_thinker import LOUDNESS
+from demos.small_model.training.thinker import LOUDNESS
 from demos.small_model.world.questions import any_turn
 from omni.prompt.reader import SPEAKING
 

@@ -7,7 +7,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from demos.small_model.training.files import save
+from demos.small_model.files import save
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 RANK, WORLD = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 """Which of how many processes this is, when torchrun started several; each makes its own batches."""
+LOG_STEPS, SAVE_MINUTES, CHECK_MINUTES = 200, 2.0, 5.0
 INNER = re.compile(r"(layers|blocks)\.\d+\.")
 
 
@@ -155,3 +156,31 @@ class Means:
         line = " ".join(f"{name} {sum(v) / len(v):.3f}" for name, v in self._sums.items())
         self._sums.clear()
         return line
+
+
+def run(
+    trainer: Trainer,
+    name: str,
+    lesson: Callable[[], dict[str, float]],
+    *,
+    check: Callable[[], str],
+    keep: Callable[[], None],
+) -> None:
+    """Lessons until the time is over, each of which gives figures whose means are printed.
+
+    Every few minutes what was learnt is kept with the state, and checked.
+    """
+    means, checked, since = Means(), trainer.elapsed, time.time()
+    while not trainer.done:
+        means.add(**lesson())
+        if trainer.step % LOG_STEPS == 0:
+            speed = LOG_STEPS / (time.time() - since)
+            print(f"{name} {trainer.step} {trainer.elapsed:.1f} min, {means.take()}, {speed:.2f} steps/s", flush=True)
+            since = time.time()
+        if trainer.save(every=SAVE_MINUTES):
+            keep()
+        if trainer.elapsed >= checked + CHECK_MINUTES:
+            print(f"{check()} at {trainer.elapsed:.1f} min", flush=True)
+            checked, since = trainer.elapsed, time.time()
+    trainer.save()
+    keep()

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from demos.small_model.world.world import Clip, Scene, Thing
+from demos.small_model.world.scenes import Clip, Scene, Thing
 
 Pixels = npt.NDArray[np.uint8]
 Wave = npt.NDArray[np.float32]

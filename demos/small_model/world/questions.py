@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
-from demos.small_model.world.world import COLOURS, PHRASES, READABLE, SHAPES, Actor, Clip, Scene, Sound, clip, scene, sound
+from demos.small_model.world.scenes import COLOURS, PHRASES, READABLE, SHAPES, Actor, Clip, Scene, Sound, clip, scene, sound
 
 _MORE = (
     "monday tuesday wednesday thursday friday saturday sunday today tomorrow yesterday now later week month year day "

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from demos.small_model.speech.espeak import Unit
-from demos.small_model.world.world import Clip, Sound
+from demos.small_model.world.scenes import Clip, Sound
 
 Wave = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]

@@ -7,7 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from omni.kernels.fused import activation, gemv, norm, pages, rotary, weights
+from omni.kernels.fused import activation, linear, norm, rotary
+from omni.kernels.quantised import Int4, Int8
 from tests.kernels.aot import Build
 
 F32 = torch.float32
@@ -45,25 +46,16 @@ def rotate_write(N: int, H: int, K: int, D: int) -> None:
     rotary.rotate_write(*qkv, table, table, cache, cache, meta(N, dtype=torch.int64))
 
 
-def write_pages() -> None:
-    qkv, cache = meta(32, 36, 128), meta(512, 64, 4, 128)
-    pages.write_pages(qkv[:, 28:32], qkv[:, 32:], cache, cache, meta(32, dtype=torch.int64))
-
-
 def up_snake_down(C: int, T: int, dtype: torch.dtype) -> None:
     activation.up_snake_down(meta(1, C, T, dtype=dtype), *(meta(n, dtype=dtype) for n in (C, C, 12)))
 
 
-def gemv_of(M: int, C: int, O: int) -> None:
-    gemv.gemv(meta(M, C), meta(O, C), meta(O))
-
-
 def int8_of(M: int, C: int, O: int) -> None:
-    weights.multiply_int8(meta(M, C), meta(O, C, dtype=torch.int8), meta(O, dtype=F32))
+    linear.linear(meta(M, C), Int8(meta(O, C, dtype=torch.int8), meta(O, dtype=F32)), meta(O), False)
 
 
 def int4_of(M: int, C: int, O: int) -> None:
-    weights.multiply_int4(meta(M, C), meta(O, C // 2, dtype=torch.uint8), *(meta(O, C // 32) for _ in range(2)))
+    linear.linear(meta(M, C), Int4(meta(O, C // 2, dtype=torch.uint8), meta(O, C // 32), meta(O, C // 32)), None, False)
 
 
 BUILDS: dict[str, Build] = {
@@ -72,26 +64,20 @@ BUILDS: dict[str, Build] = {
     "rms_norm: thinker 7B": lambda: norm.rms_norm(meta(1, 3584), meta(3584), 1e-6),
     "add_rms_norm: thinker 7B": lambda: norm.add_rms_norm(meta(1, 3584), meta(1, 3584), meta(3584), 1e-6),
     "layer_norm: audio tower": lambda: norm.layer_norm(meta(1500, 1280), meta(1280), meta(1280), 1e-5),
-    "ada_layer_norm: DiT": lambda: norm.ada_layer_norm(meta(192, 1024, dtype=F32), *meta(2, 1024, dtype=F32), 1e-6),
     "rotate: vision": lambda: rotary.rotate(meta(5328, 48, 80)[:, :16], *meta(2, 5328, 40, dtype=F32), False),
     "rotate: DiT": lambda: rotary.rotate(meta(192, 16, 64, dtype=F32)[:, :1], *meta(2, 192, 32, dtype=F32), True),
     "rotate_write: thinker 7B": lambda: rotate_write(1, 28, 4, 128),
     "rotate_write: talker 3B": lambda: rotate_write(32, 14, 2, 64),
-    "write_pages": write_pages,
     "silu_mul: thinker 7B": lambda: activation.silu_mul(meta(1, 2 * 18944)),
     "gelu_tanh: DiT": lambda: activation.gelu_tanh(meta(192, 2048, dtype=F32)),
     "up_snake_down: float32": lambda: up_snake_down(384, 1200, F32),
     "up_snake_down: bfloat16": lambda: up_snake_down(24, 19200, torch.bfloat16),
-    "gemv: thinker 7B, 1 row": lambda: gemv_of(1, 3584, 4608),
-    "gemv: talker 7B, 1 row": lambda: gemv_of(1, 18944, 896),
-    "gemv: thinker 7B, 8 rows": lambda: gemv_of(8, 3584, 37888),
-    "gemv: talker 7B, 8 rows": lambda: gemv_of(8, 18944, 896),
-    "multiply_int8: thinker 7B, 1 row": lambda: int8_of(1, 3584, 37888),
-    "multiply_int8: talker 7B, 1 row": lambda: int8_of(1, 18944, 896),
-    "multiply_int8: thinker 7B, 8 rows": lambda: int8_of(8, 3584, 37888),
-    "multiply_int8: talker 7B, 8 rows": lambda: int8_of(8, 18944, 896),
-    "multiply_int4: thinker 7B, 1 row": lambda: int4_of(1, 3584, 37888),
-    "multiply_int4: talker 7B, 1 row": lambda: int4_of(1, 18944, 896),
-    "multiply_int4: thinker 7B, 8 rows": lambda: int4_of(8, 3584, 37888),
-    "multiply_int4: talker 7B, 8 rows": lambda: int4_of(8, 18944, 896),
+    "linear_int8: thinker 7B, 1 row": lambda: int8_of(1, 3584, 37888),
+    "linear_int8: talker 7B, 1 row": lambda: int8_of(1, 18944, 896),
+    "linear_int8: thinker 7B, 8 rows": lambda: int8_of(8, 3584, 37888),
+    "linear_int8: talker 7B, 8 rows": lambda: int8_of(8, 18944, 896),
+    "linear_int4: thinker 7B, 1 row": lambda: int4_of(1, 3584, 37888),
+    "linear_int4: talker 7B, 1 row": lambda: int4_of(1, 18944, 896),
+    "linear_int4: thinker 7B, 8 rows": lambda: int4_of(8, 3584, 37888),
+    "linear_int4: talker 7B, 8 rows": lambda: int4_of(8, 18944, 896),
 }

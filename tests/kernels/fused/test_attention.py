@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from omni.kernels import BlockMask, PageTable, Segments, write_pages
+from omni.kernels import BlockMask, PageTable, Segments
 from omni.kernels.fused import attention as fused
 from omni.kernels.fused import tuning
 from tests.kernels import aot
 from tests.kernels.near import assert_near
+from tests.kernels.pages import write_pages
 
 F32, F16, BF16 = torch.float32, torch.float16, torch.bfloat16
 Heads = tuple[int, int, int]
@@ -162,7 +163,7 @@ def paged(
     k_pages, v_pages = (torch.full((2 + sum(num), P, K, D), torch.nan, dtype=dtype) for _ in "kv")
     whole = [draw(n, heads, dtype) for n in lens]
     every = PageTable.of(lens, [0] * len(lens), pages, P, torch.device("cpu"))
-    write_pages(torch.cat([k for _, k, _ in whole]), torch.cat([v for *_, v in whole]), k_pages, v_pages, every)
+    write_pages(torch.cat([k for _, k, _ in whole]), torch.cat([v for *_, v in whole]), k_pages, v_pages, every.slots)
     truth, own = [], []
     for (q, k, v), n in zip(whole, new, strict=True):
         sees = mask([len(q)], causal=True)[-n:]

@@ -18,8 +18,9 @@ pytestmark = pytest.mark.gpu
 dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 
 
-def test_choice(device: torch.device) -> None:
-    assert twin(plain, torch.zeros(1, device=device)) is fused
+def test_twin(device: torch.device) -> None:
+    x = torch.zeros(1, 1, 1, device=device)
+    assert twin(plain.attend, x, x, x, Segments.of([1], device), False, None, None) is fused.attend
 
 
 def randn(*shape: int, dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -4,13 +4,11 @@ import pytest
 import torch
 
 from omni.kernels import PageTable
-from omni.kernels.fused import pages as fused_pages
 from omni.kernels.fused import rotary as fused
 from omni.kernels.plain import rotary as plain
 from tests.kernels.near import assert_near
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
-CPU = torch.device("cpu")
 
 
 def angles(T: int, D: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
@@ -52,16 +50,3 @@ def test_rotate_write(dtype: torch.dtype, N: int, H: int, K: int, D: int, device
     written = ~caches[2].isnan()
     assert torch.equal(~theirs[0].cpu().isnan(), written)
     assert_near(theirs[0].cpu()[written], exact[0][written], caches[2][written])
-
-
-@pytest.mark.parametrize(("K", "D"), [(1, 5), (3, 16)])
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_write_pages(dtype: torch.dtype, K: int, D: int, device: torch.device) -> None:
-    table = PageTable.of([4, 2], [1, 3], [[4, 1], [3, 0]], 3, CPU)
-    k, v = torch.randn(6, 2 * K + 1, D).to(dtype)[:, 1:].split(K, 1)
-    theirs = [torch.full((6, 3, K, D), torch.nan, dtype=dtype, device=device) for _ in "kv"]
-    fused_pages.write_pages(k.to(device), v.to(device), *theirs, table.slots.to(device))
-    for rows, pages in zip((k, v), theirs, strict=True):
-        flat = pages.cpu().flatten(0, 1)
-        assert torch.equal(flat[table.slots], rows)
-        assert int((~flat.isnan()).sum()) == rows.numel()

@@ -18,9 +18,9 @@ from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from omni.bench import baseline, compare, kernels, marks, plot, presets, report, stages
+from omni.bench.models import DEPTHS, SHAPES, Shape, both, config_of, shallower
 from omni.bench.report import Report, Row
 from omni.bench.timing import Ceilings, Pairs, Timer
-from omni.bench.weights import DEPTHS, SHAPES, Shape, both, config_of, shallower
 from omni.cli.main import app
 from omni.errors import OptionError
 from omni.evaluation.evaluate import Mark

@@ -8,8 +8,9 @@ import torch
 
 from omni import Omni
 from omni.errors import OptionError
-from omni.kernels.cpu.weights import Bytes
-from omni.kernels.weights import Int8, gains_bytes
+from omni.kernels.linear import gains_int8
+from omni.kernels.native.linear import PackedInt8
+from omni.kernels.quantised import Int8
 from omni.loading.device import has_fast_bfloat16
 from omni.loading.packing import PackedLinear
 from omni.talker.vocoder import PRESETS
@@ -50,5 +51,5 @@ def test_bytes_where_both_speed_and_fewer_bits_are_asked_for(name: str, weights:
         products = [module for key, module in block.named_modules() if linears.fullmatch(key)]
         assert len(products) == 6
         for module in products:
-            in_bytes = isinstance(module, PackedLinear) and isinstance(module.packed[0], (Int8, Bytes))
-            assert in_bytes == (name != "faithful" and gains_bytes(torch.device("cpu")))
+            in_bytes = isinstance(module, PackedLinear) and isinstance(module.packed[0], (Int8, PackedInt8))
+            assert in_bytes == (name != "faithful" and gains_int8(torch.device("cpu")))

@@ -14,9 +14,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from torch import Tensor
 
 from omni.errors import CapacityError
-from omni.kernels import write_pages
 from omni.models.config import DecoderConfig
 from omni.models.kv_store import CachedSequence, PagePool, SavedSequence
+from tests.kernels.pages import write_pages
 
 CONFIG = DecoderConfig(8, 8, 2, 2, 1, 4, 1e-6, 1e4, (2,), 100)
 
@@ -39,7 +39,7 @@ def write(p: PagePool, sequence: CachedSequence, before: bytes, new: bytes) -> N
     table = p.table([sequence], [len(new)])
     rows = rows_of(before + new)[:, len(before) :]
     for layer, k, keys, values in zip(range(2), rows, p.keys, p.values, strict=True):
-        write_pages(k, -k - layer, keys, values, table)
+        write_pages(k, -k - layer, keys, values, table.slots)
     p.commit([sequence], [len(new)])
 
 

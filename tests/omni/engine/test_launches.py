@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from omni.bench.launches import Tally, counted
 from omni.families.qwen2_5_omni import Qwen2_5Omni, build
 from omni.kernels import rms_norm
-from omni.kernels.dispatch import on_gpu
+from omni.kernels.dispatch import folder_of
 from omni.models.config import read_config
 from omni.models.decoder import Decoder
 from omni.models.kv_store import CachedSequence, PagePool
@@ -138,4 +138,4 @@ def test_tally() -> None:
     with counted() as tally:
         pass
     assert not tally.launches
-    assert not on_gpu(x)
+    assert folder_of(x) is None

@@ -22,7 +22,8 @@ from omni.engine.runner import Lane
 from omni.errors import CheckpointError, OptionError
 from omni.evaluation.evaluate import read_set
 from omni.families.qwen2_5_omni import LAYOUT, build
-from omni.kernels.weights import dequantise, pack, quantise_int4, quantise_int8
+from omni.kernels.linear import pack
+from omni.kernels.quantised import dequantise, quantise_int4, quantise_int8
 from omni.loading.checkpoint import BUNDLED, Checkpoint, Entry, plan
 from omni.loading.gptq_awq import STORAGES, Part, Published, read_published
 from omni.loading.packing import HEADS, PackedLinear, Packing, pack_linears

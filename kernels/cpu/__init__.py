@@ -1,1 +1,0 @@
-"""Twins that run on libraries inside torch's CPU build."""

@@ -1,0 +1,159 @@
+// Rows of activations to bytes, and the sums of their products back. Rows are float32 or bfloat16, contiguous.
+
+#include <float.h>
+#include <stdint.h>
+
+#include "vector.h"
+
+enum { FEW = 1 << 15, STRIP = 8 };  // values that are not worth a second thread; rows that one takes at once
+typedef uint32_t words __attribute__((vector_size(4 * LANES)));
+typedef uint16_t halves __attribute__((vector_size(2 * LANES)));
+typedef uint8_t bytes __attribute__((vector_size(LANES)));
+
+INLINE vec pick(mask m, vec yes, vec no) { return (vec)(((mask)yes & m) | ((mask)no & ~m)); }
+INLINE vec absolute(vec x) { return (vec)((mask)x & 0x7fffffff); }
+// To whole numbers, the even one of two; |x| < 2^22.
+INLINE vec whole(vec x) { return (x + all(12582912.f)) - all(12582912.f); }
+
+// num values, at most LANES; a known number is far faster to copy.
+#define COPY(to, from, num)                                          \
+  do {                                                               \
+    if ((num) >= LANES)                                              \
+      memcpy(to, from, LANES * sizeof *(from));                      \
+    else                                                             \
+      memcpy(to, from, (size_t)(num) * sizeof *(from));              \
+  } while (0)
+
+// num of the values from i on, and zeros behind them.
+INLINE vec fetch(const void *row, int half, long i, long num) {
+  if (!half) {
+    vec v = all(0);
+    COPY(&v, (const float *)row + i, num);
+    return v;
+  }
+  halves h = {0};
+  COPY(&h, (const uint16_t *)row + i, num);
+  return (vec)(__builtin_convertvector(h, words) << 16);
+}
+
+INLINE void put(void *row, int half, long i, long num, vec v) {
+  if (!half) {
+    COPY((float *)row + i, (const float *)&v, num);
+    return;
+  }
+  const words u = (words)v, number = (words)(v == v);
+  const words rounded = (u + 0x7fff + ((u >> 16) & 1)) >> 16;
+  const halves h = __builtin_convertvector((rounded & number) | (~number & 0x7fc0), halves);
+  COPY((uint16_t *)row + i, (const uint16_t *)&h, num);
+}
+
+INLINE void put_bytes(uint8_t *row, long i, long num, vec v) {
+  const bytes b = __builtin_convertvector(__builtin_convertvector(v + 128.5f, mask), bytes);
+  COPY(row + i, (const uint8_t *)&b, num);
+}
+
+typedef struct {
+  const void *x;
+  uint8_t *out;
+  float *steps;
+  long N, C, next;
+  int half, fine;
+} Quantise;
+
+INLINE void quantise_row(const Quantise *job, long n, int half) {
+  const long C = job->C;
+  const void *x = (const char *)job->x + n * C * (half ? 2 : 4);
+  uint8_t *coarse = job->out + n * C, *rest = job->out + (job->N + n) * C;
+  vec top = all(0);
+  mask finite = all(0) == all(0);
+  for (long i = 0; i < C; i += LANES) {
+    const vec v = absolute(fetch(x, half, i, C - i));
+    top = pick(v > top, v, top);
+    finite &= v <= all(FLT_MAX);
+  }
+  float most = 0;
+  int sound = 1;
+  for (int i = 0; i < LANES; i++) {
+    most = top[i] > most ? top[i] : most;
+    sound &= finite[i] != 0;
+  }
+  const float step = most / 127 > FLT_MIN ? most / 127 : FLT_MIN;
+  job->steps[n] = sound ? step : NAN;
+  const float inverse = 1 / step;
+  for (long i = 0; i < C; i += LANES) {
+    vec v = fetch(x, half, i, C - i) * inverse;
+    v = pick(absolute(v) <= all(128), v, all(0));  // larger, or no number, where the row is not finite
+    if (job->fine) {
+      const vec near = whole(v);
+      put_bytes(rest, i, C - i, (v - near) * 254);
+      v = near;
+    }
+    put_bytes(coarse, i, C - i, v);
+  }
+}
+
+static void quantise_work(void *data) {
+  Quantise *job = data;
+  for (long first; (first = STRIP * take(&job->next)) < job->N;)
+    for (long n = first; n < smaller(first + STRIP, job->N); n++) job->half ? quantise_row(job, n, 1) : quantise_row(job, n, 0);
+}
+
+// x [N, C]; out [N, C], or with fine [2 N, C]; steps [N].
+void quantise_rows(const void *x, uint8_t *out, float *steps, long N, long C, int half, int fine, int num_threads) {
+  Quantise job = {x, out, steps, N, C, 0, half, fine};
+  run(quantise_work, &job, N * C < FEW ? 1 : num_threads);
+}
+
+// Relative error 2e-7; the polynomial is Cephes'.
+INLINE vec exponential(vec x) {
+  x = pick(x < all(-87), all(-87), x);
+  x = pick(x > all(88), all(88), x);
+  const vec shifted = x * 1.44269504f + all(12582912.f), n = shifted - all(12582912.f);
+  const vec r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  vec p = r * 1.98756915e-4f + 1.39819995e-3f;
+  p = p * r + 8.33345191e-3f;
+  p = p * r + 4.16657959e-2f;
+  p = p * r + 1.66666655e-1f;
+  p = p * r + 5.00000012e-1f;
+  return (p * r * r + r + 1) * (vec)(((mask)shifted - (0x4B400000 - 127)) << 23);
+}
+
+// By tanh, which is 2 sigmoid(2 u) - 1.
+INLINE vec gelu(vec x) {
+  const vec u = x * (x * x * (2 * 0.797884561f * 0.044715f) + 2 * 0.797884561f);
+  return x / (1 + exponential(-u));
+}
+
+typedef struct {
+  const void *sums;
+  const float *steps, *bias;
+  void *out;
+  long N, O, next;
+  int half, fine, gelu;
+} Dequantise;
+
+INLINE void dequantise_row(const Dequantise *job, long n, int half) {
+  const long O = job->O, row = O * (half ? 2 : 4);
+  const char *sums = (const char *)job->sums + n * row, *rest = sums + job->N * row;
+  void *out = (char *)job->out + n * row;
+  for (long i = 0; i < O; i += LANES) {
+    vec v = fetch(sums, half, i, O - i);
+    if (job->fine) v += fetch(rest, half, i, O - i) * (1.f / 254);
+    v *= job->steps[n];
+    if (job->bias) v += fetch(job->bias, 0, i, O - i);
+    put(out, half, i, O - i, job->gelu ? gelu(v) : v);
+  }
+}
+
+static void dequantise_work(void *data) {
+  Dequantise *job = data;
+  for (long first; (first = STRIP * take(&job->next)) < job->N;)
+    for (long n = first; n < smaller(first + STRIP, job->N); n++) job->half ? dequantise_row(job, n, 1) : dequantise_row(job, n, 0);
+}
+
+// sums [N, O], or with fine [2 N, O]; steps [N]; bias [O] or null; out [N, O].
+void dequantise_rows(const void *sums, const float *steps, const float *bias, void *out, long N, long O, int half, int fine,
+                int gelu, int num_threads) {
+  Dequantise job = {sums, steps, bias, out, N, O, 0, half, fine, gelu};
+  run(dequantise_work, &job, N * O < FEW ? 1 : num_threads);
+}

@@ -1,0 +1,208 @@
+"""Models in true shapes to be timed: with random weights, or with a checkpoint's."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import torch
+from torch import Tensor, nn
+
+from omni.bench import baseline
+from omni.errors import OptionError
+from omni.families.qwen2_5_omni import LAYOUT, Qwen2_5Omni, build
+from omni.kernels.linear import gains
+from omni.loading.checkpoint import Checkpoint, load
+from omni.loading.packing import RULES, PackedLinear, kind_of
+from omni.models.config import OmniConfig, read_config, read_json
+
+SHAPES = Path(__file__).parent / "shapes"
+DEPTHS = {
+    "thinker.decoder.": ("thinker_config", "text_config", "num_hidden_layers"),
+    "thinker.audio_tower.": ("thinker_config", "audio_config", "encoder_layers"),
+    "thinker.visual.": ("thinker_config", "vision_config", "depth"),
+    "talker.decoder.": ("talker_config", "num_hidden_layers"),
+    "token2wav.code2wav_dit_model.": ("token2wav_config", "dit_config", "depth"),
+}
+"""Where a config says how many layers a part of ours has."""
+NOISE = 1 << 24
+"""Normal numbers that all weights are taken from, each from its own place on: to draw more takes longer than to use them."""
+STD = 0.02
+"""Of random biases, and of logarithms."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A config to be timed, and the folder of its weights; None for random ones."""
+
+    name: str
+    tree: Mapping[str, Any]
+    folder: Path | None = None
+
+    @classmethod
+    def named(cls, name: str) -> Shape:
+        """ "3b" or "7b" with random weights, or a checkpoint's folder with its own.
+
+        OptionError where there is none.
+        """
+        if (SHAPES / f"{name}.json").exists():
+            return cls(name, json.loads((SHAPES / f"{name}.json").read_text()))
+        if (folder := Path(name).expanduser()).is_dir():
+            return cls(folder.name, read_json(folder / "config.json"), folder)
+        raise OptionError(f"{name!r} is no shape; give 3b, 7b or a checkpoint's folder")
+
+    def depth(self, part: str) -> int:
+        """Layers of a part, as the config has it."""
+        node: Any = self.tree
+        *path, last = DEPTHS[part]
+        for key in path:
+            node = node[key]
+        return int(node[last] if last in node else node["num_hidden_layers"])
+
+
+@dataclass(frozen=True)
+class Both:
+    """Our model and transformers', if it is installed, with the same weights where `parts` are; all else is on meta."""
+
+    ours: Qwen2_5Omni
+    theirs: Any
+
+
+@torch.inference_mode(False)  # weights made inside of it look to kernels as if they could change unseen
+def both(
+    shape: Shape,
+    *parts: str,
+    dtype: torch.dtype,
+    device: torch.device,
+    depth: int | None = None,
+    distinct: int | None = None,
+    seed: int = 0,
+) -> Both:
+    """The two models with weights for the parts whose names begin so, and with `depth` layers in the first part.
+
+    distinct: layers that have weights of their own; the others share them in turn, which a cache does not notice as long
+    as all of them together are far larger than it.
+    """
+    tree = shape.tree
+    if depth is not None and not shape.folder:
+        tree = shallower(tree, parts[0], min(depth, shape.depth(parts[0])))
+    config = config_of(tree)
+    ours = build(config)
+    if shape.folder:
+        load(ours, Checkpoint.open(shape.folder), LAYOUT, dtype_of=lambda _: dtype, device_of=lambda _: device)
+    else:
+        _fill(ours, parts, dtype, device, distinct, seed)
+    for module in ours.modules():
+        for name, table in list(module.named_buffers(recurse=False)):
+            module._buffers[name] = table.to(device)
+    theirs = None
+    if baseline.INSTALLED:
+        theirs = baseline.build(tree)
+        baseline.share(ours, theirs, lambda name: name.startswith(parts))
+    return Both(ours, theirs)
+
+
+def untied(shape: Shape) -> bool:
+    """Whether the thinker's head has weights of its own."""
+    return not config_of(shape.tree).thinker.tie_word_embeddings
+
+
+def linears(model: Qwen2_5Omni, part: str) -> dict[str, nn.Linear]:
+    """The layers of a part (`thinker.`, `talker.`, `token2wav.`) that can be kept in other weights, by name."""
+    found = model.named_modules(remove_duplicate=False)
+    mine = ((n, m) for n, m in found if isinstance(m, nn.Linear) and n.startswith(part))
+    return {n: m for n, m in mine if kind_of(n, "auto")}
+
+
+def pack(model: Qwen2_5Omni, found: Mapping[str, nn.Linear], weights: str) -> int:
+    """Keep copies of the layers, as they are kept with these weights ("auto", "int8", "int4"); bytes of all that is read.
+
+    The layers themselves stay as they are. Those that share their weights share the copy as well. "auto" leaves the layers
+    where the device has no better form for them.
+    """
+    made: dict[int, PackedLinear] = {}
+    nbytes = 0
+    for name, linear in found.items():
+        if weights == "auto" and not gains(linear.weight.dtype, linear.weight.device, linear.in_features):
+            model.set_submodule(name, linear)
+            nbytes += linear.weight.nbytes
+            continue
+        key = id(linear.weight)
+        if key not in made:
+            kind = kind_of(name, weights, weights)
+            assert kind
+            made[key] = PackedLinear(linear, *RULES[kind])
+            made[key].pack()
+        model.set_submodule(name, made[key])
+        nbytes += sum(each.nbytes for each in made[key].packed)
+    return nbytes
+
+
+def shallower(tree: Mapping[str, Any], part: str, depth: int) -> Mapping[str, Any]:
+    """The config with so many layers in a part."""
+    node = whole = deepcopy(dict(tree))
+    *path, last = DEPTHS[part]
+    for key in path:
+        node = node[key]
+    # transformers does not read the published name of the flow-matching transformer's depth, but has 22 as a default
+    node[last] = node["num_hidden_layers"] = depth
+    if "layer_types" in node:  # transformers writes the kind of each
+        node["layer_types"] = node["layer_types"][:depth]
+    return whole
+
+
+def config_of(tree: Mapping[str, Any]) -> OmniConfig:
+    """As read from a checkpoint's file."""
+    with tempfile.TemporaryDirectory(prefix="omni-bench-") as folder:
+        (Path(folder) / "config.json").write_text(json.dumps(tree))
+        return read_config(Path(folder))
+
+
+def _fill(
+    model: Qwen2_5Omni, parts: tuple[str, ...], dtype: torch.dtype, device: torch.device, distinct: int | None, seed: int
+) -> None:
+    """Normal weights, norms of one, and keys without a bias where the published ones have none."""
+    noise = torch.randn(NOISE, generator=torch.Generator(device).manual_seed(seed), device=device)
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    made: dict[int, nn.Parameter] = {}
+    for name, parameter in parameters.items():
+        if not name.startswith(parts):
+            continue
+        first = id(parameters[_repeated(name, distinct)])
+        if first not in made:
+            made[first] = nn.Parameter(_random(name, parameter, dtype, noise), requires_grad=False)
+        owner, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(owner), leaf, made[first])
+
+
+def _repeated(name: str, distinct: int | None) -> str:
+    """The parameter whose weights this one has."""
+    words = name.split(".")
+    for i, word in enumerate(words):
+        if distinct and word.isdigit() and words[i - 1] in ("layers", "blocks", "transformer_blocks"):
+            words[i] = str(int(word) % distinct)
+            break
+    return ".".join(words)
+
+
+def _random(name: str, like: Tensor, dtype: torch.dtype, noise: Tensor) -> Tensor:
+    weight = torch.empty(like.shape, dtype=dtype, device=noise.device)
+    if like.ndim == 1 and name.endswith("weight"):
+        return weight.fill_(1)
+    # rows keep their size from layer to layer, as those of a trained model do
+    std = like[0].numel() ** -0.5 if like.ndim > 1 else STD
+    start = crc32(name.encode()) % (NOISE // 2)
+    for part in weight.view(-1).split(NOISE // 2):
+        torch.mul(noise[start:][: len(part)], std, out=part)
+    keys = LAYOUT.keys(name)
+    if any(LAYOUT.may_lack(key) for key in keys):
+        for key, part in zip(keys, weight.chunk(len(keys)), strict=True):
+            if LAYOUT.may_lack(key):
+                part.zero_()
+    return weight
