@@ -29,8 +29,9 @@ from omni.loading.checkpoint import Checkpoint, find, load
 from omni.loading.device import is_fast_in, leave_cores, pick_devices, pick_dtype
 from omni.loading.gptq_awq import read_published
 from omni.loading.packing import Packing, check_weights
+from omni.loading.preprocessor import read_mel, read_pixels
 from omni.loading.progress import loading_bar
-from omni.models.config import read_config, read_mel, read_pixels
+from omni.models.config import read_config
 from omni.prompt.reader import Message, PromptReader
 from omni.prompt.template import Template
 from omni.prompt.tokenizer import PieceEncoder, StreamDecoder, Tokenizer

@@ -19,8 +19,9 @@ from omni.errors import OptionError
 from omni.families.qwen2_5_omni import LAYOUT, Qwen2_5Omni, build
 from omni.kernels.weights import gains
 from omni.loading.checkpoint import Checkpoint, load
+from omni.loading.json import read_json
 from omni.loading.packing import RULES, PackedLinear, kind_of
-from omni.models.config import OmniConfig, read_config, read_json
+from omni.models.config import OmniConfig, read_config
 
 SHAPES = Path(__file__).parent / "shapes"
 DEPTHS = {

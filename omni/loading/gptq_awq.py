@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from omni.errors import CheckpointError
 from omni.kernels.weights import Int4, from_values, group_size
 from omni.loading.checkpoint import Checkpoint
-from omni.models.config import read_json
+from omni.loading.json import read_json
 
 PER_WORD = 8
 """Values of four bits in an int32."""

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from omni.encoders.config import AudioConfig, MelConfig, PixelConfig, VisionConfig
+from omni.encoders.config import AudioConfig, VisionConfig
 from omni.errors import CheckpointError
+from omni.loading.json import Node, check_kinds, damage_told, ids_of, read_json
 from omni.talker.config import BigVGANConfig, DiTConfig, EcapaConfig, TalkerConfig
 
 
@@ -75,91 +72,19 @@ class OmniConfig:
     dtype: str
 
 
-class _Node:
-    """A JSON object that names the full path of a key it lacks."""
-
-    def __init__(self, data: Mapping[str, Any], path: str) -> None:
-        self._data, self._path = data, path
-
-    def __contains__(self, key: str) -> bool:
-        return self._data.get(key) is not None
-
-    def child(self, key: str) -> _Node:
-        value = self[key]
-        if not isinstance(value, Mapping):
-            raise CheckpointError(f"{self._path}.{key} is no object; the checkpoint's config is damaged")
-        return _Node(value, f"{self._path}.{key}")
-
-    def __getitem__(self, key: str) -> Any:
-        if key not in self:
-            raise CheckpointError(f"{self._path} lacks {key!r}; is this a Qwen2.5-Omni checkpoint?")
-        return self._data[key]
-
-    def first(self, *keys: str) -> Any:
-        """The value of the first key that is there."""
-        return self[next((k for k in keys if k in self), keys[0])]
-
-    def get(self, key: str, default: Any) -> Any:
-        return self._data[key] if key in self else default
-
-    def __getattr__(self, key: str) -> Any:
-        return self[key]
-
-
-def read_json(path: Path) -> Mapping[str, Any]:
-    """One JSON object from a checkpoint's file."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as e:
-        raise CheckpointError(f"{path.name} cannot be read from {path.parent}: {e.strerror}") from e
-    except ValueError as e:
-        raise CheckpointError(f"{path} is not JSON: {e}") from e
-    if not isinstance(data, dict):
-        raise CheckpointError(f"{path} holds no JSON object")
-    return data
-
-
 def read_config(folder: Path) -> OmniConfig:
     """Read `config.json` of a checkpoint folder; CheckpointError names what is missing."""
-    root = _Node(read_json(folder / "config.json"), "config.json")
+    root = Node(read_json(folder / "config.json"), "config.json")
     kind = root.get("model_type", None)
     if kind != "qwen2_5_omni":
         raise CheckpointError(f"config.json says model_type {kind!r}; omni reads 'qwen2_5_omni'")
-    with _damage_told("config.json"):
+    with damage_told("config.json"):
         config = _omni(root)
-        _check_kinds(config)
+        check_kinds(config)
         return config
 
 
-@contextmanager
-def _damage_told(file: str) -> Iterator[None]:
-    try:
-        yield
-    except (TypeError, ValueError) as e:
-        raise CheckpointError(f"{file} holds a value of the wrong kind ({e}); fetch it again") from e
-
-
-def _check_kinds(record: Any) -> None:
-    """Raise TypeError where JSON gave another kind than the record states."""
-    for field in fields(record):
-        value = getattr(record, field.name)
-        if is_dataclass(value):
-            _check_kinds(value)
-            continue
-        values = value if isinstance(value, tuple) else (value,)
-        wanted = {"int": int, "tuple[int, ...]": int, "float": float, "tuple[float, float, float]": float}.get(
-            str(field.type)
-        )
-        for v in values if wanted else ():
-            if isinstance(v, bool) or not isinstance(v, int | float if wanted is float else int):
-                raise TypeError(f"{field.name} is {value!r}")
-
-
-def _ids(value: Any) -> tuple[int, ...]:
-    return tuple(value) if isinstance(value, list) else (value,)
-
-
-def _omni(root: _Node) -> OmniConfig:
+def _omni(root: Node) -> OmniConfig:
     thinker = root.child("thinker_config")
     speaks = bool(root.get("enable_audio_output", True)) and "talker_config" in root and "token2wav_config" in root
     dtype = str(root.get("dtype", root.get("torch_dtype", "float32")))
@@ -172,7 +97,7 @@ def _omni(root: _Node) -> OmniConfig:
     )  # fmt: skip
 
 
-def _decoder(c: _Node) -> DecoderConfig:
+def _decoder(c: Node) -> DecoderConfig:
     # transformers 5 folds rope_theta and rope_scaling into rope_parameters
     rope = c.child("rope_parameters") if "rope_parameters" in c else c.child("rope_scaling")
     theta = rope.get("rope_theta", None) or c.rope_theta
@@ -199,13 +124,13 @@ def _decoder(c: _Node) -> DecoderConfig:
     return config
 
 
-def _thinker(c: _Node) -> ThinkerConfig:
+def _thinker(c: Node) -> ThinkerConfig:
     text = c.child("text_config")
     return ThinkerConfig(
         vocab_size=text.vocab_size,
         # transformers obeys the outer key and, where text_config has none, writes a default of true into it
         tie_word_embeddings=bool(c.get("tie_word_embeddings", text.get("tie_word_embeddings", False))),
-        eos_ids=_ids(c.eos_token_id),
+        eos_ids=ids_of(c.eos_token_id),
         decoder=_decoder(text),
         audio=_audio(c.child("audio_config")),
         vision=_vision(c.child("vision_config")),
@@ -223,7 +148,7 @@ def _thinker(c: _Node) -> ThinkerConfig:
     )
 
 
-def _audio(c: _Node) -> AudioConfig:
+def _audio(c: Node) -> AudioConfig:
     return AudioConfig(
         num_mel_bins=c.num_mel_bins,
         d_model=c.d_model,
@@ -235,7 +160,7 @@ def _audio(c: _Node) -> AudioConfig:
     )
 
 
-def _vision(c: _Node) -> VisionConfig:
+def _vision(c: Node) -> VisionConfig:
     return VisionConfig(
         depth=c.depth,
         hidden_size=c.hidden_size,
@@ -251,7 +176,7 @@ def _vision(c: _Node) -> VisionConfig:
     )
 
 
-def _talker(c: _Node) -> TalkerConfig:
+def _talker(c: Node) -> TalkerConfig:
     return TalkerConfig(
         vocab_size=c.vocab_size,
         embedding_size=c.embedding_size,
@@ -265,7 +190,7 @@ def _talker(c: _Node) -> TalkerConfig:
     )
 
 
-def _dit(c: _Node) -> DiTConfig:
+def _dit(c: Node) -> DiTConfig:
     # published configs say dim, depth, heads; transformers writes its own three names and leaves the mask's fields out
     return DiTConfig(
         hidden_size=c.first("hidden_size", "dim"),
@@ -294,7 +219,7 @@ def _dit(c: _Node) -> DiTConfig:
     )
 
 
-def _bigvgan(c: _Node) -> BigVGANConfig:
+def _bigvgan(c: Node) -> BigVGANConfig:
     return BigVGANConfig(
         mel_dim=c.mel_dim,
         upsample_initial_channel=c.upsample_initial_channel,
@@ -303,72 +228,3 @@ def _bigvgan(c: _Node) -> BigVGANConfig:
         resblock_kernel_sizes=tuple(c.resblock_kernel_sizes),
         resblock_dilation_sizes=tuple(tuple(d) for d in c.resblock_dilation_sizes),
     )
-
-
-def _preprocessor(folder: Path, part: str) -> _Node:
-    """`preprocessor_config.json`, flat; or a part of `processor_config.json`, which transformers 5 writes instead."""
-    for name in ("preprocessor_config.json", "processor_config.json"):
-        if (folder / name).exists():
-            node = _Node(read_json(folder / name), name)
-            return node.child(part) if part in node else node
-    return _Node({}, "preprocessor_config.json")
-
-
-def read_pixels(folder: Path, vision: VisionConfig) -> PixelConfig:
-    """Picture pre-processing; where no file says, the patches are the tower's and the rest is Qwen2-VL's."""
-    with _damage_told("preprocessor_config.json"):
-        c = _preprocessor(folder, "image_processor")
-        size = c.child("size") if "size" in c else _Node({}, "size")
-        low, high = _frame_pixels(folder)
-        config = PixelConfig(
-            patch_size=c.get("patch_size", vision.patch_size),
-            temporal_patch_size=c.get("temporal_patch_size", vision.temporal_patch_size),
-            merge_size=c.get("merge_size", vision.spatial_merge_size),
-            min_pixels=c.get("min_pixels", size.get("shortest_edge", 3136)),
-            max_pixels=c.get("max_pixels", size.get("longest_edge", 12845056)),
-            mean=tuple(c.get("image_mean", (0.48145466, 0.4578275, 0.40821073))),
-            std=tuple(c.get("image_std", (0.26862954, 0.26130258, 0.27577711))),
-            frame_min_pixels=low,
-            frame_max_pixels=high,
-        )
-        _check_kinds(config)
-    theirs = (config.patch_size, config.temporal_patch_size, config.merge_size)
-    ours = (vision.patch_size, vision.temporal_patch_size, vision.spatial_merge_size)
-    if theirs != ours or len(config.mean) != 3 or len(config.std) != 3:
-        raise CheckpointError(
-            f"the pre-processor cuts patches of {theirs}, and the vision tower reads {ours}; fetch both again"
-        )
-    return config
-
-
-def _frame_pixels(folder: Path) -> tuple[int, int]:
-    """Bounds of a video frame's area; no file says them in the published checkpoints, and the processor has its own."""
-    name = "video_preprocessor_config.json"
-    if (folder / name).exists():
-        c = _Node(read_json(folder / name), name)
-    else:
-        c = _preprocessor(folder, "video_processor")
-        c = c if "video_processor_type" in c else _Node({}, name)
-    size = c.child("size") if "size" in c else _Node({}, "size")
-    low, high = size.get("shortest_edge", 128 * 28 * 28), size.get("longest_edge", 768 * 28 * 28)
-    return c.get("min_pixels", low), c.get("max_pixels", high)
-
-
-def read_mel(folder: Path, audio: AudioConfig) -> MelConfig:
-    """Sound pre-processing; where no file says, Whisper's front end over 300 s."""
-    with _damage_told("preprocessor_config.json"):
-        c = _preprocessor(folder, "feature_extractor")
-        config = MelConfig(
-            sampling_rate=c.get("sampling_rate", 16000),
-            n_fft=c.get("n_fft", 400),
-            hop_length=c.get("hop_length", 160),
-            feature_size=c.get("feature_size", audio.num_mel_bins),
-            chunk_length=c.get("chunk_length", 300),
-        )
-        _check_kinds(config)
-    if config.feature_size != audio.num_mel_bins:
-        raise CheckpointError(
-            f"the pre-processor makes {config.feature_size} mel bins, and the audio tower reads {audio.num_mel_bins}; "
-            "fetch both again"
-        )
-    return config

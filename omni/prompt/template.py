@@ -19,7 +19,7 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from omni.errors import CheckpointError, MessageError, OptionError
-from omni.models.config import read_json
+from omni.loading.json import read_json
 from omni.prompt.tokenizer import Run, Special, special_names
 
 DEFAULT = """\

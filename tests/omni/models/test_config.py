@@ -8,7 +8,8 @@ import pytest
 
 from omni.encoders.config import AudioConfig, MelConfig, PixelConfig, VisionConfig
 from omni.errors import CheckpointError
-from omni.models.config import DecoderConfig, MediaIds, OmniConfig, ThinkerConfig, read_config, read_mel, read_pixels
+from omni.loading.preprocessor import read_mel, read_pixels
+from omni.models.config import DecoderConfig, MediaIds, OmniConfig, ThinkerConfig, read_config
 from omni.talker.config import BigVGANConfig, DiTConfig, EcapaConfig, TalkerConfig
 
 DATA = Path(__file__).parents[2] / "data"
