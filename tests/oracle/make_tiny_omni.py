@@ -1,13 +1,10 @@
 """Tiny Qwen2.5-Omni checkpoints with random weights, in the published file layout.
 
-    python -m demos.tiny FOLDER [GEOMETRY]
-
-They cannot think, but every part is there and works: tests compare them with transformers, demos run on them. Needs
-transformers (the `dev` extra), which says how the tensors of a geometry are named and shaped.
+They cannot think, but every part is there and works. transformers says how the tensors of a geometry are named and shaped.
 
 Text ids are the official ones less 151387, so that 256 bytes and the special tokens fit 512 rows; codec ids are official.
 The heads' rows of all special tokens are zero, so that text and speech run to the limit they are given, and every codec id
-has a sound. With `ends`, for programs that people run, text is printable ASCII, and the end tokens have large rows, so that
+has a sound. With `ends`, text is printable ASCII, and the end tokens have large rows, so that
 text and speech stop by themselves, mostly within some tens of steps.
 """
 
@@ -17,7 +14,6 @@ import hashlib
 import json
 import math
 import re
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +26,7 @@ from torch import Tensor
 from transformers import Qwen2_5OmniConfig, Qwen2_5OmniForConditionalGeneration
 from transformers.utils import logging
 
-from omni.prompt.template import DEFAULT as CHAT_TEMPLATE
+from demos.small_model.nets.words import write_tokenizer_config
 from omni.prompt.tokenizer import WORDS
 
 logging.set_verbosity_error()  # it warns of official configs: text ids of the talker lie outside its own vocabulary
@@ -432,35 +428,5 @@ def _write_tokenizer(folder: Path) -> None:
     write_tokenizer_config(folder, 32768)
 
 
-def write_tokenizer_config(folder: Path, max_length: int) -> None:
-    """tokenizer_config.json beside a tokenizer.json that holds the published special tokens."""
-    named = {
-        "image_token": "<|IMAGE|>",
-        "audio_token": "<|AUDIO|>",
-        "video_token": "<|VIDEO|>",
-        "vision_bos_token": "<|vision_bos|>",
-        "vision_eos_token": "<|vision_eos|>",
-        "audio_bos_token": "<|audio_bos|>",
-        "audio_eos_token": "<|audio_eos|>",
-    }
-    config = {
-        "tokenizer_class": "Qwen2TokenizerFast",
-        "processor_class": "Qwen2_5OmniProcessor",
-        "add_prefix_space": False,
-        "bos_token": None,
-        "eos_token": "<|im_end|>",
-        "pad_token": "<|endoftext|>",
-        "unk_token": None,
-        "model_max_length": max_length,
-        "extra_special_tokens": named,
-        "chat_template": CHAT_TEMPLATE,
-    }
-    _write(folder / "tokenizer_config.json", config)
-
-
 def _write(path: Path, tree: object) -> None:
     path.write_text(json.dumps(tree, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-if __name__ == "__main__":
-    print(make(sys.argv[2] if len(sys.argv) > 2 else "7b-like", Path(sys.argv[1])))
