@@ -21,23 +21,15 @@ from omni.engine.outbox import Hungry, Outbox
 from omni.engine.request import Request, Speech
 from omni.engine.sampler import Sampler
 from omni.engine.text import TextTrack
-from omni.errors import CheckpointError, DeviceError, MessageError, OptionError, VoiceError
+from omni.errors import DeviceError, MessageError, OptionError, VoiceError
 from omni.events import Done, Event, Failed, Reply, collect
-from omni.families.qwen2_5_omni import LAYOUT, SPEECH, Qwen2_5Omni, build, dtype_of, is_voice
-from omni.kernels.weights import gains, gains_bytes
-from omni.loading.checkpoint import Checkpoint, find, load
-from omni.loading.device import is_fast_in, leave_cores, pick_devices, pick_dtype
-from omni.loading.gptq_awq import read_published
-from omni.loading.packing import Packing, check_weights
-from omni.loading.preprocessor import read_mel, read_pixels
-from omni.loading.progress import loading_bar
-from omni.models.config import read_config
+from omni.loading.model import load_model
+from omni.models.model import OmniModel
 from omni.prompt.reader import Message, PromptReader
-from omni.prompt.template import Template
-from omni.prompt.tokenizer import PieceEncoder, StreamDecoder, Tokenizer
+from omni.prompt.tokenizer import PieceEncoder, StreamDecoder
 from omni.session import Session
-from omni.talker.vocoder import CODES_PER_SECOND, FAITHFUL, SAMPLE_RATE, WHOLE, PreparedVoice, pick_preset
-from omni.talker.voices import Voice, pick, read_voices
+from omni.talker.vocoder import CODES_PER_SECOND, SAMPLE_RATE, WHOLE, PreparedVoice
+from omni.talker.voices import Voice, pick
 
 T = TypeVar("T")
 CACHE_TOKENS = 65536
@@ -59,7 +51,7 @@ class Omni:
 
     def __init__(
         self,
-        model: Qwen2_5Omni,
+        model: OmniModel,
         reader: PromptReader,
         voices: dict[str, Voice],
         *,
@@ -89,7 +81,7 @@ class Omni:
         budget: Budget | None = None,
         progress: bool = True,
     ) -> Omni:
-        """Load a Qwen2.5-Omni checkpoint.
+        """Load a checkpoint of a known family (`omni.families`).
 
         Args:
             model: a folder, or a hub id such as "Qwen/Qwen2.5-Omni-3B"; None for the small one that ships with the package.
@@ -113,63 +105,18 @@ class Omni:
         """
         if cache_tokens < 1:
             raise OptionError(f"cache_tokens is {cache_tokens}; give 1 or more, and at least the longest prompt and answer")
-        check_weights(weights)
-        preset = pick_preset(vocoder)
-        folder = find(model)
-        place, voice_place = pick_devices(device)
-        config = read_config(folder)
-        kept, voice_kept = (pick_dtype(dtype, config.dtype, where) for where in (place, voice_place))
-        tokenizer = Tokenizer.read(folder)
-        mel_kept = preset.dtype if is_fast_in(preset.dtype, voice_place) else torch.float32
-        net = build(config, speech=speech)
-        if net.token2wav:
-            net.token2wav.solver = preset.solver
-        voices = read_voices(folder) if net.talker else {}
-        for voice in voices.values():
-            if not 0 <= voice.bos_id < config.thinker.vocab_size:
-                raise CheckpointError(
-                    f"voice {voice.name!r} has id {voice.bos_id}, which the model lacks; fetch the voices again"
-                )
-        reader = PromptReader(
-            tokenizer,
-            Template.read(folder),
-            config.thinker.media,
-            read_pixels(folder, config.thinker.vision),
-            read_mel(folder, config.thinker.audio),
-            config.thinker.decoder.max_positions,
-            budget or Budget(),
-        )
-        layout = LAYOUT if net.talker else replace(LAYOUT, unused=LAYOUT.unused + SPEECH)
-        checkpoint = Checkpoint.open(folder)
-
-        def kept_in(name: str) -> torch.dtype:
-            return dtype_of(name, voice_kept if is_voice(name) else kept, mel_kept)
-
-        def kept_on(name: str) -> torch.device:
-            return voice_place if is_voice(name) else place
-
-        packing = Packing(
-            net,
-            checkpoint,
-            layout,
+        loaded = load_model(
+            model,
+            device=device,
+            dtype=dtype,
             weights=weights,
-            flow="int8" if weights != "auto" and preset is not FAITHFUL and gains_bytes(voice_place) else "auto",
-            published=read_published(folder),
-            gains=lambda name, inputs: gains(kept_in(name), kept_on(name), inputs),
+            vocoder=vocoder,
+            speech=speech,
+            budget=budget,
+            progress=progress,
         )
-        with loading_bar(folder.name, shown=progress) as bar:
-            load(
-                net,
-                checkpoint,
-                packing.layout,
-                dtype_of=kept_in,
-                device_of=kept_on,
-                progress=bar,
-                arrived=packing.arrived,
-            )
-        leave_cores()
         try:
-            return cls(net, reader, voices, cache_tokens=cache_tokens, graphs=graphs)
+            return cls(loaded.model, loaded.reader, loaded.voices, cache_tokens=cache_tokens, graphs=graphs)
         except torch.OutOfMemoryError as e:
             raise DeviceError(
                 f"{device} has no room for a cache of {cache_tokens} tokens beside the weights; load with fewer cache_tokens"
@@ -455,8 +402,8 @@ class Omni:
         prompt = self._reader.read(messages, speaking=voice is not None, audio_in_video=audio_in_video, tools=tools)
         self.engine.check(prompt)
         seed = secrets.randbelow(2**62) if options.seed is None else options.seed
-        config, device = self.model.thinker.config, self.engine.think.lane.device
-        sampler = Sampler(options.sampling, config.vocab_size, seed=seed, device=device)
+        vocab_size, device = self.model.thinker.config.vocab_size, self.engine.think.lane.device
+        sampler = Sampler(options.sampling, vocab_size, seed=seed, device=device)
         sampler.saw(prompt.ids.to(device))
         track = TextTrack(self._decoder, options.stop_strings)
         request = Request(
@@ -468,7 +415,7 @@ class Omni:
             track=track,
             text=track.start(),
             speech=self._speech(voice, options, seed) if voice is not None else None,
-            page_keys=prompt.page_keys(self.engine.think.lane.pool.page_size, config.audio.chunk_frames),
+            page_keys=prompt.page_keys(self.engine.think.lane.pool.page_size, self.engine.think.block_frames),
             started=started,
         )
         if tools and (call := self._reader.tokenizer.specials.get(CALL)) is not None:

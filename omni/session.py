@@ -138,7 +138,7 @@ class Session:
             self._end_sound()
         self._rate = rate
         self._sound.append(samples)
-        block = self._omni.model.thinker.config.audio.chunk_frames * self._rate // 100
+        block = self._omni.engine.think.block_frames * self._rate // 100
         have = sum(map(len, self._sound)) - round(SETTLED * rate)
         if have // block > self._num_ahead:
             self._num_ahead = have // block

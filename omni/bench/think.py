@@ -24,7 +24,7 @@ def thinker(s: Setting) -> Iterator[Case]:
     """A step at a context through all layers and the head, in the stored weights and in fewer bits."""
     head_of = "thinker.lm_head." if untied(s.shape) else "thinker.embed_tokens."
     pair = both(s.shape, "thinker.decoder.", head_of, dtype=s.dtype, device=s.device, distinct=s.sizes.distinct)
-    ours, ref = pair.ours.thinker, pair.theirs.thinker if pair.theirs else None
+    ours, ref = pair.ours.thinker, pair.their_thinker
     config, layers = ours.config.decoder, linears(pair.ours, "thinker.")
     body, head = weights(ours.decoder), ours.lm_head.weight
     lane = Lane(ours.decoder, s.sizes.context + 256)
@@ -55,7 +55,7 @@ def prefill(s: Setting) -> Iterator[Case]:
     part, num, share = "thinker.decoder.", s.sizes.prompt, 1 if s.shape.folder else THIRD
     whole = s.shape.depth(part)
     pair = both(s.shape, part, head_of, dtype=s.dtype, device=s.device, depth=whole // share, distinct=s.sizes.distinct)
-    ours, ref = pair.ours.thinker, pair.theirs.thinker if pair.theirs else None
+    ours, ref = pair.ours.thinker, pair.their_thinker
     for head in (ours.lm_head, ref.lm_head) if ref else (ours.lm_head,):
         head.weight = nn.Parameter(head.weight[: len(head.weight) // share], requires_grad=False)
     rows = normal(num, ours.config.decoder.hidden_size, s=s)
@@ -92,10 +92,11 @@ def prefill(s: Setting) -> Iterator[Case]:
 
 def talker(s: Setting) -> Iterator[Case]:
     """One codec step: a thought and a code in, logits out."""
+    if s.shape.config.talker is None:
+        return
     pair = both(s.shape, "talker.", dtype=s.dtype, device=s.device)
     ours, ref = pair.ours.talker, pair.theirs.talker if pair.theirs else None
-    if ours is None:
-        return
+    assert ours
     thought = normal(1, ours.config.embedding_size, s=s)
     state = ours.start(TextEnd(thought[0], thought[0]))
     code = torch.tensor([3], device=s.device)

@@ -17,13 +17,16 @@ from omni.api import CACHE_TOKENS
 from omni.engine.features import MAX_BYTES
 from omni.engine.speak import MOST_SHAPES
 from omni.errors import OmniError
-from omni.families.qwen2_5_omni import LAYOUT, Qwen2_5Omni, build, dtype_of, is_voice
+from omni.families import family_of, read_config
+from omni.families.family import Family
 from omni.kernels.native import build as native
 from omni.loading.checkpoint import Checkpoint, find, plan
 from omni.loading.device import has_fast_bfloat16, pick_devices, pick_dtype
 from omni.loading.gptq_awq import Published, read_published
+from omni.loading.model import open_checkpoint
 from omni.loading.packing import Packing, check_weights
-from omni.models.config import DecoderConfig, read_config
+from omni.models.config import DecoderConfig
+from omni.models.model import OmniModel, is_voice
 from omni.prompt.template import Template
 from omni.prompt.tokenizer import Tokenizer
 from omni.talker.flow import PUBLISHED
@@ -85,7 +88,8 @@ def _free(place: torch.device) -> int | None:
 
 
 def weights_sizes(
-    net: Qwen2_5Omni,
+    family: Family,
+    net: OmniModel,
     checkpoint: Checkpoint,
     kept: Sequence[torch.dtype],
     weights: str = "auto",
@@ -97,9 +101,9 @@ def weights_sizes(
 
     CheckpointError, OptionError as loading raises them.
     """
-    packing = Packing(net, checkpoint, LAYOUT, weights=weights, published=published)
+    packing = Packing(net, checkpoint, family.layout(net.config), weights=weights, published=published)
     todo = plan(net, checkpoint, packing.layout)
-    return todo.sizes(lambda name: dtype_of(name, kept[is_voice(name)]), packing.kept)
+    return todo.sizes(lambda name: family.dtype_of(name, kept[is_voice(name)], torch.float32), packing.kept)
 
 
 def _checkpoint(
@@ -108,11 +112,12 @@ def _checkpoint(
     """Print a checkpoint's memory plan for the devices of thinker and voice; what it lacks."""
     try:
         folder = find(model)
-        config = read_config(folder)
+        family, config = family_of(folder), read_config(folder)
         kept = [pick_dtype(dtype, config.dtype, place) for place in places]
-        net = build(config)
+        net = family.build(config)
         published = read_published(folder)
-        sizes = weights_sizes(net, Checkpoint.open(folder), kept, weights, published)
+        checkpoint = open_checkpoint(folder, config, family.layout(config))
+        sizes = weights_sizes(family, net, checkpoint, kept, weights, published)
     except OmniError as e:
         return [str(e)]
     names = " and ".join(dict.fromkeys(str(each).removeprefix("torch.") for each in kept))

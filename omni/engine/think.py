@@ -51,13 +51,15 @@ class ThinkStage:
     @property
     def block_frames(self) -> int:
         """Mel frames of the blocks that the audio tower hears apart from each other."""
-        return self.model.config.audio.chunk_frames
+        audio = self.model.config.audio
+        return audio.chunk_frames if audio else 1
 
     def _encode(self, media: Sequence[Sound | Picture]) -> list[Tensor]:
         sounds = [medium for medium in media if isinstance(medium, Sound)]
         pictures = [medium for medium in media if isinstance(medium, Picture)]
-        heard = iter(self.model.audio_tower.encode(sounds) if sounds else [])
-        seen = iter(self.model.visual.encode(pictures) if pictures else [])
+        ears, eyes = self.model.audio_tower, self.model.visual
+        heard = iter(ears.encode(sounds) if ears and sounds else [])
+        seen = iter(eyes.encode(pictures) if eyes and pictures else [])
         return [next(heard if isinstance(medium, Sound) else seen) for medium in media]
 
     def see(self, requests: Sequence[Request]) -> None:

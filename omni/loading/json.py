@@ -27,9 +27,13 @@ class Node:
             raise CheckpointError(f"{self._path}.{key} is no object; the checkpoint's config is damaged")
         return Node(value, f"{self._path}.{key}")
 
+    def part(self, key: str) -> Node:
+        """A child that need not be there, and then has no keys."""
+        return self.child(key) if key in self else Node({}, f"{self._path}.{key}")
+
     def __getitem__(self, key: str) -> Any:
         if key not in self:
-            raise CheckpointError(f"{self._path} lacks {key!r}; is this a Qwen2.5-Omni checkpoint?")
+            raise CheckpointError(f"{self._path} lacks {key!r}; fetch it again, or see whether omni reads such a checkpoint")
         return self._data[key]
 
     def first(self, *keys: str) -> Any:
@@ -58,9 +62,10 @@ def read_json(path: Path) -> Mapping[str, Any]:
 
 @contextmanager
 def damage_told(file: str) -> Iterator[None]:
+    """CheckpointError where reading a file's values finds one of the wrong kind."""
     try:
         yield
-    except (TypeError, ValueError) as e:
+    except (TypeError, ValueError, ArithmeticError) as e:
         raise CheckpointError(f"{file} holds a value of the wrong kind ({e}); fetch it again") from e
 
 
@@ -81,4 +86,5 @@ def check_kinds(record: Any) -> None:
 
 
 def ids_of(value: Any) -> tuple[int, ...]:
+    """Ids of a key that holds one or a list."""
     return tuple(value) if isinstance(value, list) else (value,)

@@ -22,7 +22,7 @@ def read_pixels(folder: Path, vision: VisionConfig) -> PixelConfig:
     """Picture pre-processing; where no file says, the patches are the tower's and the rest is Qwen2-VL's."""
     with damage_told("preprocessor_config.json"):
         c = _preprocessor(folder, "image_processor")
-        size = c.child("size") if "size" in c else Node({}, "size")
+        size = c.part("size")
         low, high = _frame_pixels(folder)
         config = PixelConfig(
             patch_size=c.get("patch_size", vision.patch_size),
@@ -53,7 +53,7 @@ def _frame_pixels(folder: Path) -> tuple[int, int]:
     else:
         c = _preprocessor(folder, "video_processor")
         c = c if "video_processor_type" in c else Node({}, name)
-    size = c.child("size") if "size" in c else Node({}, "size")
+    size = c.part("size")
     low, high = size.get("shortest_edge", 128 * 28 * 28), size.get("longest_edge", 768 * 28 * 28)
     return c.get("min_pixels", low), c.get("max_pixels", high)
 

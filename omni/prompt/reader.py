@@ -30,12 +30,6 @@ from omni.recent import Recent
 Message: TypeAlias = Mapping[str, Any]
 Medium: TypeAlias = tuple[Picture | None, Sound | None]
 
-SPEAKING = (
-    "You are Qwen, a virtual human developed by the Qwen Team, Alibaba Group, capable of perceiving auditory and visual "
-    "inputs, as well as generating text and speech."
-)
-"""The system prompt that the published checkpoints were taught to speak with."""
-
 MAX_BYTES = 256 * 2**20
 """Of the pictures, clips and sounds that were read lately."""
 ROLES = ("system", "user", "assistant", "tool")
@@ -151,16 +145,21 @@ class PromptReader:
     """Turns messages into prompts, the way a checkpoint was taught to read them.
 
     Attributes:
+        clock: where a prompt begins.
+        media, pixels, mel: None for a model without ears and eyes, without eyes, without ears.
         max_tokens: media are refused once their rows alone are more.
+        speaking: the system prompt that speech begins with, unless the messages bring one of their own.
         recent: media that were read lately.
     """
 
     tokenizer: Tokenizer
     template: Template
-    media: MediaIds
-    pixels: PixelConfig
-    mel: MelConfig
+    clock: Clock
+    media: MediaIds | None
+    pixels: PixelConfig | None
+    mel: MelConfig | None
     max_tokens: int
+    speaking: str | None = None
     budget: Budget = field(default_factory=Budget)
     recent: Recent[Medium] = field(default_factory=lambda: Recent(MAX_BYTES), repr=False, compare=False)
 
@@ -176,7 +175,7 @@ class PromptReader:
 
         Args:
             messages: OpenAI's chat shape, or the same with Python objects for media: see `Omni.generate`.
-            speaking: begin with the system prompt that speech needs, unless the messages bring one of their own.
+            speaking: the answer is to be spoken.
             audio_in_video: hear the sound of clips; None where they have one.
             tools: functions that the model may call, as OpenAI describes them.
 
@@ -193,8 +192,8 @@ class PromptReader:
             turns.append(turn)
             media += found
             self._check_rows(media)
-        if speaking and (not turns or turns[0]["role"] != "system"):
-            turns.insert(0, {"role": "system", "content": SPEAKING})
+        if speaking and self.speaking and (not turns or turns[0]["role"] != "system"):
+            turns.insert(0, {"role": "system", "content": self.speaking})
         if not turns:
             raise MessageError('there are no messages; give a list such as [{"role": "user", "content": "Hello"}]')
         ids = self.tokenizer.encode_runs(self.template.render(turns, add_generation_prompt=True, tools=tools))
@@ -266,38 +265,54 @@ class PromptReader:
             self.recent.put(key, medium, num_bytes)
         return medium
 
+    def _hearing(self) -> MelConfig:
+        if self.mel is None:
+            raise MediaError("this model does not hear; leave sound out, or take a model with ears")
+        return self.mel
+
+    def _sight(self) -> PixelConfig:
+        if self.pixels is None:
+            raise MediaError("this model does not see; leave pictures and clips out, or take a model with eyes")
+        return self.pixels
+
     def _sound(self, part: Message, source: Any, where: str) -> Medium:
-        return None, log_mel(read_audio(source, rate=self.mel.sampling_rate, budget=self.budget), self.mel)
+        mel = self._hearing()
+        return None, log_mel(read_audio(source, rate=mel.sampling_rate, budget=self.budget), mel)
 
     def _image(self, part: Message, source: Any, where: str) -> Medium:
+        pixels = self._sight()
         image = read_image(source, budget=self.budget)
-        return image_patches(image, self.pixels, **_numbers(part, where, "min_pixels", "max_pixels")), None
+        return image_patches(image, pixels, **_numbers(part, where, "min_pixels", "max_pixels")), None
 
     def _video(self, part: Message, source: Any, where: str, audio_in_video: bool | None) -> Medium:
+        pixels = self._sight()
         sampling = _numbers(part, where, "fps", "num_frames", "min_frames", "max_frames", "start", "end")
         clip = read_video(source, budget=self.budget, **sampling)
         # the clock of a clip runs by the rate asked for, 2 frames a second unless told, as published
         shape = _numbers(part, where, "fps", "min_pixels", "max_pixels")
-        picture = video_patches(clip.frames, self.pixels, **shape)
+        picture = video_patches(clip.frames, pixels, **shape)
         wanted = part.get("audio_in_video", audio_in_video)
         if wanted not in (None, True, False):
             raise MessageError(f"{where}.audio_in_video is {wanted!r}; give true or false")
-        if not (clip.has_audio if wanted is None else wanted):
+        if not (clip.has_audio and self.mel is not None if wanted is None else wanted):
             return picture, None
-        rate = self.mel.sampling_rate
+        mel = self._hearing()
+        rate = mel.sampling_rate
         wave = read_audio(source, rate=rate, budget=self.budget)
         first, last = (None if t is None else max(0, round(t * rate)) for t in (part.get("start"), part.get("end")))
         wave = wave[first:last]
-        if wanted is None and num_audio_tokens(-(-len(wave) // self.mel.hop_length)) < 1:
+        if wanted is None and num_audio_tokens(-(-len(wave) // mel.hop_length)) < 1:
             return picture, None  # a sound track that ends before the clip begins
         try:
-            return picture, log_mel(wave, self.mel)
+            return picture, log_mel(wave, mel)
         except MediaLimitError as e:
             raise MediaLimitError(f"{e}; or leave the clip's sound out with audio_in_video=False") from e
 
     def _lay_out(self, ids: Sequence[int], media: Sequence[Medium]) -> Prompt:
         """Replace each placeholder by its medium's rows."""
-        clock = Clock(self.media.positions_per_second, self.media.positions_per_second * self.media.seconds_per_chunk)
+        clock = replace(self.clock)
+        if self.media is None:
+            return text_prompt(ids, clock)
         places = {self.media.image, self.media.video, self.media.audio}
         if sum(i in places for i in ids) != len(media):
             raise MessageError("this checkpoint's chat template does not place every picture, sound or clip of the messages")
@@ -327,12 +342,18 @@ class PromptReader:
         if picture is None:
             assert audio
             return audio
-        t, h, w = picture.grid
-        cells = (t, h // self.pixels.merge_size, w // self.pixels.merge_size)
+        (t, h, w), side = picture.grid, self._sight().merge_size
+        cells = (t, h // side, w // side)
         if picture.second_per_grid is None:
             return ImageSpan(cells)
         video = VideoSpan(cells, picture.second_per_grid)
         return AudioVideoSpan(video, audio) if audio else video
+
+
+def text_prompt(ids: Sequence[int], clock: Clock) -> Prompt:
+    """The prompt of ids that all stand for themselves."""
+    rows, is_media = torch.tensor(ids), torch.zeros(len(ids), dtype=torch.bool)
+    return Prompt(rows, clock.text(len(ids)), clock, (), (), (), is_media, 0, 0, 0)
 
 
 def fill(

@@ -18,8 +18,9 @@ from demos.small_model.speech.corpus import VOICES
 from demos.small_model.training import senses, train_towers
 from demos.small_model.world import draw, looking, questions, sounds, world
 from omni.encoders.features import num_audio_tokens
+from omni.families.qwen2_5_omni import SPEAKING
 from omni.prompt.positions import AudioSpan, AudioVideoSpan, Clock, ImageSpan, Span, TextSpan, VideoSpan
-from omni.prompt.reader import SPEAKING, MediaRun, fill
+from omni.prompt.reader import MediaRun, fill
 
 ALL = "Say all you see."
 LISTED = 0.7
@@ -183,6 +184,7 @@ class Batch:
 
 def collate(lessons: Sequence[Lesson]) -> Batch:
     media = shape.omni_config().thinker.media
+    assert media
     rows, answers, runs, looks = [], [], [], []
     for i, lesson in enumerate(lessons):
         spans = [*lesson.spans, TextSpan(tuple(lesson.text))]

@@ -67,6 +67,7 @@ class Ears(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         config = shape.omni_config().thinker.audio
+        assert config
         self.tower = AudioTower(config)
         nets.initialise(self.tower, config.encoder_layers)
         self.by_letter = nn.Linear(config.d_model, len(LETTERS) + 1)
@@ -122,6 +123,7 @@ class Eyes(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         config = shape.omni_config().thinker.vision
+        assert config
         self.tower = VisionTower(config)
         nets.initialise(self.tower, config.depth)
         width = nets.MERGE * config.hidden_size

@@ -20,14 +20,14 @@ from typer.testing import CliRunner, Result
 from omni.bench import baseline, compare, kernels, marks, plot, presets, report, stages
 from omni.bench.report import Report, Row
 from omni.bench.timing import Ceilings, Pairs, Timer
-from omni.bench.weights import DEPTHS, SHAPES, Shape, both, config_of, shallower
+from omni.bench.weights import DEPTHS, SHAPES, Shape, both, shallower
 from omni.cli.main import app
 from omni.errors import OptionError
 from omni.evaluation.evaluate import Mark
 from omni.evaluation.scores import check_place
+from omni.families import config_in, read_config
 from omni.families.qwen2_5_omni import LAYOUT, build
 from omni.loading.checkpoint import BUNDLED
-from omni.models.config import read_config
 from omni.talker.vocoder import PRESETS
 
 CPU = torch.device("cpu")
@@ -198,7 +198,7 @@ def test_both_programs_have_as_many_layers(part: str) -> None:
     tree = shallower(shape.tree, part, 3)
     assert shape.depth(part) > replace(shape, tree=tree).depth(part) == 3
     theirs = {name for name, _ in baseline.build(tree).named_parameters()}
-    ours = {key for name, _ in build(config_of(tree)).named_parameters() for key in LAYOUT.keys(name)}
+    ours = {key for name, _ in build(config_in(tree)).named_parameters() for key in LAYOUT.keys(name)}
     assert {key for key in ours ^ theirs if not LAYOUT.may_lack(key) and not LAYOUT.leaves(key)} == set()
 
 

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from omni.bench.launches import Tally, counted
-from omni.families.qwen2_5_omni import Qwen2_5Omni, build
+from omni.families import read_config
+from omni.families.qwen2_5_omni import build
 from omni.kernels import rms_norm
 from omni.kernels.dispatch import on_gpu
-from omni.models.config import read_config
 from omni.models.decoder import Decoder
 from omni.models.kv_store import CachedSequence, PagePool
+from omni.models.model import OmniModel
 from omni.talker.flow import PUBLISHED
 
 DATA = Path(__file__).parents[2] / "data"
@@ -41,7 +42,7 @@ def meta(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 @pytest.fixture(scope="module", params=["3b", "7b"])
-def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Qwen2_5Omni:
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> OmniModel:
     folder = tmp_path_factory.mktemp(request.param)
     (folder / "config.json").write_bytes((DATA / f"qwen2_5_omni_{request.param}.config.json").read_bytes())
     built = build(read_config(folder)).to(META)
@@ -80,7 +81,7 @@ def check(tally: Tally, decoder: nn.Module, rest: Counter[str]) -> None:
 
 
 @pytest.mark.parametrize("num_rows", [1, 32])
-def test_thinker_step(model: Qwen2_5Omni, num_rows: int) -> None:
+def test_thinker_step(model: OmniModel, num_rows: int) -> None:
     thinker, ids = model.thinker, meta(num_rows, dtype=torch.int64)
     decode = step(thinker.decoder, num_rows)
     with counted() as tally:
@@ -91,7 +92,7 @@ def test_thinker_step(model: Qwen2_5Omni, num_rows: int) -> None:
 
 
 @pytest.mark.parametrize("num_rows", [1, 32])
-def test_talker_step(model: Qwen2_5Omni, num_rows: int) -> None:
+def test_talker_step(model: OmniModel, num_rows: int) -> None:
     talker = model.talker
     assert talker
     codes, thoughts = meta(num_rows, dtype=torch.int64), meta(num_rows, talker.config.embedding_size, dtype=BF16)
@@ -103,7 +104,7 @@ def test_talker_step(model: Qwen2_5Omni, num_rows: int) -> None:
     assert 1 <= tally.moved / needed < 1.1
 
 
-def test_dit_evaluation(model: Qwen2_5Omni) -> None:
+def test_dit_evaluation(model: OmniModel) -> None:
     """Of 96 frames, with and without conditioning at once."""
     assert model.token2wav
     dit = model.token2wav.code2wav_dit_model
@@ -115,7 +116,7 @@ def test_dit_evaluation(model: Qwen2_5Omni) -> None:
     assert tally.moved == pytest.approx(1.3125e9, rel=0.001)
 
 
-def test_bigvgan(model: Qwen2_5Omni) -> None:
+def test_bigvgan(model: OmniModel) -> None:
     """Of a second of sound."""
     assert model.token2wav
     bigvgan = model.token2wav.code2wav_bigvgan_model

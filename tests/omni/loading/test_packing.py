@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +22,18 @@ from omni.cli.doctor import CONVERSATION, _kv_bytes, examine, weights_sizes
 from omni.engine.runner import Lane
 from omni.errors import CheckpointError, OptionError
 from omni.evaluation.evaluate import read_set
-from omni.families.qwen2_5_omni import LAYOUT, build
+from omni.families import read_config
+from omni.families.qwen2_5_omni import FAMILY, LAYOUT, build
 from omni.kernels.weights import dequantise, pack, quantise_int4, quantise_int8
 from omni.loading.checkpoint import BUNDLED, Checkpoint, Entry, plan
 from omni.loading.gptq_awq import STORAGES, Part, Published, read_published
 from omni.loading.packing import HEADS, PackedLinear, Packing, pack_linears
-from omni.models.config import OmniConfig, read_config
+from omni.models.config import ModelConfig
 from omni.models.decoder import STACKS
 from omni.models.kv_store import CachedSequence
 from tests.omni.loading.test_checkpoint import published
 
+sizes_of = partial(weights_sizes, FAMILY)
 LINEARS = {name for names in STACKS.values() for name in names} | {"self_attn.o_proj", "mlp.down_proj"}
 GROUP = 64
 
@@ -241,12 +244,8 @@ def test_published_weights_with_a_rounded_talker(tmp_path: Path) -> None:
     kinds = {name: type(m.packed[0]).__name__ for name, m in omni.model.named_modules() if isinstance(m, PackedLinear)}
     thinker, talker = kinds["thinker.decoder.layers.0.mlp.down_proj"], kinds["talker.decoder.layers.0.mlp.down_proj"]
     assert thinker != talker
-    sizes = weights_sizes(
-        build(omni.model.config), Checkpoint.open(stored), [torch.float32] * 2, "int8", read_published(stored)
-    )
-    assert (
-        sizes["thinker"] < weights_sizes(build(omni.model.config), Checkpoint.open(BUNDLED), [torch.float32] * 2)["thinker"]
-    )
+    sizes = sizes_of(build(omni.model.config), Checkpoint.open(stored), [torch.float32] * 2, "int8", read_published(stored))
+    assert sizes["thinker"] < sizes_of(build(omni.model.config), Checkpoint.open(BUNDLED), [torch.float32] * 2)["thinker"]
 
 
 @pytest.mark.parametrize(
@@ -294,17 +293,17 @@ def _put(leaf: str, *shape: int) -> Callable[[dict[str, Entry]], object]:
     ],
 )
 def test_published_tensors_that_do_not_fit(
-    change: Callable[[dict[str, Entry]], object], message: str, stored: tuple[OmniConfig, Checkpoint, Published]
+    change: Callable[[dict[str, Entry]], object], message: str, stored: tuple[ModelConfig, Checkpoint, Published]
 ) -> None:
     config, checkpoint, published = stored
     entries = dict(checkpoint.entries)
     change(entries)
     with pytest.raises(CheckpointError, match=message):
-        weights_sizes(build(config), Checkpoint(entries), [torch.float32] * 2, "auto", published)
+        sizes_of(build(config), Checkpoint(entries), [torch.float32] * 2, "auto", published)
 
 
 @pytest.fixture(scope="module")
-def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[OmniConfig, Checkpoint, Published]:
+def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[ModelConfig, Checkpoint, Published]:
     folder, _ = publish("gptq", tmp_path_factory.mktemp("gptq"))
     known = read_published(folder)
     assert known
@@ -328,14 +327,14 @@ def test_the_7b_with_speech_fits(weights: str, most: float, tmp_path: Path) -> N
     config, checkpoint = published("7b", tmp_path)
     assert config.talker_decoder
     kept = [torch.bfloat16] * 2
-    sizes = weights_sizes(build(config), checkpoint, kept, weights)
+    sizes = sizes_of(build(config), checkpoint, kept, weights)
     cache = CONVERSATION * sum(_kv_bytes(each, kept[0]) for each in (config.thinker.decoder, config.talker_decoder))
     assert most * 0.9 < sum(sizes.values()) + cache <= most
 
 
 def test_sizes_of_the_7b_by_hand(tmp_path: Path) -> None:
     config, checkpoint = published("7b", tmp_path)
-    whole, half = (weights_sizes(build(config), checkpoint, [torch.bfloat16] * 2, weights) for weights in ("auto", "int8"))
+    whole, half = (sizes_of(build(config), checkpoint, [torch.bfloat16] * 2, weights) for weights in ("auto", "int8"))
     h, f, heads, vocab = 3584, 18944, 28 + 4 + 4, 152064
     layer = h * heads * 128 + 28 * 128 * h + 3 * h * f
     outputs = heads * 128 + h + 2 * f + h

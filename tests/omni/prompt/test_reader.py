@@ -12,7 +12,8 @@ from PIL import Image
 
 from omni import Omni, Options
 from omni.errors import ContextError, MediaError, MessageError
-from omni.prompt.reader import SPEAKING, Message, Prompt
+from omni.families.qwen2_5_omni import SPEAKING
+from omni.prompt.reader import Message, Prompt
 from tests.encoders.samples import video_file
 from tests.oracle.tiny import tiny, token
 
