@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from omni.loading.checkpoint import Layout
+from omni.models.decoder import Decoder
 from omni.models.model import OmniModel
 from omni.prompt.reader import Prompt
 
@@ -79,6 +80,11 @@ def cache(model: Any, keys: Tensor, values: Tensor, pages: Sequence[int], length
         rows = (x[pages].flatten(0, 1)[:length].transpose(0, 1)[None].contiguous() for x in (k, v))  # [1, K, length, D]
         made.update(*rows, layer)
     return made
+
+
+def positions(at: Tensor, decoder: Decoder) -> Tensor:
+    """Positions `[3, N]` of one sequence as transformers' decoder takes them: without axes where all are alike."""
+    return at[:, None] if any(decoder.config.axes) else at[:1]
 
 
 def load(folder: Path, dtype: torch.dtype, device: torch.device) -> Any:

@@ -115,9 +115,9 @@ def both(
     return Both(ours, theirs)
 
 
-def untied(shape: Shape) -> bool:
-    """Whether the thinker's head has weights of its own."""
-    return not shape.config.thinker.tie_word_embeddings
+def head_of(shape: Shape) -> tuple[str, ...]:
+    """What names of the thinker's head begin with: it has two where it is tied."""
+    return ("thinker.lm_head.", "thinker.embed_tokens.")[: 1 + shape.config.thinker.tie_word_embeddings]
 
 
 def linears(model: OmniModel, part: str) -> dict[str, nn.Linear]:

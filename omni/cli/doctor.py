@@ -25,7 +25,7 @@ from omni.loading.device import has_fast_bfloat16, pick_devices, pick_dtype
 from omni.loading.gptq_awq import Published, read_published
 from omni.loading.model import open_checkpoint
 from omni.loading.packing import Packing, check_weights
-from omni.models.config import DecoderConfig
+from omni.models.config import DecoderConfig, ModelConfig
 from omni.models.model import OmniModel, is_voice
 from omni.prompt.template import Template
 from omni.prompt.tokenizer import Tokenizer
@@ -120,6 +120,7 @@ def _checkpoint(
         sizes = weights_sizes(family, net, checkpoint, kept, weights, published)
     except OmniError as e:
         return [str(e)]
+    console.print(f"{family.name}: {_abilities(config)}", highlight=False)
     names = " and ".join(dict.fromkeys(str(each).removeprefix("torch.") for each in kept))
     if published or weights != "auto":
         names += f", decoders in {weights if weights != 'auto' else 'int4 as published'}"
@@ -142,8 +143,9 @@ def _checkpoint(
             table.add_row(f"{name} cache, up to {CACHE_TOKENS:,} tokens", str(place), f"{size / GIB:.2f}")
             most[place] += size
             few[place] += size * CONVERSATION // CACHE_TOKENS
-    table.add_row("rows of media seen or heard lately, up to", str(places[0]), f"{MAX_BYTES / GIB:.2f}")
-    most[places[0]] += MAX_BYTES
+    if config.thinker.media:
+        table.add_row("rows of media seen or heard lately, up to", str(places[0]), f"{MAX_BYTES / GIB:.2f}")
+        most[places[0]] += MAX_BYTES
     if net.token2wav:
         size = net.token2wav.code2wav_dit_model.past_size(PUBLISHED) * torch.float32.itemsize
         table.add_row("vocoder's past, for each speech at once", str(places[1]), f"{size / GIB:.2f}")
@@ -167,6 +169,14 @@ def _checkpoint(
                 "smaller checkpoint, weights='int8' or 'int4', speech=False, or another device"
             )
     return missing
+
+
+def _abilities(config: ModelConfig) -> str:
+    """What a model can do, and what it cannot."""
+    parts = {"see": config.thinker.vision, "hear": config.thinker.audio, "speak": config.talker}
+    can, cannot = ([name for name, part in parts.items() if bool(part) == able] for able in (True, False))
+    told = "reads and writes text" + "".join(f", {name}s" for name in can)
+    return f"{told}; it does not {' or '.join(filter(None, (', '.join(cannot[:-1]), cannot[-1])))}" if cannot else told
 
 
 def _kv_bytes(config: DecoderConfig, dtype: torch.dtype) -> int:

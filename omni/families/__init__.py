@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from omni.errors import CheckpointError
-from omni.families import qwen2_5_omni
+from omni.families import qwen2, qwen2_5_omni, qwen3
 from omni.families.family import Family
 from omni.loading.json import Node, check_kinds, damage_told, ids_of, read_json
 from omni.models.config import ModelConfig
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (qwen2_5_omni.FAMILY,)}
+FAMILIES: dict[str, Family] = {family.name: family for family in (qwen2.FAMILY, qwen2_5_omni.FAMILY, qwen3.FAMILY)}
 """By model_type. Whoever has another family puts it in here before a checkpoint is loaded."""
 
 

@@ -230,6 +230,8 @@ class PromptReader:
                 parts.append({"type": kind})
                 media.append(value)
                 self._check_rows(media)
+        if self.media is None:  # templates of text alone write a list of parts as Python shows it
+            return {**bare, "content": "\n".join(part["text"] for part in parts)}, media
         return {**bare, "content": parts}, media
 
     def _part(self, part: object, where: str, audio_in_video: bool | None) -> tuple[str, str | Medium]:

@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from tests.oracle.make_tiny_omni import OFFSET, make
+from tests.oracle.files import OFFSET
+from tests.oracle.make_tiny_omni import make
 
 DATA = Path(__file__).parents[2] / "data"
 DTYPES = {"BF16": torch.bfloat16, "F32": torch.float32}

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -174,18 +175,16 @@ def words(values: Tensor, axis: int, order: tuple[int, ...]) -> Tensor:
     return torch.stack(out).movedim(0, axis).contiguous()
 
 
-def publish(method: str, folder: Path, *, shuffled: bool = False, group: int = GROUP, **config: Any) -> tuple[Path, Path]:
-    """The bundled checkpoint with its thinker's layers in a published layout, and the same with plain weights."""
-    stored, meant = folder / "stored", folder / "meant"
-    for place in (stored, meant):
-        shutil.copytree(BUNDLED, place, ignore=shutil.ignore_patterns("eval", "model.safetensors", "voices.safetensors"))
-    tensors = load_file(BUNDLED / "model.safetensors")
+def publish_layers(
+    tensors: dict[str, Tensor], method: str, *, group: int = GROUP, shuffled: bool = False
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Tensors of a checkpoint with its decoder's layers in a published layout, and the same as plain weights."""
     published, plain = dict(tensors), dict(tensors)
     storage = STORAGES[method]
     draw = torch.Generator().manual_seed(0)
     for name in tensors:
         module = name.removesuffix(".weight")
-        if not name.startswith("thinker.model.layers.") or not module.endswith(tuple(LINEARS)):
+        if not re.match(r"(thinker\.)?model\.layers\.", name) or not module.endswith(tuple(LINEARS)):
             continue
         weight = published.pop(name)
         O, C = weight.shape
@@ -205,8 +204,17 @@ def publish(method: str, folder: Path, *, shuffled: bool = False, group: int = G
             published[f"{module}.g_idx"] = group_of.int()
         if module.endswith("o_proj"):  # some makers give every layer a bias
             published[f"{module}.bias"] = torch.zeros(O)
-    save_file({name: tensor.contiguous() for name, tensor in published.items()}, stored / "model.safetensors")
-    save_file({name: tensor.contiguous() for name, tensor in plain.items()}, meant / "model.safetensors")
+    return tuple({name: tensor.contiguous() for name, tensor in held.items()} for held in (published, plain))  # type: ignore[return-value]  # two of them
+
+
+def publish(method: str, folder: Path, *, shuffled: bool = False, group: int = GROUP, **config: Any) -> tuple[Path, Path]:
+    """The bundled checkpoint with its thinker's layers in a published layout, and the same with plain weights."""
+    stored, meant = folder / "stored", folder / "meant"
+    for place in (stored, meant):
+        shutil.copytree(BUNDLED, place, ignore=shutil.ignore_patterns("eval", "model.safetensors", "voices.safetensors"))
+    tensors = load_file(BUNDLED / "model.safetensors")
+    for place, held in zip((stored, meant), publish_layers(tensors, method, group=group, shuffled=shuffled), strict=True):
+        save_file(held, place / "model.safetensors")
     tree = json.loads((stored / "config.json").read_text())
     said = {"quant_method": method.removesuffix("_v2"), "bits": 4, "group_size": group}
     said |= {"version": "gemm", "zero_point": True} if method == "awq" else {"checkpoint_format": method}

@@ -1,0 +1,276 @@
+"""Models of text alone: what their configs say, that they answer as transformers' do, and what they refuse."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+from safetensors.torch import load_file, save_file
+
+from omni import Omni
+from omni.bench.case import FEWER_BITS
+from omni.cli.doctor import examine
+from omni.errors import CheckpointError, MediaError, VoiceError
+from omni.families import config_in
+from omni.loading.packing import PackedLinear
+from omni.models.config import DecoderConfig, Yarn
+from tests.omni.loading.test_packing import publish_layers
+from tests.oracle.make_tiny_text import VARIANTS, make
+from tests.oracle.text import CHATS, LIMITS, errors, greedy, loaded, logits
+from tests.oracle.tiny import tiny
+
+ASK = [{"role": "user", "content": "Hi."}]
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_answers_are_those_of_transformers(variant: str) -> None:
+    found = errors(variant)
+    assert found.keys() == LIMITS.keys()
+    assert {name: error for name, error in found.items() if error > LIMITS[name]} == {}
+
+
+@pytest.mark.parametrize("variant", ["qwen2", "qwen3"])
+def test_parts_of_text_are_lines(variant: str) -> None:
+    parts = [{"role": "user", "content": [{"type": "text", "text": "One,"}, "two."]}]
+    lines = [{"role": "user", "content": "One,\ntwo."}]
+    assert greedy(loaded(variant), parts) == greedy(loaded(variant), lines)
+
+
+def test_stops_end_an_answer(tmp_path: Path) -> None:
+    omni = loaded("qwen2-untied")
+    first = greedy(omni, CHATS[0])
+    folder = make("qwen2-untied", tmp_path)
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [511, first[3]]}))
+    again = Omni.load(folder, dtype="float32", progress=False)
+    assert greedy(again, CHATS[0]) == first[: first.index(first[3])]
+
+
+# ---- configs
+
+
+def tree_of(variant: str) -> dict[str, Any]:
+    tree: dict[str, Any] = json.loads((tiny(variant) / "config.json").read_text())
+    return tree
+
+
+PUBLISHED: dict[str, tuple[dict[str, Any], DecoderConfig]] = {
+    # hidden/layers/heads/kv heads/intermediate of the published files
+    "Qwen2.5-0.5B-Instruct": (
+        {"model_type": "qwen2", "hidden_size": 896, "num_hidden_layers": 24, "num_attention_heads": 14,
+         "num_key_value_heads": 2, "intermediate_size": 4864, "max_position_embeddings": 32768, "rms_norm_eps": 1e-6,
+         "rope_theta": 1000000.0, "max_window_layers": 21, "tie_word_embeddings": True, "vocab_size": 151936,
+         "eos_token_id": 151645, "torch_dtype": "bfloat16"},
+        DecoderConfig(896, 4864, 24, 14, 2, 64, 1e-6, 1e6, (0,) * 32, None, True, False, False, 32768),
+    ),
+    "Qwen2.5-Math-7B": (
+        {"model_type": "qwen2", "hidden_size": 3584, "num_hidden_layers": 28, "num_attention_heads": 28,
+         "num_key_value_heads": 4, "intermediate_size": 18944, "max_position_embeddings": 4096, "rms_norm_eps": 1e-6,
+         "rope_theta": 10000, "use_mrope": False, "tie_word_embeddings": False, "vocab_size": 152064,
+         "eos_token_id": 151643},
+        DecoderConfig(3584, 18944, 28, 28, 4, 128, 1e-6, 1e4, (0,) * 64, None, True, False, False, 4096),
+    ),
+    "Qwen3-32B": (
+        {"model_type": "qwen3", "hidden_size": 5120, "num_hidden_layers": 64, "num_attention_heads": 64, "head_dim": 128,
+         "num_key_value_heads": 8, "intermediate_size": 25600, "max_position_embeddings": 40960, "rms_norm_eps": 1e-6,
+         "rope_theta": 1000000, "rope_scaling": None, "sliding_window": None, "attention_bias": False,
+         "tie_word_embeddings": False, "vocab_size": 151936, "eos_token_id": 151645},
+        DecoderConfig(5120, 25600, 64, 64, 8, 128, 1e-6, 1e6, (0,) * 64, None, False, False, True, 40960),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_configs(name: str) -> None:
+    tree, decoder = PUBLISHED[name]
+    config = config_in(tree)
+    assert config.thinker.decoder == decoder
+    assert (config.thinker.vocab_size, config.thinker.eos_ids) == (tree["vocab_size"], (tree["eos_token_id"],))
+    assert config.thinker.tie_word_embeddings == tree["tie_word_embeddings"]
+    assert (config.thinker.audio, config.thinker.vision, config.thinker.media, config.talker) == (None,) * 4
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_both_spellings_say_the_same(variant: str, tmp_path: Path) -> None:
+    """The words of transformers 4, and those that transformers 5 saves."""
+    from transformers import AutoConfig
+
+    AutoConfig.from_pretrained(tiny(variant)).save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text())
+    assert "rope_theta" not in saved and "dtype" in saved
+    assert config_in(saved) == config_in(tree_of(variant))
+
+
+def test_biases_of_qwen3_are_told() -> None:
+    decoder = config_in(tree_of("qwen3") | {"attention_bias": True}).thinker.decoder
+    assert (decoder.qkv_bias, decoder.o_bias, decoder.qk_norm) == (True, True, True)
+
+
+def test_a_head_has_its_size() -> None:
+    """Its share of the rows, or for Qwen3 128, where no key says."""
+    qwen2, qwen3 = tree_of("qwen2"), tree_of("qwen3-wide")
+    assert config_in(qwen2).thinker.decoder.head_dim == 16
+    assert config_in(qwen2 | {"head_dim": 8}).thinker.decoder.head_dim == 8
+    assert config_in(qwen3).thinker.decoder.head_dim == 32
+    assert config_in({k: v for k, v in qwen3.items() if k != "head_dim"}).thinker.decoder.head_dim == 128
+
+
+@pytest.mark.parametrize(
+    ("rope", "yarn", "longest"),
+    [
+        (
+            {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768},
+            Yarn(4.0, 32768, 32, 1, True, 1.138629436111989), 131072,
+        ),
+        ({"rope_type": "yarn", "factor": 2}, Yarn(2.0, 40960, 32, 1, True, 1.0693147180559945), 81920),
+        (
+            {"rope_type": "yarn", "original_max_position_embeddings": 10240, "beta_fast": 16, "beta_slow": 2,
+             "truncate": False},
+            Yarn(4.0, 10240, 16, 2, False, 1.138629436111989), 40960,
+        ),
+        ({"rope_type": "yarn", "factor": 4.0, "attention_factor": 1.5}, Yarn(4.0, 40960, 32, 1, True, 1.5), 163840),
+        ({"rope_type": "yarn", "factor": 4.0, "mscale": 1, "mscale_all_dim": 1}, Yarn(4.0, 40960, 32, 1, True, 1.0), 163840),
+        ({"rope_type": "yarn", "factor": 1.0}, Yarn(1.0, 40960, 32, 1, True, 1.0), 40960),
+    ],
+)  # fmt: skip
+def test_yarn(rope: dict[str, Any], yarn: Yarn, longest: int) -> None:
+    decoder = config_in(tree_of("qwen3") | {"max_position_embeddings": 40960, "rope_scaling": rope}).thinker.decoder
+    assert (decoder.rope_scaling, decoder.max_positions) == (yarn, longest)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"use_sliding_window": True}, "use_sliding_window is set"),
+        ({"layer_types": ["full_attention", "sliding_attention", "full_attention"]}, "sliding"),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "'linear' is not supported"),
+        ({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, "'dynamic' is not supported"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 2.0}}, "'llama3' is not supported"),
+        ({"rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]}}, "'mrope' is not supported"),
+        ({"rope_scaling": {"type": "yarn", "factor": "four"}}, "wrong kind"),
+        ({"rope_scaling": {"type": "yarn", "original_max_position_embeddings": 0}}, "wrong kind"),
+        ({"rope_scaling": 4}, "rope_scaling is no object"),
+        ({"rope_theta": None}, "lacks 'rope_theta'"),
+        ({"rms_norm_eps": None}, "lacks 'rms_norm_eps'"),
+        ({"num_key_value_heads": None}, "lacks 'num_key_value_heads'"),
+        ({"num_attention_heads": 0}, "wrong kind"),
+        ({"vocab_size": "many"}, "wrong kind"),
+    ],
+)
+def test_what_is_not_read_is_named(change: dict[str, Any], said: str) -> None:
+    with pytest.raises(CheckpointError, match=said):
+        config_in(tree_of("qwen2") | change)
+
+
+# ---- heads
+
+
+def test_a_head_that_is_tied_may_be_in_the_files() -> None:
+    without, with_head = (Omni.load(tiny(name), dtype="float32", progress=False) for name in ("qwen2", "qwen3"))
+    for omni in (without, with_head):
+        assert omni.model.thinker.lm_head.weight is omni.model.thinker.embed_tokens.weight
+
+
+def test_a_head_that_is_not_tied_must_be_in_the_files(tmp_path: Path) -> None:
+    folder = make("qwen2", tmp_path)
+    tree = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(tree | {"tie_word_embeddings": False}))
+    with pytest.raises(CheckpointError, match=r"tie_word_embeddings false, and no file in .* holds lm_head\.weight"):
+        Omni.load(folder, progress=False)
+    console = Console(width=300, file=io.StringIO())
+    assert not examine(console, str(folder), "cpu", "float32")
+    assert "lm_head.weight" in console.file.getvalue()  # type: ignore[attr-defined]  # a StringIO
+
+
+# ---- fewer bits
+
+
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+@pytest.mark.parametrize("variant", ["qwen2-untied", "qwen3-wide"])
+def test_decoders_are_packed(variant: str, weights: str) -> None:
+    plain, packed = loaded(variant), Omni.load(tiny(variant), dtype="float32", weights=weights, progress=False)
+    names = {name for name, module in packed.model.named_modules() if isinstance(module, PackedLinear)}
+    layers = range(plain.model.config.thinker.decoder.num_layers)
+    linears = ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj")
+    assert names == {"thinker.lm_head", *(f"thinker.decoder.layers.{i}.{linear}" for i in layers for linear in linears)}
+    ids = torch.arange(40) * 5
+    want, got = logits(plain, ids), logits(packed, ids)
+    assert 0 < float((got - want).norm() / want.norm()) < FEWER_BITS[weights]
+
+
+@pytest.mark.parametrize("method", ["gptq", "awq"])
+@pytest.mark.parametrize("variant", ["qwen2-untied", "qwen3-wide"])
+def test_published_in_four_bits(variant: str, method: str, tmp_path: Path) -> None:
+    stored, meant = publish(variant, method, tmp_path)
+    ours, truth = (Omni.load(folder, dtype="float32", progress=False) for folder in (stored, meant))
+    assert isinstance(ours.model.thinker.decoder.layers[0].mlp.down_proj, PackedLinear)
+    ids = torch.arange(128) % 250
+    want = logits(truth, ids)
+    assert float((logits(ours, ids) - want).norm() / want.norm()) < 1e-4
+
+
+def publish(variant: str, method: str, folder: Path) -> tuple[Path, Path]:
+    """A checkpoint with its decoder's layers in a published layout, and the same with plain weights."""
+    stored, meant = make(variant, folder / "stored"), make(variant, folder / "meant")
+    tensors = {name: t.float() for path in stored.glob("*.safetensors") for name, t in load_file(path).items()}
+    packed, plain = publish_layers(tensors, method, group=32)
+    for place, held in ((stored, packed), (meant, plain)):
+        for path in (*place.glob("*.safetensors"), place / "model.safetensors.index.json"):
+            path.unlink()
+        save_file(held, place / "model.safetensors")
+    tree = json.loads((stored / "config.json").read_text())
+    (stored / "config.json").write_text(json.dumps(tree | {"quantization_config": {"quant_method": method, "bits": 4}}))
+    return stored, meant
+
+
+# ---- what text alone cannot do
+
+
+def test_media_are_refused_by_name() -> None:
+    omni = loaded("qwen3")
+    picture, sound = Image.new("RGB", (28, 28)), (np.zeros(16000, np.float32), 16000)
+    for part, said in (
+        ({"type": "image", "image": picture}, r"messages\[0\]\.content\[1\]: this model does not see"),
+        ({"type": "video", "video": [picture, picture]}, "this model does not see"),
+        ({"type": "audio", "audio": sound}, "this model does not hear"),
+    ):
+        with pytest.raises(MediaError, match=said):
+            omni.generate([{"role": "user", "content": ["What is this?", part]}])
+
+
+def test_a_voice_is_refused() -> None:
+    omni = loaded("qwen3")
+    assert omni.voices == {}
+    with pytest.raises(VoiceError):
+        omni.generate(ASK, voice="Chelsie")
+    with pytest.raises(VoiceError):
+        list(omni.say("Hello."))
+    with pytest.raises(VoiceError):
+        omni.session(voice="Chelsie")
+
+
+def test_a_conversation() -> None:
+    session = loaded("qwen2-untied").session(max_tokens=6, temperature=0.0)
+    for text in ("Hi.", "Again?"):
+        session.append_text(text)
+        assert list(session.respond())
+    assert [message["role"] for message in session.messages] == ["user", "assistant"] * 2
+    with pytest.raises(MediaError, match="does not see"):
+        session.append_image(Image.new("RGB", (28, 28)))
+
+
+def test_doctor_plans_for_text() -> None:
+    console = Console(width=200, file=io.StringIO())
+    assert examine(console, str(tiny("qwen3-wide")), "cpu", "float32")
+    told = " ".join(console.file.getvalue().split())  # type: ignore[attr-defined]  # a StringIO
+    assert "qwen3: reads and writes text; it does not see, hear or speak" in told
+    assert "thinker cache, up to 65,536 tokens" in told
+    assert not any(word in told for word in ("talker", "vocoder", "rows of media"))
