@@ -29,6 +29,7 @@ from omni.families import config_in, read_config
 from omni.families.qwen2_5_omni import LAYOUT, build
 from omni.loading.checkpoint import BUNDLED
 from omni.talker.vocoder import PRESETS
+from tests.oracle.tiny import tiny
 
 CPU = torch.device("cpu")
 DATA = Path(__file__).parents[2] / "data"
@@ -167,6 +168,19 @@ def test_stages(tmp_path: Path) -> None:
             assert found["error"] < (3e-2 if "bfloat16" in name else 1e-5), name
         assert found["missed"] is None
     assert len([row for row in rows.values() if row["error"] is None]) == 2  # the growths
+
+
+@pytest.mark.parametrize("variant", ["qwen2", "qwen3-wide"])
+def test_stages_of_a_model_of_text(variant: str, tmp_path: Path) -> None:
+    """It thinks; towers and voice are left out."""
+    out = tmp_path / "stages.json"
+    small = ["--shape", str(tiny(variant)), "--rounds", "1", "--budget", "0", "--threads", "1", "--dtype", "float32"]
+    done = bench("stages", *small, *TINY, "--json", str(out))
+    assert done.exit_code == 0, done.output
+    rows = json.loads(out.read_text())["rows"]
+    assert {row["name"].removesuffix(" int8").removesuffix(" int4") for row in rows} == {"thinker decode", "thinker prefill"}
+    assert all(row["missed"] is None and row["theirs"] > 0 for row in rows)
+    assert [row for row in rows if row["name"] in ("thinker decode", "thinker prefill") and row["error"] > 1e-5] == []
 
 
 @pytest.mark.parametrize("name", ["3b", "7b"])

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from omni.bench.launches import Tally, counted
-from omni.families import read_config
+from omni.families import config_in, family_in, read_config
 from omni.families.qwen2_5_omni import build
 from omni.kernels import rms_norm
 from omni.kernels.dispatch import on_gpu
@@ -31,6 +31,11 @@ DIT = Counter(
     mm=1, add=1, addmm=22 * 6 + 1, layer_norm_kernel=22 * 2 + 1, addcmul=22 * 2, gelu_tanh_kernel=22,
     stack=22, rotate_kernel=22, copy_=22 * 2, attend_kernel=22,
 )  # fmt: skip
+TEXT = {
+    "hidden_size": 1024, "num_hidden_layers": 28, "num_attention_heads": 16, "num_key_value_heads": 8,
+    "intermediate_size": 3072, "max_position_embeddings": 40960, "rms_norm_eps": 1e-6, "rope_theta": 1e6,
+    "vocab_size": 151936,
+}  # fmt: skip
 BIGVGAN = Counter(
     up_snake_down_kernel=6 * 18 + 1, convolution=6 * 19 + 2, add=6 * 11, div=7, sub=3, clamp=3, mul=2, exp=1, log10=1,
     clone=1,
@@ -89,6 +94,26 @@ def test_thinker_step(model: OmniModel, num_rows: int) -> None:
     check(tally, thinker.decoder, Counter(eq=3, bitwise_or=2, clone=int(num_rows > 1)))
     needed = bytes_of(thinker.decoder, thinker.lm_head) + cached(thinker.decoder, num_rows)
     assert 1 <= tally.moved / needed < 1.05  # the rest passes between kernels
+
+
+@pytest.mark.parametrize(
+    ("family", "more"),
+    [
+        ({"model_type": "qwen2"}, Counter(addmm=1, mm=3)),
+        ({"model_type": "qwen3", "head_dim": 128}, Counter(mm=4, rms_norm_kernel=2, clone=2)),  # q and k lie inside qkv
+    ],
+)
+def test_text_step(family: dict[str, object], more: Counter[str]) -> None:
+    """Qwen2 takes the launches of Qwen2.5-Omni's thinker; Qwen3 norms heads besides."""
+    config = config_in(TEXT | family)
+    model = family_in(family).build(config).to(META).to(BF16)
+    thinker, ids = model.thinker, meta(4, dtype=torch.int64)
+    decode = step(thinker.decoder, 4)
+    with counted() as tally:
+        thinker.logits(decode(thinker.embed(ids)[0]))
+    layer = LAYER - Counter(addmm=1, mm=3) + more
+    layers = Counter({name: n * config.thinker.decoder.num_layers for name, n in layer.items()})
+    assert tally.launches == layers + ENDS + Counter(zeros_like=1, clone=1)
 
 
 @pytest.mark.parametrize("num_rows", [1, 32])

@@ -18,7 +18,8 @@ from omni import Omni
 from omni.bench.case import FEWER_BITS
 from omni.cli.doctor import examine
 from omni.errors import CheckpointError, MediaError, VoiceError
-from omni.families import config_in
+from omni.families import config_in, family_in
+from omni.loading.checkpoint import Checkpoint, Entry, plan
 from omni.loading.packing import PackedLinear
 from omni.models.config import DecoderConfig, Yarn
 from tests.omni.loading.test_packing import publish_layers
@@ -77,6 +78,13 @@ PUBLISHED: dict[str, tuple[dict[str, Any], DecoderConfig]] = {
          "eos_token_id": 151643},
         DecoderConfig(3584, 18944, 28, 28, 4, 128, 1e-6, 1e4, (0,) * 64, None, True, False, False, 4096),
     ),
+    "Qwen3-0.6B": (
+        {"model_type": "qwen3", "hidden_size": 1024, "num_hidden_layers": 28, "num_attention_heads": 16, "head_dim": 128,
+         "num_key_value_heads": 8, "intermediate_size": 3072, "max_position_embeddings": 40960, "rms_norm_eps": 1e-6,
+         "rope_theta": 1000000, "rope_scaling": None, "sliding_window": None, "attention_bias": False,
+         "tie_word_embeddings": True, "vocab_size": 151936, "eos_token_id": 151645},
+        DecoderConfig(1024, 3072, 28, 16, 8, 128, 1e-6, 1e6, (0,) * 64, None, False, False, True, 40960),
+    ),
     "Qwen3-32B": (
         {"model_type": "qwen3", "hidden_size": 5120, "num_hidden_layers": 64, "num_attention_heads": 64, "head_dim": 128,
          "num_key_value_heads": 8, "intermediate_size": 25600, "max_position_embeddings": 40960, "rms_norm_eps": 1e-6,
@@ -95,6 +103,35 @@ def test_published_configs(name: str) -> None:
     assert (config.thinker.vocab_size, config.thinker.eos_ids) == (tree["vocab_size"], (tree["eos_token_id"],))
     assert config.thinker.tie_word_embeddings == tree["tie_word_embeddings"]
     assert (config.thinker.audio, config.thinker.vision, config.thinker.media, config.talker) == (None,) * 4
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize(
+    ("name", "tensors", "nbytes"),
+    [("Qwen2.5-0.5B-Instruct", 290, 988_065_536), ("Qwen3-0.6B", 311, 1_503_264_768), ("Qwen3-32B", 707, 65_524_246_528)],
+)
+def test_plan_of_published_checkpoints(name: str, tensors: int, nbytes: int) -> None:
+    """The 0.6B holds its tied head, the 0.5B does not."""
+    tree = PUBLISHED[name][0]
+    config = config_in(tree)
+    checkpoint = Checkpoint({key: Entry(s, torch.bfloat16, Path("none"), 0) for key, s in shapes_of(tree).items()})
+    if name == "Qwen2.5-0.5B-Instruct":
+        checkpoint = Checkpoint({key: entry for key, entry in checkpoint.entries.items() if key != "lm_head.weight"})
+    assert (len(checkpoint.entries), checkpoint.nbytes) == (tensors, nbytes)
+    todo = plan(family_in(tree).build(config), checkpoint, family_in(tree).layout(config))
+    head = 2 * config.thinker.vocab_size * config.thinker.decoder.hidden_size
+    assert todo.read_bytes == nbytes - (head if name == "Qwen3-0.6B" else 0)
+    assert todo.sizes(lambda name: torch.bfloat16) == {"thinker": todo.read_bytes}
+
+
+def shapes_of(tree: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Tensors of transformers' model."""
+    from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
+
+    config = CONFIG_MAPPING[tree["model_type"]].from_dict(dict(tree))
+    with torch.device("meta"):
+        state = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)](config).state_dict()
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
 
 
 @pytest.mark.oracle
