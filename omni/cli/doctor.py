@@ -17,8 +17,7 @@ from omni.api import CACHE_TOKENS
 from omni.engine.features import MAX_BYTES
 from omni.engine.speak import MOST_SHAPES
 from omni.errors import OmniError
-from omni.families import family_of, read_config
-from omni.families.family import Family
+from omni.families import Family, family_of, read_config
 from omni.kernels.native import build as native
 from omni.loading.checkpoint import Checkpoint, find, plan
 from omni.loading.device import has_fast_bfloat16, pick_devices, pick_dtype

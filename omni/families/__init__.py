@@ -13,6 +13,8 @@ from omni.families.family import Family
 from omni.loading.json import Node, check_kinds, damage_told, ids_of, read_json
 from omni.models.config import ModelConfig
 
+__all__ = ["FAMILIES", "Family", "config_in", "family_in", "family_of", "read_config"]
+
 FAMILIES: dict[str, Family] = {family.name: family for family in (qwen2.FAMILY, qwen2_5_omni.FAMILY, qwen3.FAMILY)}
 """By model_type. Whoever has another family puts it in here before a checkpoint is loaded."""
 

@@ -9,8 +9,7 @@ import torch
 
 from omni.encoders.media import Budget
 from omni.errors import CheckpointError
-from omni.families import family_of, read_config
-from omni.families.family import Family
+from omni.families import Family, family_of, read_config
 from omni.kernels.weights import gains, gains_bytes
 from omni.loading.checkpoint import Checkpoint, Layout, find, load
 from omni.loading.device import is_fast_in, leave_cores, pick_devices, pick_dtype

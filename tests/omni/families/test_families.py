@@ -10,8 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from omni import Omni
 from omni.errors import CheckpointError
-from omni.families import FAMILIES, family_of, read_config, text
-from omni.families.family import Family
+from omni.families import FAMILIES, Family, family_of, read_config, text
 from omni.loading.checkpoint import BUNDLED, Layout
 from omni.models.decoder import STACKS
 from tests.oracle.make_tiny_text import make

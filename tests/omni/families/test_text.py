@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 from typing import Any
@@ -11,20 +10,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from rich.console import Console
-from safetensors.torch import load_file, save_file
 
 from omni import Omni
-from omni.bench.case import FEWER_BITS
-from omni.cli.doctor import examine
 from omni.errors import CheckpointError, MediaError, VoiceError
 from omni.families import config_in, family_in
 from omni.loading.checkpoint import Checkpoint, Entry, plan
-from omni.loading.packing import PackedLinear
 from omni.models.config import DecoderConfig, Yarn
-from tests.omni.loading.test_packing import publish_layers
 from tests.oracle.make_tiny_text import VARIANTS, make
-from tests.oracle.text import CHATS, LIMITS, errors, greedy, loaded, logits
+from tests.oracle.text import CHATS, LIMITS, errors, greedy, loaded
 from tests.oracle.tiny import tiny
 
 ASK = [{"role": "user", "content": "Hi."}]
@@ -207,67 +200,6 @@ def test_what_is_not_read_is_named(change: dict[str, Any], said: str) -> None:
         config_in(tree_of("qwen2") | change)
 
 
-# ---- heads
-
-
-def test_a_head_that_is_tied_may_be_in_the_files() -> None:
-    without, with_head = (Omni.load(tiny(name), dtype="float32", progress=False) for name in ("qwen2", "qwen3"))
-    for omni in (without, with_head):
-        assert omni.model.thinker.lm_head.weight is omni.model.thinker.embed_tokens.weight
-
-
-def test_a_head_that_is_not_tied_must_be_in_the_files(tmp_path: Path) -> None:
-    folder = make("qwen2", tmp_path)
-    tree = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(tree | {"tie_word_embeddings": False}))
-    with pytest.raises(CheckpointError, match=r"tie_word_embeddings false, and no file in .* holds lm_head\.weight"):
-        Omni.load(folder, progress=False)
-    console = Console(width=300, file=io.StringIO())
-    assert not examine(console, str(folder), "cpu", "float32")
-    assert "lm_head.weight" in console.file.getvalue()  # type: ignore[attr-defined]  # a StringIO
-
-
-# ---- fewer bits
-
-
-@pytest.mark.parametrize("weights", ["int8", "int4"])
-@pytest.mark.parametrize("variant", ["qwen2-untied", "qwen3-wide"])
-def test_decoders_are_packed(variant: str, weights: str) -> None:
-    plain, packed = loaded(variant), Omni.load(tiny(variant), dtype="float32", weights=weights, progress=False)
-    names = {name for name, module in packed.model.named_modules() if isinstance(module, PackedLinear)}
-    layers = range(plain.model.config.thinker.decoder.num_layers)
-    linears = ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj")
-    assert names == {"thinker.lm_head", *(f"thinker.decoder.layers.{i}.{linear}" for i in layers for linear in linears)}
-    ids = torch.arange(40) * 5
-    want, got = logits(plain, ids), logits(packed, ids)
-    assert 0 < float((got - want).norm() / want.norm()) < FEWER_BITS[weights]
-
-
-@pytest.mark.parametrize("method", ["gptq", "awq"])
-@pytest.mark.parametrize("variant", ["qwen2-untied", "qwen3-wide"])
-def test_published_in_four_bits(variant: str, method: str, tmp_path: Path) -> None:
-    stored, meant = publish(variant, method, tmp_path)
-    ours, truth = (Omni.load(folder, dtype="float32", progress=False) for folder in (stored, meant))
-    assert isinstance(ours.model.thinker.decoder.layers[0].mlp.down_proj, PackedLinear)
-    ids = torch.arange(128) % 250
-    want = logits(truth, ids)
-    assert float((logits(ours, ids) - want).norm() / want.norm()) < 1e-4
-
-
-def publish(variant: str, method: str, folder: Path) -> tuple[Path, Path]:
-    """A checkpoint with its decoder's layers in a published layout, and the same with plain weights."""
-    stored, meant = make(variant, folder / "stored"), make(variant, folder / "meant")
-    tensors = {name: t.float() for path in stored.glob("*.safetensors") for name, t in load_file(path).items()}
-    packed, plain = publish_layers(tensors, method, group=32)
-    for place, held in ((stored, packed), (meant, plain)):
-        for path in (*place.glob("*.safetensors"), place / "model.safetensors.index.json"):
-            path.unlink()
-        save_file(held, place / "model.safetensors")
-    tree = json.loads((stored / "config.json").read_text())
-    (stored / "config.json").write_text(json.dumps(tree | {"quantization_config": {"quant_method": method, "bits": 4}}))
-    return stored, meant
-
-
 # ---- what text alone cannot do
 
 
@@ -302,12 +234,3 @@ def test_a_conversation() -> None:
     assert [message["role"] for message in session.messages] == ["user", "assistant"] * 2
     with pytest.raises(MediaError, match="does not see"):
         session.append_image(Image.new("RGB", (28, 28)))
-
-
-def test_doctor_plans_for_text() -> None:
-    console = Console(width=200, file=io.StringIO())
-    assert examine(console, str(tiny("qwen3-wide")), "cpu", "float32")
-    told = " ".join(console.file.getvalue().split())  # type: ignore[attr-defined]  # a StringIO
-    assert "qwen3: reads and writes text; it does not see, hear or speak" in told
-    assert "thinker cache, up to 65,536 tokens" in told
-    assert not any(word in told for word in ("talker", "vocoder", "rows of media"))

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from omni.api import Omni
+from omni.bench.case import FEWER_BITS
 from omni.cli import doctor
 from omni.cli.doctor import CONVERSATION, _kv_bytes, examine, weights_sizes
 from omni.engine.runner import Lane
@@ -33,6 +34,9 @@ from omni.models.config import ModelConfig
 from omni.models.decoder import STACKS
 from omni.models.kv_store import CachedSequence
 from tests.omni.loading.test_checkpoint import published
+from tests.oracle import text
+from tests.oracle.make_tiny_text import make
+from tests.oracle.tiny import tiny
 
 sizes_of = partial(weights_sizes, FAMILY)
 LINEARS = {name for names in STACKS.values() for name in names} | {"self_attn.o_proj", "mlp.down_proj"}
@@ -325,6 +329,47 @@ def test_groups_that_are_not_whole(groups: list[int]) -> None:
     part.g_idx = nn.Parameter(torch.tensor(groups, dtype=torch.int32), requires_grad=False)
     with pytest.raises(CheckpointError, match="just 64 inputs into every group"):
         part.order()
+
+
+# ---- models of text alone
+
+
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+@pytest.mark.parametrize("variant", ["qwen2-untied", "qwen3-wide"])
+def test_decoders_of_text_are_packed(variant: str, weights: str) -> None:
+    plain, packed = text.loaded(variant), Omni.load(tiny(variant), dtype="float32", weights=weights, progress=False)
+    names = {name for name, module in packed.model.named_modules() if isinstance(module, PackedLinear)}
+    layers = range(plain.model.config.thinker.decoder.num_layers)
+    linears = ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj")
+    assert names == {"thinker.lm_head", *(f"thinker.decoder.layers.{i}.{linear}" for i in layers for linear in linears)}
+    ids = torch.arange(40) * 5
+    want, got = text.logits(plain, ids), text.logits(packed, ids)
+    assert 0 < float((got - want).norm() / want.norm()) < FEWER_BITS[weights]
+
+
+@pytest.mark.parametrize("method", ["gptq", "awq"])
+@pytest.mark.parametrize("variant", ["qwen2-untied", "qwen3-wide"])
+def test_text_published_in_four_bits(variant: str, method: str, tmp_path: Path) -> None:
+    stored, meant = publish_text(variant, method, tmp_path)
+    ours, truth = (Omni.load(folder, dtype="float32", progress=False) for folder in (stored, meant))
+    assert isinstance(ours.model.thinker.decoder.layers[0].mlp.down_proj, PackedLinear)
+    ids = torch.arange(128) % 250
+    want = text.logits(truth, ids)
+    assert float((text.logits(ours, ids) - want).norm() / want.norm()) < 1e-4
+
+
+def publish_text(variant: str, method: str, folder: Path) -> tuple[Path, Path]:
+    """A checkpoint with its decoder's layers in a published layout, and the same with plain weights."""
+    stored, meant = make(variant, folder / "stored"), make(variant, folder / "meant")
+    tensors = {name: t.float() for path in stored.glob("*.safetensors") for name, t in load_file(path).items()}
+    packed, plain = publish_layers(tensors, method, group=32)
+    for place, held in ((stored, packed), (meant, plain)):
+        for path in (*place.glob("*.safetensors"), place / "model.safetensors.index.json"):
+            path.unlink()
+        save_file(held, place / "model.safetensors")
+    tree = json.loads((stored / "config.json").read_text())
+    (stored / "config.json").write_text(json.dumps(tree | {"quantization_config": {"quant_method": method, "bits": 4}}))
+    return stored, meant
 
 
 # ---- memory
