@@ -14,24 +14,15 @@ import torch
 from omni.encoders.media import Budget
 from omni.engine.loop import Engine
 from omni.engine.options import OptionArgs, Options, SpeechArgs
-from omni.errors import CheckpointError, DeviceError, OptionError
+from omni.errors import DeviceError, OptionError
 from omni.events import Capabilities, Event, Reply, collect
-from omni.families.qwen2_5_omni import LAYOUT, SPEECH, Qwen2_5Omni, build, dtype_of, is_voice
-from omni.kernels.linear import gains, gains_int8
-from omni.loading.checkpoint import Checkpoint, find, load
-from omni.loading.device import is_fast_in, leave_cores, pick_devices, pick_dtype
-from omni.loading.generation import read_generation
-from omni.loading.gptq_awq import read_published
-from omni.loading.packing import Packing, check_weights
-from omni.loading.progress import loading_bar
-from omni.models.config import read_config, read_mel, read_pixels
-from omni.prompt.reader import Message, PromptReader
-from omni.prompt.template import Template
-from omni.prompt.tokenizer import Tokenizer
+from omni.loading.model import load_model
+from omni.models.model import OmniModel
+from omni.prompt.reader import Message
 from omni.runtime import Runtime
 from omni.session import Session
-from omni.talker.vocoder import FAITHFUL, SAMPLE_RATE, WHOLE, pick_preset
-from omni.talker.voices import Voice, read_voices
+from omni.talker.vocoder import SAMPLE_RATE, WHOLE
+from omni.talker.voices import Voice
 
 CACHE_TOKENS = 65536
 
@@ -49,7 +40,7 @@ class Omni:
         self.runtime = runtime
 
     @property
-    def model(self) -> Qwen2_5Omni:
+    def model(self) -> OmniModel:
         """The network with its weights."""
         return self.runtime.model
 
@@ -93,7 +84,7 @@ class Omni:
         budget: Budget | None = None,
         progress: bool = True,
     ) -> Omni:
-        """Load a Qwen2.5-Omni checkpoint.
+        """Load a checkpoint of a known family (`omni.families`).
 
         Args:
             model: a folder, or a hub id such as "Qwen/Qwen2.5-Omni-3B"; None for the small one that ships with the package.
@@ -117,65 +108,18 @@ class Omni:
         """
         if cache_tokens < 1:
             raise OptionError(f"cache_tokens is {cache_tokens}; give 1 or more, and at least the longest prompt and answer")
-        check_weights(weights)
-        preset = pick_preset(vocoder)
-        folder = find(model)
-        place, voice_place = pick_devices(device)
-        config, defaults = read_config(folder), read_generation(folder)
-        kept, voice_kept = (pick_dtype(dtype, config.dtype, where) for where in (place, voice_place))
-        tokenizer = Tokenizer.read(folder)
-        mel_kept = preset.dtype if is_fast_in(preset.dtype, voice_place) else torch.float32
-        net = build(config, speech=speech)
-        if net.token2wav:
-            net.token2wav.solver = preset.solver
-        voices = read_voices(folder) if net.talker else {}
-        for voice in voices.values():
-            if not 0 <= voice.bos_id < config.thinker.vocab_size:
-                raise CheckpointError(
-                    f"voice {voice.name!r} has id {voice.bos_id}, which the model lacks; fetch the voices again"
-                )
-        reader = PromptReader(
-            tokenizer,
-            Template.read(folder),
-            config.thinker.media,
-            read_pixels(folder, config.thinker.vision),
-            read_mel(folder, config.thinker.audio),
-            config.thinker.decoder.max_positions,
-            budget or Budget(),
-            net.thinker.audio_tower,
-            net.thinker.visual,
-        )
-        layout = LAYOUT if net.talker else replace(LAYOUT, unused=LAYOUT.unused + SPEECH)
-        checkpoint = Checkpoint.open(folder)
-
-        def kept_in(name: str) -> torch.dtype:
-            return dtype_of(name, voice_kept if is_voice(name) else kept, mel_kept)
-
-        def kept_on(name: str) -> torch.device:
-            return voice_place if is_voice(name) else place
-
-        packing = Packing(
-            net,
-            checkpoint,
-            layout,
+        loaded = load_model(
+            model,
+            device=device,
+            dtype=dtype,
             weights=weights,
-            flow="int8" if weights != "auto" and preset is not FAITHFUL and gains_int8(voice_place) else "auto",
-            published=read_published(folder),
-            gains=lambda name, inputs: gains(kept_in(name), kept_on(name), inputs),
+            vocoder=vocoder,
+            speech=speech,
+            budget=budget,
+            progress=progress,
         )
-        with loading_bar(folder.name, shown=progress) as bar:
-            load(
-                net,
-                checkpoint,
-                packing.layout,
-                dtype_of=kept_in,
-                device_of=kept_on,
-                progress=bar,
-                arrived=packing.arrived,
-            )
-        leave_cores()
         try:
-            return cls(Runtime(net, reader, voices, defaults=defaults, cache_tokens=cache_tokens, graphs=graphs))
+            return cls(Runtime(loaded, cache_tokens=cache_tokens, graphs=graphs))
         except torch.OutOfMemoryError as e:
             raise DeviceError(
                 f"{device} has no room for a cache of {cache_tokens} tokens beside the weights; load with fewer cache_tokens"

@@ -18,12 +18,11 @@ from omni.engine.sampler import Sampler
 from omni.engine.text import TextTrack
 from omni.errors import MessageError, OptionError, VoiceError
 from omni.events import Capabilities, Done, Event, Failed
-from omni.families.qwen2_5_omni import Qwen2_5Omni
-from omni.loading.generation import GenerationDefaults
-from omni.prompt.reader import Known, Message, Prompt, PromptReader
+from omni.loading.model import Loaded
+from omni.prompt.reader import Known, Message, Prompt
 from omni.prompt.tokenizer import PieceEncoder, StreamDecoder
 from omni.talker.vocoder import CODES_PER_SECOND, WHOLE, PreparedVoice
-from omni.talker.voices import Voice, pick
+from omni.talker.voices import pick
 
 T = TypeVar("T")
 SENTENCE = "One, two, three, four, five, six, seven, eight, nine, ten."
@@ -43,21 +42,12 @@ class Runtime:
         engine: runs the requests that `request` makes.
     """
 
-    def __init__(
-        self,
-        model: Qwen2_5Omni,
-        reader: PromptReader,
-        voices: dict[str, Voice],
-        *,
-        defaults: GenerationDefaults,
-        cache_tokens: int,
-        graphs: bool = True,
-    ) -> None:
-        self.model, self.reader, self.voices, self.defaults = model, reader, voices, defaults
-        self.engine = Engine(model, cache_tokens=cache_tokens, graphs=graphs)
+    def __init__(self, loaded: Loaded, *, cache_tokens: int, graphs: bool = True) -> None:
+        self.model, self.reader, self.voices, self.defaults = loaded.model, loaded.reader, loaded.voices, loaded.defaults
+        self.engine = Engine(self.model, cache_tokens=cache_tokens, graphs=graphs)
         self.think, self.speak = self.engine.think, self.engine.speak
         self._prepared: dict[str, PreparedVoice] = {}
-        self._decoder, self._encoder = StreamDecoder(reader.tokenizer), PieceEncoder(reader.tokenizer)
+        self._decoder, self._encoder = StreamDecoder(self.reader.tokenizer), PieceEncoder(self.reader.tokenizer)
 
     @property
     def capabilities(self) -> Capabilities:

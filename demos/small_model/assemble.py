@@ -19,7 +19,6 @@ from demos.small_model.nets import sizes, words
 from demos.small_model.training.thinker import LOUDNESS
 from omni.families.qwen2_5_omni import LAYOUT
 from omni.talker.voices import Voice, write_voices
-from tests.oracle.make_tiny_omni import write_tokenizer_config
 
 BUNDLED = Path(__file__).parents[2] / "omni" / "bundled"
 CARD = Path(__file__).parent / "card.md"
@@ -103,7 +102,7 @@ def main(folder: Path) -> None:
     moving = pictures | {"video_processor_type": "Qwen2VLVideoProcessor", "size": size}
     _write(folder / "video_preprocessor_config.json", moving | {"processor_class": "Qwen2_5OmniProcessor"})
     words.tokenizer().save(str(folder / "tokenizer.json"))
-    write_tokenizer_config(folder, 8192)
+    words.write_tokenizer_config(folder, 8192)
     voices = torch.load(BUILD / "voices.pt", weights_only=False)
     write_voices(folder, {name: Voice(name, words.special(name), v["cond"], v["ref_mel"]) for name, v in voices.items()})
     # transformers reads voices from a pickle only

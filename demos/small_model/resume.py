@@ -40,7 +40,7 @@ def begin(weights: dict[str, Tensor], path: Path) -> None:
 
 
 def main() -> None:
-    net = build(sizes.omni_config(), speech=True)
+    net = build(sizes.omni_config())
     load(
         net,
         Checkpoint.open(BUNDLED),

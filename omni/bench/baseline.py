@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from omni.families.qwen2_5_omni import LAYOUT, Qwen2_5Omni
+from omni.loading.checkpoint import Layout
+from omni.models.decoder import Decoder
+from omni.models.model import OmniModel
 from omni.prompt.reader import Prompt
 
 try:
@@ -28,10 +30,10 @@ def version() -> str | None:
 def build(tree: Mapping[str, Any]) -> Any:
     """transformers' model of a config without weights (on the meta device); computed tables are real."""
     logging.set_verbosity_error()  # it warns of official configs: text ids of the talker lie outside its own vocabulary
-    config = transformers.Qwen2_5OmniConfig.from_dict(dict(tree))
+    config = transformers.CONFIG_MAPPING[tree["model_type"]].from_dict(dict(tree))
     config._attn_implementation = "sdpa"
     with torch.device("meta"):
-        model = transformers.Qwen2_5OmniForConditionalGeneration(config)
+        model = _class_of(config)(config)
     for module in model.modules():
         for name, table in list(module.named_buffers(recurse=False)):
             module._buffers[name] = torch.empty_like(table, device="cpu")
@@ -40,7 +42,13 @@ def build(tree: Mapping[str, Any]) -> Any:
     return model.eval().requires_grad_(False)
 
 
-def share(ours: Qwen2_5Omni, theirs: Any, wanted: Callable[[str], bool]) -> None:
+def _class_of(config: Any) -> Any:
+    """transformers' class of whole models with this config."""
+    tables = (transformers.MODEL_FOR_MULTIMODAL_LM_MAPPING, transformers.MODEL_FOR_CAUSAL_LM_MAPPING)
+    return next(table[type(config)] for table in tables if type(config) in table)
+
+
+def share(ours: OmniModel, theirs: Any, layout: Layout, wanted: Callable[[str], bool]) -> None:
     """Make transformers' parameters views of ours, for those of our names that are wanted; tables move beside them.
 
     Its own biases that a checkpoint may lack are ours, which then are zeros.
@@ -52,14 +60,14 @@ def share(ours: Qwen2_5Omni, theirs: Any, wanted: Callable[[str], bool]) -> None
             continue
         devices.add(parameter.device)
         rows = parameter.data
-        keys = LAYOUT.keys(name)
+        keys = layout.keys(name)
         for key in keys:
             length = known[key].shape[0] if key in known else len(parameter) // len(keys)
             part, rows = rows[:length], rows[length:]
             if key in known:
                 _set(theirs, key, nn.Parameter(part.view(known[key].shape), requires_grad=False))
             else:
-                assert LAYOUT.may_lack(key) and not part.any(), f"transformers has no {key}"
+                assert layout.may_lack(key) and not part.any(), f"transformers has no {key}"
     for device in devices - {torch.device("cpu")}:
         for name, table in list(theirs.named_buffers()):
             _set(theirs, name, table.to(device))
@@ -74,11 +82,17 @@ def cache(model: Any, keys: Tensor, values: Tensor, pages: Sequence[int], length
     return made
 
 
+def positions(at: Tensor, decoder: Decoder) -> Tensor:
+    """Positions `[3, N]` of one sequence as transformers' decoder takes them: without axes where all are alike."""
+    return at[:, None] if any(decoder.config.axes) else at[:1]
+
+
 def load(folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
     """transformers' model of a checkpoint's folder, all of it."""
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    model = transformers.Qwen2_5OmniForConditionalGeneration.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa")
+    whole = _class_of(transformers.AutoConfig.from_pretrained(folder))
+    model = whole.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa")
     return model.eval().to(device)
 
 

@@ -87,7 +87,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
 
 def _context(s: Setting, points: Points) -> Iterator[tuple[float, Case]]:
     pair = both(s.shape, "thinker.decoder.", dtype=s.dtype, device=s.device, depth=s.sizes.depth)
-    ours, ref = pair.ours.thinker.decoder, pair.theirs.thinker.model if pair.theirs else None
+    ours, ref = pair.ours.thinker.decoder, pair.their_thinker.model if pair.theirs else None
     for context in points.context:
         one = step(Lane(ours, context + 256), ref, context, ours.config.hidden_size, s)
         setting = f"{len(ours.layers)} layers, a token at context {context}"
@@ -120,12 +120,16 @@ def _sessions(s: Setting, points: Points) -> Iterator[tuple[float, Case]]:
 
 
 def _image(s: Setting, points: Points) -> Iterator[tuple[float, Case]]:
+    if s.shape.config.thinker.vision is None:
+        return
     pair = both(s.shape, "thinker.visual.", dtype=s.dtype, device=s.device, depth=s.sizes.depth)
     for side in points.image:
         yield side, sees(pair, side, s)
 
 
 def _speech(s: Setting, points: Points) -> Iterator[tuple[float, Case]]:
+    if s.shape.config.dit is None:
+        return
     pair = both(s.shape, "token2wav.code2wav_dit_model.", dtype=F32, device=s.device, depth=min(4, s.sizes.depth))
     body = packed(pair)
     for seconds in points.speech:
@@ -134,6 +138,8 @@ def _speech(s: Setting, points: Points) -> Iterator[tuple[float, Case]]:
 
 def _evaluations(s: Setting, points: Points) -> Iterator[tuple[float, Case]]:
     """Ours alone, a window of frames; fewer points are another result, and not measured here for their quality."""
+    if s.shape.config.dit is None:
+        return
     pair = both(narrow(s.shape), "token2wav.code2wav_dit_model.", dtype=F32, device=s.device, depth=min(4, s.sizes.depth))
     assert pair.ours.token2wav
     dit = pair.ours.token2wav.code2wav_dit_model

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
@@ -16,11 +15,13 @@ from torch import Tensor, nn
 
 from omni.bench import baseline
 from omni.errors import OptionError
-from omni.families.qwen2_5_omni import LAYOUT, Qwen2_5Omni, build
+from omni.families import config_in, family_in
 from omni.kernels.linear import gains
-from omni.loading.checkpoint import Checkpoint, load
+from omni.loading.checkpoint import Checkpoint, Layout, load
+from omni.loading.json import read_json
 from omni.loading.packing import RULES, PackedLinear, kind_of
-from omni.models.config import OmniConfig, read_config, read_json
+from omni.models.config import ModelConfig
+from omni.models.model import OmniModel
 
 SHAPES = Path(__file__).parent / "shapes"
 DEPTHS = {
@@ -30,7 +31,7 @@ DEPTHS = {
     "talker.decoder.": ("talker_config", "num_hidden_layers"),
     "token2wav.code2wav_dit_model.": ("token2wav_config", "dit_config", "depth"),
 }
-"""Where a config says how many layers a part of ours has."""
+"""Where a config says how many layers a part of ours has; a model of text alone has no objects around its keys."""
 NOISE = 1 << 24
 """Normal numbers that all weights are taken from, each from its own place on: to draw more takes longer than to use them."""
 STD = 0.02
@@ -57,12 +58,13 @@ class Shape:
             return cls(folder.name, read_json(folder / "config.json"), folder)
         raise OptionError(f"{name!r} is no shape; give 3b, 7b or a checkpoint's folder")
 
+    @property
+    def config(self) -> ModelConfig:
+        return config_in(self.tree)
+
     def depth(self, part: str) -> int:
         """Layers of a part, as the config has it."""
-        node: Any = self.tree
-        *path, last = DEPTHS[part]
-        for key in path:
-            node = node[key]
+        node, last = place_of(self.tree, part)
         return int(node[last] if last in node else node["num_hidden_layers"])
 
 
@@ -70,8 +72,13 @@ class Shape:
 class Both:
     """Our model and transformers', if it is installed, with the same weights where `parts` are; all else is on meta."""
 
-    ours: Qwen2_5Omni
+    ours: OmniModel
     theirs: Any
+
+    @property
+    def their_thinker(self) -> Any:
+        """transformers' part that is our thinker; a model of text alone is all of it."""
+        return getattr(self.theirs, "thinker", self.theirs)
 
 
 @torch.inference_mode(False)  # weights made inside of it look to kernels as if they could change unseen
@@ -92,35 +99,35 @@ def both(
     tree = shape.tree
     if depth is not None and not shape.folder:
         tree = shallower(tree, parts[0], min(depth, shape.depth(parts[0])))
-    config = config_of(tree)
-    ours = build(config)
+    family, config = family_in(tree), config_in(tree)
+    ours, layout = family.build(config), family.layout(config)
     if shape.folder:
-        load(ours, Checkpoint.open(shape.folder), LAYOUT, dtype_of=lambda _: dtype, device_of=lambda _: device)
+        load(ours, Checkpoint.open(shape.folder), layout, dtype_of=lambda _: dtype, device_of=lambda _: device)
     else:
-        _fill(ours, parts, dtype, device, distinct, seed)
+        _fill(ours, layout, parts, dtype, device, distinct, seed)
     for module in ours.modules():
         for name, table in list(module.named_buffers(recurse=False)):
             module._buffers[name] = table.to(device)
     theirs = None
     if baseline.INSTALLED:
         theirs = baseline.build(tree)
-        baseline.share(ours, theirs, lambda name: name.startswith(parts))
+        baseline.share(ours, theirs, layout, lambda name: name.startswith(parts))
     return Both(ours, theirs)
 
 
-def untied(shape: Shape) -> bool:
-    """Whether the thinker's head has weights of its own."""
-    return not config_of(shape.tree).thinker.tie_word_embeddings
+def head_of(shape: Shape) -> tuple[str, ...]:
+    """What names of the thinker's head begin with: it has two where it is tied."""
+    return ("thinker.lm_head.", "thinker.embed_tokens.")[: 1 + shape.config.thinker.tie_word_embeddings]
 
 
-def linears(model: Qwen2_5Omni, part: str) -> dict[str, nn.Linear]:
+def linears(model: OmniModel, part: str) -> dict[str, nn.Linear]:
     """The layers of a part (`thinker.`, `talker.`, `token2wav.`) that can be kept in other weights, by name."""
     found = model.named_modules(remove_duplicate=False)
     mine = ((n, m) for n, m in found if isinstance(m, nn.Linear) and n.startswith(part))
     return {n: m for n, m in mine if kind_of(n, "auto")}
 
 
-def pack(model: Qwen2_5Omni, found: Mapping[str, nn.Linear], weights: str) -> int:
+def pack(model: OmniModel, found: Mapping[str, nn.Linear], weights: str) -> int:
     """Keep copies of the layers, as they are kept with these weights ("auto", "int8", "int4"); bytes of all that is read.
 
     The layers themselves stay as they are. Those that share their weights share the copy as well. "auto" leaves the layers
@@ -146,10 +153,8 @@ def pack(model: Qwen2_5Omni, found: Mapping[str, nn.Linear], weights: str) -> in
 
 def shallower(tree: Mapping[str, Any], part: str, depth: int) -> Mapping[str, Any]:
     """The config with so many layers in a part."""
-    node = whole = deepcopy(dict(tree))
-    *path, last = DEPTHS[part]
-    for key in path:
-        node = node[key]
+    whole = deepcopy(dict(tree))
+    node, last = place_of(whole, part)
     # transformers does not read the published name of the flow-matching transformer's depth, but has 22 as a default
     node[last] = node["num_hidden_layers"] = depth
     if "layer_types" in node:  # transformers writes the kind of each
@@ -157,15 +162,23 @@ def shallower(tree: Mapping[str, Any], part: str, depth: int) -> Mapping[str, An
     return whole
 
 
-def config_of(tree: Mapping[str, Any]) -> OmniConfig:
-    """As read from a checkpoint's file."""
-    with tempfile.TemporaryDirectory(prefix="omni-bench-") as folder:
-        (Path(folder) / "config.json").write_text(json.dumps(tree))
-        return read_config(Path(folder))
+def place_of(tree: Mapping[str, Any], part: str) -> tuple[Any, str]:
+    """The object of a config that says how many layers a part has, and its key there."""
+    node: Any = tree
+    *path, last = DEPTHS[part]
+    for key in path:
+        node = node.get(key, node)
+    return node, last
 
 
 def _fill(
-    model: Qwen2_5Omni, parts: tuple[str, ...], dtype: torch.dtype, device: torch.device, distinct: int | None, seed: int
+    model: OmniModel,
+    layout: Layout,
+    parts: tuple[str, ...],
+    dtype: torch.dtype,
+    device: torch.device,
+    distinct: int | None,
+    seed: int,
 ) -> None:
     """Normal weights, norms of one, and keys without a bias where the published ones have none."""
     noise = torch.randn(NOISE, generator=torch.Generator(device).manual_seed(seed), device=device)
@@ -176,7 +189,7 @@ def _fill(
             continue
         first = id(parameters[_repeated(name, distinct)])
         if first not in made:
-            made[first] = nn.Parameter(_random(name, parameter, dtype, noise), requires_grad=False)
+            made[first] = nn.Parameter(_random(name, parameter, layout, dtype, noise), requires_grad=False)
         owner, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(owner), leaf, made[first])
 
@@ -191,7 +204,7 @@ def _repeated(name: str, distinct: int | None) -> str:
     return ".".join(words)
 
 
-def _random(name: str, like: Tensor, dtype: torch.dtype, noise: Tensor) -> Tensor:
+def _random(name: str, like: Tensor, layout: Layout, dtype: torch.dtype, noise: Tensor) -> Tensor:
     weight = torch.empty(like.shape, dtype=dtype, device=noise.device)
     if like.ndim == 1 and name.endswith("weight"):
         return weight.fill_(1)
@@ -200,9 +213,9 @@ def _random(name: str, like: Tensor, dtype: torch.dtype, noise: Tensor) -> Tenso
     start = crc32(name.encode()) % (NOISE // 2)
     for part in weight.view(-1).split(NOISE // 2):
         torch.mul(noise[start:][: len(part)], std, out=part)
-    keys = LAYOUT.keys(name)
-    if any(LAYOUT.may_lack(key) for key in keys):
+    keys = layout.keys(name)
+    if any(layout.may_lack(key) for key in keys):
         for key, part in zip(keys, weight.chunk(len(keys)), strict=True):
-            if LAYOUT.may_lack(key):
+            if layout.may_lack(key):
                 part.zero_()
     return weight

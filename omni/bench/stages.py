@@ -100,22 +100,30 @@ def notes_on(setting: Setting) -> Iterator[str]:
 
 def growth(s: Setting) -> Iterator[Case]:
     """What three times the length costs: of sound that is heard, and of sound that is made; ours alone."""
-    short = s.sizes.sound
+    if s.shape.config.thinker.audio:
+        yield _hearing_longer(s, s.sizes.sound)
+    if s.shape.config.dit:
+        yield _speaking_longer(s, s.sizes.sound)
+
+
+def _hearing_longer(s: Setting, short: float) -> Case:
     pair = both(s.shape, "thinker.audio_tower.", dtype=s.dtype, device=s.device, depth=min(4, s.sizes.depth))
     once, thrice = (hears(Both(pair.ours, None), round(100 * n * short), s) for n in (1, 3))
-    yield replace(
+    return replace(
         once,
         name="audio tower, 3 x as long",
         setting=f"{once.setting} and {3 * short:g} s",
         theirs=thrice.ours,
         compare=False,
     )
+
+
+def _speaking_longer(s: Setting, short: float) -> Case:
     dit, bigvgan = "token2wav.code2wav_dit_model.", "token2wav.code2wav_bigvgan_model."
     vocoder = both(narrow(s.shape), dit, bigvgan, dtype=F32, device=s.device, depth=3).ours.token2wav
-    if vocoder is None:
-        return
+    assert vocoder
     speak = speaker(vocoder, Solver(num_points=2), s)
-    yield Case(
+    return Case(
         "voice, 3 x as long",
         f"float32, {len(vocoder.code2wav_dit_model.transformer_blocks)} layers, 4 evaluations, a BigVGAN of "
         f"{vocoder.code2wav_bigvgan_model.config.upsample_initial_channel} channels, {short:g} s and {3 * short:g} s",

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from omni.bench import baseline
 from omni.bench.case import FEWER_BITS, Case, Setting, distinct_of, name_of, normal, weights
-from omni.bench.models import both, linears, pack, untied
+from omni.bench.models import both, head_of, linears, pack
 from omni.engine.runner import Lane
 from omni.models.kv_store import CachedSequence
 from omni.talker.dual_track import TextEnd
@@ -22,9 +22,8 @@ THIRD = 3
 
 def thinker(s: Setting) -> Iterator[Case]:
     """A step at a context through all layers and the head, in the stored weights and in fewer bits."""
-    head_of = "thinker.lm_head." if untied(s.shape) else "thinker.embed_tokens."
-    pair = both(s.shape, "thinker.decoder.", head_of, dtype=s.dtype, device=s.device, distinct=s.sizes.distinct)
-    ours, ref = pair.ours.thinker, pair.theirs.thinker if pair.theirs else None
+    pair = both(s.shape, "thinker.decoder.", *head_of(s.shape), dtype=s.dtype, device=s.device, distinct=s.sizes.distinct)
+    ours, ref = pair.ours.thinker, pair.their_thinker
     config, layers = ours.config.decoder, linears(pair.ours, "thinker.")
     body, head = weights(ours.decoder), ours.lm_head.weight
     lane = Lane(ours.decoder, s.sizes.context + 256)
@@ -51,11 +50,12 @@ def thinker(s: Setting) -> Iterator[Case]:
 
 def prefill(s: Setting) -> Iterator[Case]:
     """A prompt through a third of the layers, and a third of the head: transformers' forward makes logits of every row."""
-    head_of = "thinker.lm_head." if untied(s.shape) else "thinker.embed_tokens."
     part, num, share = "thinker.decoder.", s.sizes.prompt, 1 if s.shape.folder else THIRD
     whole = s.shape.depth(part)
-    pair = both(s.shape, part, head_of, dtype=s.dtype, device=s.device, depth=whole // share, distinct=s.sizes.distinct)
-    ours, ref = pair.ours.thinker, pair.theirs.thinker if pair.theirs else None
+    pair = both(
+        s.shape, part, *head_of(s.shape), dtype=s.dtype, device=s.device, depth=whole // share, distinct=s.sizes.distinct
+    )
+    ours, ref = pair.ours.thinker, pair.their_thinker
     for head in (ours.lm_head, ref.lm_head) if ref else (ours.lm_head,):
         head.weight = nn.Parameter(head.weight[: len(head.weight) // share], requires_grad=False)
     rows = normal(num, ours.config.decoder.hidden_size, s=s)
@@ -71,7 +71,8 @@ def prefill(s: Setting) -> Iterator[Case]:
 
     def reference() -> Tensor:
         assert ref
-        hidden = ref.model(inputs_embeds=rows[None], position_ids=positions[:, None], use_cache=True)[0]
+        at = baseline.positions(positions, ours.decoder)
+        hidden = ref.model(inputs_embeds=rows[None], position_ids=at, use_cache=True)[0]
         out: Tensor = ref.lm_head(hidden)[:, -1:]
         return out
 
@@ -92,10 +93,11 @@ def prefill(s: Setting) -> Iterator[Case]:
 
 def talker(s: Setting) -> Iterator[Case]:
     """One codec step: a thought and a code in, logits out."""
+    if s.shape.config.talker is None:
+        return
     pair = both(s.shape, "talker.", dtype=s.dtype, device=s.device)
     ours, ref = pair.ours.talker, pair.theirs.talker if pair.theirs else None
-    if ours is None:
-        return
+    assert ours
     thought = normal(1, ours.config.embedding_size, s=s)
     state = ours.start(TextEnd(thought[0], thought[0]))
     code = torch.tensor([3], device=s.device)
@@ -149,7 +151,8 @@ def step(lane: Lane, ref: Any, context: int, width: int, s: Setting) -> Step:
         return hidden
 
     def theirs(row: Tensor = row) -> Tensor:
-        hidden: Tensor = ref(inputs_embeds=row.view(1, 1, -1), position_ids=at[:, None], past_key_values=cache)[0]
+        places = baseline.positions(at, lane.decoder)
+        hidden: Tensor = ref(inputs_embeds=row.view(1, 1, -1), position_ids=places, past_key_values=cache)[0]
         assert cache
         cache.crop(context)
         return hidden

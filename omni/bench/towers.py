@@ -11,6 +11,8 @@ from omni.bench.models import Both, both
 
 
 def audio(s: Setting) -> Iterator[Case]:
+    if s.shape.config.thinker.audio is None:
+        return
     pair = both(s.shape, "thinker.audio_tower.", dtype=s.dtype, device=s.device, depth=s.sizes.depth)
     frames = round(100 * s.sizes.sound)
     yield hears(pair, frames, s)
@@ -19,6 +21,7 @@ def audio(s: Setting) -> Iterator[Case]:
 def hears(pair: Both, frames: int, s: Setting) -> Case:
     """So many frames of log-mel through the audio tower."""
     ours, ref = pair.ours.thinker.audio_tower, pair.theirs.thinker.audio_tower if pair.theirs else None
+    assert ours
     mel = torch.randn(ours.config.num_mel_bins, frames, device=s.device)
     body, first, second = weights(ours.layers), ours.conv1.weight.numel(), ours.conv2.weight.numel()
     lens = torch.tensor([frames], device=s.device)
@@ -34,6 +37,8 @@ def hears(pair: Both, frames: int, s: Setting) -> Case:
 
 
 def vision(s: Setting) -> Iterator[Case]:
+    if s.shape.config.thinker.vision is None:
+        return
     pair = both(s.shape, "thinker.visual.", dtype=s.dtype, device=s.device, depth=s.sizes.depth)
     yield sees(pair, s.sizes.image, s)
 
@@ -41,6 +46,7 @@ def vision(s: Setting) -> Iterator[Case]:
 def sees(pair: Both, side: int, s: Setting) -> Case:
     """A square picture through the vision tower."""
     ours, ref = pair.ours.thinker.visual, pair.theirs.thinker.visual if pair.theirs else None
+    assert ours
     cell = ours.config.patch_size * ours.config.spatial_merge_size
     num = max(1, side // cell) * ours.config.spatial_merge_size
     patches = normal(num * num, ours.config.patch_dim, s=s)

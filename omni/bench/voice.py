@@ -25,6 +25,8 @@ def flow(s: Setting) -> Iterator[Case]:
 
     transformers' is float32 throughout; ours is so too, and then with the products of its blocks in fewer bits.
     """
+    if s.shape.config.dit is None:
+        return
     for frames, name, share in ((s.sizes.frames, "flow matching", 1), (s.sizes.long_frames, "flow matching, long", 4)):
         pair = both(s.shape, PART, dtype=F32, device=s.device, depth=s.shape.depth(PART) // share)
         layers, body = linears(pair.ours, PART), packed(pair)
@@ -91,6 +93,8 @@ def evaluation(pair: Both, frames: int, s: Setting, body: Weights, name: str = "
 
 def wave(s: Setting) -> Iterator[Case]:
     """A second of sound from log-mel frames."""
+    if s.shape.config.bigvgan is None:
+        return
     pair = both(s.shape, "token2wav.code2wav_bigvgan_model.", dtype=F32, device=s.device)
     assert pair.ours.token2wav
     ours, ref = pair.ours.token2wav.code2wav_bigvgan_model, pair.theirs and pair.theirs.token2wav.code2wav_bigvgan_model

@@ -17,13 +17,15 @@ from omni.api import CACHE_TOKENS
 from omni.engine.features import MAX_BYTES
 from omni.engine.speak import MOST_SHAPES
 from omni.errors import OmniError
-from omni.families.qwen2_5_omni import LAYOUT, Qwen2_5Omni, build, dtype_of, is_voice
+from omni.families import Family, family_of, read_config
 from omni.kernels.native import build as native
 from omni.loading.checkpoint import Checkpoint, find, plan
 from omni.loading.device import has_fast_bfloat16, pick_devices, pick_dtype
 from omni.loading.gptq_awq import Published, read_published
+from omni.loading.model import open_checkpoint
 from omni.loading.packing import Packing, check_weights
-from omni.models.config import DecoderConfig, read_config
+from omni.models.config import DecoderConfig, ModelConfig
+from omni.models.model import OmniModel, is_voice
 from omni.prompt.template import Template
 from omni.prompt.tokenizer import Tokenizer
 from omni.talker.flow import PUBLISHED
@@ -85,7 +87,8 @@ def _free(place: torch.device) -> int | None:
 
 
 def weights_sizes(
-    net: Qwen2_5Omni,
+    family: Family,
+    net: OmniModel,
     checkpoint: Checkpoint,
     kept: Sequence[torch.dtype],
     weights: str = "auto",
@@ -97,9 +100,9 @@ def weights_sizes(
 
     CheckpointError, OptionError as loading raises them.
     """
-    packing = Packing(net, checkpoint, LAYOUT, weights=weights, published=published)
+    packing = Packing(net, checkpoint, family.layout(net.config), weights=weights, published=published)
     todo = plan(net, checkpoint, packing.layout)
-    return todo.sizes(lambda name: dtype_of(name, kept[is_voice(name)]), packing.kept)
+    return todo.sizes(lambda name: family.dtype_of(name, kept[is_voice(name)], torch.float32), packing.kept)
 
 
 def _checkpoint(
@@ -108,13 +111,15 @@ def _checkpoint(
     """Print a checkpoint's memory plan for the devices of thinker and voice; what it lacks."""
     try:
         folder = find(model)
-        config = read_config(folder)
+        family, config = family_of(folder), read_config(folder)
         kept = [pick_dtype(dtype, config.dtype, place) for place in places]
-        net = build(config)
+        net = family.build(config)
         published = read_published(folder)
-        sizes = weights_sizes(net, Checkpoint.open(folder), kept, weights, published)
+        checkpoint = open_checkpoint(folder, config, family.layout(config))
+        sizes = weights_sizes(family, net, checkpoint, kept, weights, published)
     except OmniError as e:
         return [str(e)]
+    console.print(f"{family.name}: {_abilities(config)}", highlight=False)
     names = " and ".join(dict.fromkeys(str(each).removeprefix("torch.") for each in kept))
     if published or weights != "auto":
         names += f", decoders in {weights if weights != 'auto' else 'int4 as published'}"
@@ -137,8 +142,9 @@ def _checkpoint(
             table.add_row(f"{name} cache, up to {CACHE_TOKENS:,} tokens", str(place), f"{size / GIB:.2f}")
             most[place] += size
             few[place] += size * CONVERSATION // CACHE_TOKENS
-    table.add_row("rows of media seen or heard lately, up to", str(places[0]), f"{MAX_BYTES / GIB:.2f}")
-    most[places[0]] += MAX_BYTES
+    if config.thinker.media:
+        table.add_row("rows of media seen or heard lately, up to", str(places[0]), f"{MAX_BYTES / GIB:.2f}")
+        most[places[0]] += MAX_BYTES
     if net.token2wav:
         size = net.token2wav.code2wav_dit_model.past_size(PUBLISHED) * torch.float32.itemsize
         table.add_row("vocoder's past, for each speech at once", str(places[1]), f"{size / GIB:.2f}")
@@ -162,6 +168,14 @@ def _checkpoint(
                 "smaller checkpoint, weights='int8' or 'int4', speech=False, or another device"
             )
     return missing
+
+
+def _abilities(config: ModelConfig) -> str:
+    """What a model can do, and what it cannot."""
+    parts = {"see": config.thinker.vision, "hear": config.thinker.audio, "speak": config.talker}
+    can, cannot = ([name for name, part in parts.items() if bool(part) == able] for able in (True, False))
+    told = "reads and writes text" + "".join(f", {name}s" for name in can)
+    return f"{told}; it does not {' or '.join(filter(None, (', '.join(cannot[:-1]), cannot[-1])))}" if cannot else told
 
 
 def _kv_bytes(config: DecoderConfig, dtype: torch.dtype) -> int:

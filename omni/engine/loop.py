@@ -25,8 +25,8 @@ from omni.engine.speak import OPENING_ROWS, SpeakStage
 from omni.engine.think import ThinkStage
 from omni.errors import CapacityError, ContextError, EngineError, OmniError
 from omni.events import Done, Event, Failed, FinishReason, Limit, Timings, Usage
-from omni.families.qwen2_5_omni import Qwen2_5Omni
 from omni.loading.device import leave_cores
+from omni.models.model import OmniModel
 from omni.prompt.reader import Prompt
 
 T = TypeVar("T")
@@ -56,7 +56,7 @@ class Engine:
     """
 
     def __init__(
-        self, model: Qwen2_5Omni, *, cache_tokens: int, policy: Policy = first_sound_first, graphs: bool = True
+        self, model: OmniModel, *, cache_tokens: int, policy: Policy = first_sound_first, graphs: bool = True
     ) -> None:
         self.think = ThinkStage(model.thinker, cache_tokens=cache_tokens, graphs=graphs)
         self.speak: SpeakStage | None = None

@@ -9,7 +9,7 @@ from typing import Any
 
 from omni.engine.sampler import Sampling
 from omni.errors import CheckpointError, OptionError
-from omni.models.config import read_json
+from omni.loading.json import read_json
 
 FILE = "generation_config.json"
 

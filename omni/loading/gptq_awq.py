@@ -1,8 +1,8 @@
-"""Checkpoints whose thinker was published in four bits, by GPTQ (arXiv 2210.17323) or AWQ (arXiv 2306.00978)."""
+"""Checkpoints whose decoder was published in four bits, by GPTQ (arXiv 2210.17323) or AWQ (arXiv 2306.00978)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from omni.errors import CheckpointError
 from omni.kernels.quantised import Int4, from_values, group_size
 from omni.loading.checkpoint import Checkpoint
-from omni.models.config import read_json
+from omni.loading.json import read_json
 
 PER_WORD = 8
 """Values of four bits in an int32."""
@@ -164,8 +164,7 @@ def read_published(folder: Path) -> Published | None:
 
     CheckpointError names a method that omni does not read.
     """
-    root = read_json(folder / "config.json")
-    found = root.get("quantization_config") or _inner(root)
+    found = _said(read_json(folder / "config.json"))
     if not found:
         return None
     method = str(found.get("quant_method", "")).lower()
@@ -183,9 +182,8 @@ def read_published(folder: Path) -> Published | None:
     return Published(STORAGES[form])
 
 
-def _inner(root: Any) -> Any:
-    """What the thinker's config, or its text decoder's, says of it."""
-    thinker = root.get("thinker_config")
-    thinker = thinker if isinstance(thinker, dict) else {}
-    text = thinker.get("text_config")
-    return thinker.get("quantization_config") or (text.get("quantization_config") if isinstance(text, dict) else None)
+def _said(node: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a config or one of its parts says of it."""
+    found = node.get("quantization_config")
+    parts = (part for part in node.values() if isinstance(part, Mapping))
+    return found or next(filter(None, map(_said, parts)), {})

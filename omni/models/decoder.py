@@ -1,4 +1,4 @@
-"""The Qwen text decoder, for the thinker and for the talker alike (Qwen2 technical report, section 2)."""
+"""The text decoder, of the thinker and of the talker: norms before, SwiGLU, rotary halves, grouped heads."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from omni.kernels import PageTable, add_rms_norm, attend_paged, rms_norm, rotary_table, rotate, rotate_write, silu_mul
 from omni.models.config import DecoderConfig
 from omni.models.kv_store import PagePool
+from omni.models.rotary import frequencies
 
 STACKS = {
     "self_attn.qkv_proj": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
@@ -26,13 +27,17 @@ class Attention(nn.Module):
         super().__init__()
         self.heads = (config.num_heads, config.num_kv_heads, config.num_kv_heads)
         width = config.num_heads * config.head_dim
-        self.qkv_proj = nn.Linear(config.hidden_size, sum(self.heads) * config.head_dim)
-        self.o_proj = nn.Linear(width, config.hidden_size, bias=False)
+        self.qkv_proj = nn.Linear(config.hidden_size, sum(self.heads) * config.head_dim, config.qkv_bias)
+        self.o_proj = nn.Linear(width, config.hidden_size, config.o_bias)
+        self.q_norm = nn.RMSNorm(config.head_dim, config.rms_norm_eps) if config.qk_norm else None
+        self.k_norm = nn.RMSNorm(config.head_dim, config.rms_norm_eps) if config.qk_norm else None
 
     def forward(
         self, x: Tensor, cos: Tensor, sin: Tensor, keys: Tensor, values: Tensor, table: PageTable, tap: Tap | None
     ) -> Tensor:
         q, k, v = self.qkv_proj(x).view(len(x), sum(self.heads), -1).split(self.heads, 1)  # [N, H or K, D]
+        if self.q_norm and self.k_norm:
+            q, k = rms_norm(q, self.q_norm.weight, self.q_norm.eps), rms_norm(k, self.k_norm.weight, self.k_norm.eps)
         if tap:
             tap(rotate(q, cos, sin), rotate(k, cos, sin))
         q = rotate_write(q, k, v, cos, sin, keys, values, table)
@@ -67,11 +72,8 @@ class Decoder(nn.Module):
         self.config = config
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_layers))
         self.norm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
-        step = torch.arange(0, config.head_dim, 2, dtype=torch.float32, device="cpu") / config.head_dim
-        self.register_buffer("inv_freq", 1.0 / config.rope_theta**step, persistent=False)
-        section = torch.tensor(config.mrope_section, device="cpu")
-        axes = torch.arange(len(section), device="cpu").repeat_interleave(section)
-        self.register_buffer("axes", axes, persistent=False)
+        self.register_buffer("inv_freq", frequencies(config), persistent=False)
+        self.register_buffer("axes", torch.tensor(config.axes, device="cpu"), persistent=False)
 
     def forward(self, x: Tensor, positions: Tensor, pool: PagePool, table: PageTable, tap: Tap | None = None) -> Tensor:
         """Run new rows of several sequences, whose earlier rows lie in the pool.
@@ -86,7 +88,7 @@ class Decoder(nn.Module):
             `[N, C]`, after the final norm.
         """
         eps = self.config.rms_norm_eps
-        cos, sin = rotary_table(positions, self.inv_freq, self.axes, x.dtype)
+        cos, sin = self._turns(positions, x.dtype)
         residual = x
         x = rms_norm(x, self.layers[0].input_layernorm.weight, eps)
         for i, layer in enumerate(self.layers):
@@ -95,3 +97,11 @@ class Decoder(nn.Module):
             following = self.layers[i + 1].input_layernorm if i + 1 < len(self.layers) else self.norm
             x, residual = add_rms_norm(layer.mlp(x), residual, following.weight, eps)
         return x
+
+    def _turns(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Cosines and sines `[N, D / 2]` of each row's angles."""
+        yarn = self.config.rope_scaling
+        if yarn is None:
+            return rotary_table(positions, self.inv_freq, self.axes, dtype)
+        cos, sin = rotary_table(positions, self.inv_freq, self.axes, torch.float32)
+        return (cos * yarn.attention_factor).to(dtype), (sin * yarn.attention_factor).to(dtype)

@@ -1,4 +1,4 @@
-"""The thinker: senses and text in, hidden rows and logits out (Qwen2.5-Omni report, section 2)."""
+"""The thinker: senses and text in, hidden rows and logits out."""
 
 from __future__ import annotations
 
@@ -14,11 +14,20 @@ from omni.models.decoder import Decoder
 
 
 class Thinker(nn.Module):
-    def __init__(self, config: ThinkerConfig) -> None:
+    """Args:
+    audio_tower, visual: its ears and eyes, where it has any.
+    """
+
+    audio_tower: AudioTower | None
+    visual: VisionTower | None
+
+    def __init__(
+        self, config: ThinkerConfig, audio_tower: AudioTower | None = None, visual: VisionTower | None = None
+    ) -> None:
         super().__init__()
         self.config = config
-        self.audio_tower = AudioTower(config.audio)
-        self.visual = VisionTower(config.vision)
+        self.audio_tower = audio_tower
+        self.visual = visual
         self.embed_tokens = nn.Embedding(config.vocab_size, config.decoder.hidden_size)
         self.decoder = Decoder(config.decoder)
         self.lm_head = nn.Linear(config.decoder.hidden_size, config.vocab_size, bias=False)
@@ -38,6 +47,8 @@ class Thinker(nn.Module):
         """
         media = self.config.media
         rows = self.embed_tokens(ids)
+        if media is None:
+            return rows, torch.zeros_like(ids, dtype=torch.bool)
         is_media = (ids == media.audio) | (ids == media.image) | (ids == media.video)
         if features:
             joined = torch.cat(list(features)).to(rows)

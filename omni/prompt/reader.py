@@ -37,12 +37,6 @@ Shown: TypeAlias = tuple[Picture] | tuple[Sound] | tuple[Picture, Sound]
 Known: TypeAlias = dict[int, tuple[Message, Shown]]
 """Parts that were read before and what they show, by `id`: for a reader of the same parts again and again."""
 
-SPEAKING = (
-    "You are Qwen, a virtual human developed by the Qwen Team, Alibaba Group, capable of perceiving auditory and visual "
-    "inputs, as well as generating text and speech."
-)
-"""The system prompt that the published checkpoints were taught to speak with."""
-
 MAX_BYTES = 256 * 2**20
 """Of the pictures, clips and sounds that were read lately."""
 ROLES = ("system", "user", "assistant", "tool")
@@ -144,17 +138,22 @@ class PromptReader:
     """Turns messages into prompts, the way a checkpoint was taught to read them.
 
     Attributes:
+        clock: where a prompt begins.
+        media: None for a model of text alone.
         pixels, eyes, mel, ears: None for a model that does not see, or does not hear.
         max_tokens: media are refused once their rows alone are more.
+        speaking: the system prompt that speech begins with, unless the messages bring one of their own.
         recent: media that were read lately.
     """
 
     tokenizer: Tokenizer
     template: Template
-    media: MediaIds
+    clock: Clock
+    media: MediaIds | None
     pixels: PixelConfig | None
     mel: MelConfig | None
     max_tokens: int
+    speaking: str | None = None
     budget: Budget = field(default_factory=Budget)
     ears: Ears | None = None
     eyes: Tower[Picture] | None = None
@@ -174,7 +173,7 @@ class PromptReader:
 
         Args:
             messages: OpenAI's chat shape, or the same with Python objects for media: see `Omni.generate`.
-            speaking: begin with the system prompt that speech needs, unless the messages bring one of their own.
+            speaking: the answer is to be spoken.
             audio_in_video: hear the sound of clips; None where they have one.
             tools: functions that the model may call, as OpenAI describes them.
             template_args: switches of the checkpoint's chat template, such as `enable_thinking`.
@@ -194,8 +193,8 @@ class PromptReader:
             turns.append(turn)
             shown += found
             num_rows += self._checked(found, num_rows)
-        if speaking and (not turns or turns[0]["role"] != "system"):
-            turns.insert(0, {"role": "system", "content": SPEAKING})
+        if speaking and self.speaking and (not turns or turns[0]["role"] != "system"):
+            turns.insert(0, {"role": "system", "content": self.speaking})
         if not turns:
             raise MessageError('there are no messages; give a list such as [{"role": "user", "content": "Hello"}]')
         runs = self.template.render(turns, add_generation_prompt=True, tools=tools, template_args=template_args)
@@ -218,6 +217,7 @@ class PromptReader:
     def heard(self, before: Prompt, blocks: Sequence[Sound]) -> Prompt:
         """A prompt and behind it the blocks of a sound, each a medium of its own; the sound may go on."""
         _, ears = self._hearing()
+        assert self.media
         sizes = [ears.num_rows(block) for block in blocks]
         num, clock, first = sum(sizes), before.clock_after(), len(before.media)
         return replace(
@@ -320,6 +320,8 @@ class PromptReader:
                 parts.append({"type": kind})
                 shown.append(value)
                 num_rows += self._checked([value], num_rows)
+        if self.media is None:  # templates of text alone write a list of parts as Python shows it
+            return {**bare, "content": "\n".join(part["text"] for part in parts)}, shown
         return {**bare, "content": parts}, shown
 
     def part(
@@ -400,7 +402,9 @@ class PromptReader:
 
     def _lay_out(self, ids: Sequence[int], shown: Sequence[Shown]) -> Prompt:
         """Replace each placeholder by its medium's rows."""
-        clock = Clock(self.media.positions_per_second, self.media.positions_per_second * self.media.seconds_per_chunk)
+        clock = replace(self.clock)
+        if self.media is None:
+            return text_prompt(ids, clock)
         places = {self.media.image, self.media.video, self.media.audio}
         if sum(i in places for i in ids) != len(shown):
             raise MessageError("this checkpoint's chat template does not place every picture, sound or clip of the messages")
@@ -436,6 +440,12 @@ class PromptReader:
             return ImageSpan(cells)
         video = VideoSpan(cells, picture.second_per_grid)
         return AudioVideoSpan(video, audio) if audio else video
+
+
+def text_prompt(ids: Sequence[int], clock: Clock) -> Prompt:
+    """The prompt of ids that all stand for themselves."""
+    rows, is_media = torch.tensor(ids), torch.zeros(len(ids), dtype=torch.bool)
+    return Prompt(rows, clock.text(len(ids)), clock, (), (), is_media, 0, 0, 0)
 
 
 def fill(spans: Sequence[Span], known: MediaIds, clock: Clock, media: tuple[Medium, ...]) -> Prompt:

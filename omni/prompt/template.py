@@ -25,7 +25,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
 from omni.errors import CheckpointError, MessageError, OptionError
-from omni.models.config import read_json
+from omni.loading.json import read_json
 from omni.prompt.marked import Marked, concat, mark, special_spans
 from omni.prompt.tokenizer import Run, Special, read_added
 

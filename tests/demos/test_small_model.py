@@ -27,28 +27,30 @@ from demos.small_model.training.towers import index_of
 from demos.small_model.training.trainer import Trainer
 from demos.small_model.world import questions
 from demos.small_model.world.scenes import SHAPES, Actor, Clip, Scene, Thing
-from omni.families.qwen2_5_omni import LAYOUT, Qwen2_5Omni, build
+from omni.families import qwen2_5_omni
+from omni.families.qwen2_5_omni import LAYOUT, SPEAKING, build
 from omni.models.thinker import Thinker
-from omni.prompt.reader import SPEAKING
 
 
 @pytest.fixture(scope="module")
 def thinker() -> Thinker:
     torch.manual_seed(0)
     config = sizes.omni_config().thinker
-    made = Thinker(config).requires_grad_(False)
+    made = qwen2_5_omni.thinker(config).requires_grad_(False)
     passes.initialise(made, config.decoder.num_layers)
     return made
 
 
 @pytest.mark.parametrize("grid", [(16, 16), (12, 18), (6, 34)])
 def test_vision_is_the_towers(thinker: Thinker, grid: tuple[int, int]) -> None:
+    assert thinker.visual
     patches = torch.randn(2, grid[0] * grid[1], 1176)
     whole = thinker.visual(patches.flatten(0, 1), [(1, *grid)] * 2)
     torch.testing.assert_close(passes.vision(thinker.visual, patches, grid)[0].flatten(0, 1), whole, rtol=0, atol=1e-5)
 
 
 def test_audio_is_the_towers(thinker: Thinker) -> None:
+    assert thinker.audio_tower
     mels = [torch.randn(80, n) for n in (500, 233, 401, 3)]
     for mine, own in zip(passes.audio(thinker.audio_tower, mels)[0], thinker.audio_tower(mels), strict=True):
         torch.testing.assert_close(mine, own, rtol=0, atol=1e-5)
@@ -100,7 +102,7 @@ def test_code_ids_hold_cluster_and_counter() -> None:
 def test_published_names_are_those_of_the_architecture() -> None:
     model = build(sizes.omni_config()).to_empty(device="cpu")
     names = set(assemble.published(model.state_dict()))
-    wanted = {key for name, _ in Qwen2_5Omni(sizes.omni_config()).named_parameters() for key in LAYOUT.keys(name)}
+    wanted = {key for name, _ in build(sizes.omni_config()).named_parameters() for key in LAYOUT.keys(name)}
     assert names == {key for key in wanted if not key.endswith("self_attn.k_proj.bias") or "audio_tower" not in key}
 
 

@@ -14,7 +14,9 @@ LENGTHS = [523, 100, 3, 401, 200, 202]
 
 
 def tower(geometry: str) -> AudioTower:
-    return Omni.load(tiny(geometry), dtype="float32", speech=False, progress=False).model.thinker.audio_tower
+    found = Omni.load(tiny(geometry), dtype="float32", speech=False, progress=False).model.thinker.audio_tower
+    assert found
+    return found
 
 
 def mel(tower: AudioTower, frames: int) -> torch.Tensor:

@@ -14,7 +14,9 @@ GRIDS = [(1, 10, 18), (3, 6, 4), (1, 2, 2), (2, 8, 8)]
 
 
 def tower(geometry: str) -> VisionTower:
-    return Omni.load(tiny(geometry), dtype="float32", speech=False, progress=False).model.thinker.visual
+    found = Omni.load(tiny(geometry), dtype="float32", speech=False, progress=False).model.thinker.visual
+    assert found
+    return found
 
 
 def patches(tower: VisionTower, *grids: tuple[int, int, int]) -> torch.Tensor:

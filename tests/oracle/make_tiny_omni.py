@@ -1,23 +1,17 @@
 """Tiny Qwen2.5-Omni checkpoints with random weights, in the published file layout.
 
-    python -m demos.tiny FOLDER [GEOMETRY]
-
-They cannot think, but every part is there and works: tests compare them with transformers, demos run on them. Needs
-transformers (the `dev` extra), which says how the tensors of a geometry are named and shaped.
+They cannot think, but every part is there and works. transformers says how the tensors of a geometry are named and shaped.
 
 Text ids are the official ones less 151387, so that 256 bytes and the special tokens fit 512 rows; codec ids are official.
 The heads' rows of all special tokens are zero, so that text and speech run to the limit they are given, and every codec id
-has a sound. With `ends`, for programs that people run, text is printable ASCII, and the end tokens have large rows, so that
+has a sound. With `ends`, text is printable ASCII, and the end tokens have large rows, so that
 text and speech stop by themselves, mostly within some tens of steps.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import re
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,17 +19,15 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from torch import Tensor
 from transformers import Qwen2_5OmniConfig, Qwen2_5OmniForConditionalGeneration
 from transformers.utils import logging
 
-from omni.prompt.template import DEFAULT as CHAT_TEMPLATE
-from omni.prompt.tokenizer import WORDS
+from demos.small_model.nets.words import write_tokenizer_config
+from tests.oracle.files import generator, save_shards, save_tokenizer, token, write_json
 
 logging.set_verbosity_error()  # it warns of official configs: text ids of the talker lie outside its own vocabulary
 
-OFFSET = 151643 - 256
 VOCAB = 512
 NUM_CODES = 8192
 STRAY_KEY = "token2wav.code2wav_dit_model.rotary_embed.inv_freq"
@@ -157,11 +149,6 @@ GEOMETRIES: dict[str, Geometry] = {
 }  # fmt: skip
 
 
-def token(official: int) -> int:
-    """The id that stands here for an official text id."""
-    return official - OFFSET
-
-
 def make(geometry: str, folder: Path, seed: int = 0, ends: bool = False) -> Path:
     """Write a checkpoint of `GEOMETRIES[geometry]` into `folder` and return it; equal seeds give equal files."""
     g = GEOMETRIES[geometry]
@@ -173,14 +160,15 @@ def make(geometry: str, folder: Path, seed: int = 0, ends: bool = False) -> Path
     tree = config.to_dict() | {"architectures": ["Qwen2_5OmniForConditionalGeneration"], "dtype": "float32"}
     if g.published:
         tensors[STRAY_KEY] = 10000.0 ** -(torch.arange(0, g.flow.head_dim, 2) / g.flow.head_dim)
-        _save_shards(tensors, folder)
+        save_shards(tensors, folder, 3)
         _speak_transformers_4(tree, g)
     else:
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    _write(folder / "config.json", tree)
-    _write(folder / "generation_config.json", {"_from_model_config": True, "transformers_version": "4.50.0.dev0"})
-    _write(folder / "preprocessor_config.json", _preprocessor(g))
-    _write_tokenizer(folder)
+    write_json(folder / "config.json", tree)
+    write_json(folder / "generation_config.json", {"_from_model_config": True, "transformers_version": "4.50.0.dev0"})
+    write_json(folder / "preprocessor_config.json", _preprocessor(g))
+    save_tokenizer(folder, SPECIAL_TOKENS)
+    write_tokenizer_config(folder, 32768)
     voices = {name: _voice(f"{seed}/{name}", official, g.flow.voice_dim) for name, official in SPEAKERS.items()}
     torch.save(voices, folder / "spk_dict.pt")
     return folder
@@ -314,7 +302,7 @@ GAINS = [
 def _tensors(shapes: dict[str, Tensor], g: Geometry, seed: int, ends: bool) -> Iterator[tuple[str, Tensor]]:
     """Every tensor is drawn from its own name, so that a change in one leaves the others as they were."""
     for name, like in shapes.items():
-        x = torch.randn(like.shape, generator=_generator(f"{seed}/{name}"))
+        x = torch.randn(like.shape, generator=generator(f"{seed}/{name}"))
         gain = next((factor for pattern, factor in GAINS if re.search(pattern, name)), 1.0)
         if x.ndim == 1:
             x = 1 + 0.1 * x if name.endswith("weight") else gain * x
@@ -344,29 +332,13 @@ def _seldom(head: Tensor, first: int, gains: dict[int, float]) -> None:
 
 
 def _voice(key: str, official: int, dim: int) -> dict[str, Any]:
-    generator = _generator(key)
-    frames = int(torch.randint(50, 80, (), generator=generator))
+    draw = generator(key)
+    frames = int(torch.randint(50, 80, (), generator=draw))
     return {
         "bos_token": token(official),
-        "cond": torch.randn(1, dim, generator=generator),
-        "ref_mel": 2 * torch.randn(1, frames, 80, generator=generator) - 5,
+        "cond": torch.randn(1, dim, generator=draw),
+        "ref_mel": 2 * torch.randn(1, frames, 80, generator=draw) - 5,
     }
-
-
-def _generator(key: str) -> torch.Generator:
-    return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(key.encode()).digest()[:7], "big"))
-
-
-def _save_shards(tensors: dict[str, Tensor], folder: Path, count: int = 3) -> None:
-    names = list(tensors)
-    where: dict[str, str] = {}
-    for i in range(count):
-        shard = f"model-{i + 1:05}-of-{count:05}.safetensors"
-        part = names[i * len(names) // count : (i + 1) * len(names) // count]
-        save_file({name: tensors[name] for name in part}, folder / shard, metadata={"format": "pt"})
-        where |= dict.fromkeys(part, shard)
-    total = sum(x.nbytes for x in tensors.values())
-    _write(folder / "model.safetensors.index.json", {"metadata": {"total_size": total + 3850592}, "weight_map": where})
 
 
 def _speak_transformers_4(tree: dict[str, Any], g: Geometry) -> None:
@@ -411,56 +383,3 @@ def _preprocessor(g: Geometry) -> dict[str, Any]:
         "sampling_rate": 16000,
         "temporal_patch_size": 2,
     }
-
-
-def _write_tokenizer(folder: Path) -> None:
-    """Qwen2's byte-level tokenizer without merges: 256 bytes in their own order, then the special tokens."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]  # the others are shown as characters from 256 on
-    hidden = iter(range(256, 512))
-    vocab = {chr(b if b in printable else next(hidden)): b for b in range(256)}
-    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
-    tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(WORDS), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(name, normalized=False, special=True) for name in SPECIAL_TOKENS])
-    tokenizer.save(str(folder / "tokenizer.json"))
-    write_tokenizer_config(folder, 32768)
-
-
-def write_tokenizer_config(folder: Path, max_length: int) -> None:
-    """tokenizer_config.json beside a tokenizer.json that holds the published special tokens."""
-    named = {
-        "image_token": "<|IMAGE|>",
-        "audio_token": "<|AUDIO|>",
-        "video_token": "<|VIDEO|>",
-        "vision_bos_token": "<|vision_bos|>",
-        "vision_eos_token": "<|vision_eos|>",
-        "audio_bos_token": "<|audio_bos|>",
-        "audio_eos_token": "<|audio_eos|>",
-    }
-    config = {
-        "tokenizer_class": "Qwen2TokenizerFast",
-        "processor_class": "Qwen2_5OmniProcessor",
-        "add_prefix_space": False,
-        "bos_token": None,
-        "eos_token": "<|im_end|>",
-        "pad_token": "<|endoftext|>",
-        "unk_token": None,
-        "model_max_length": max_length,
-        "extra_special_tokens": named,
-        "chat_template": CHAT_TEMPLATE,
-    }
-    _write(folder / "tokenizer_config.json", config)
-
-
-def _write(path: Path, tree: object) -> None:
-    path.write_text(json.dumps(tree, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-if __name__ == "__main__":
-    print(make(sys.argv[2] if len(sys.argv) > 2 else "7b-like", Path(sys.argv[1])))

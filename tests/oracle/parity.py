@@ -1,14 +1,15 @@
 """Ours and transformers on the same weights, stage by stage: `python -m tests.oracle.parity` prints the table.
 
-Every case goes through both whole chains, from the prompt to the wave, and what passes between the stages is compared. The
-vocoder's two stages are given transformers' noise and transformers' mel, so that each row shows an error of its own.
+Every case goes through both whole chains, from the prompt to the wave, or to the last id where a model only writes, and what
+passes between the stages is compared. The vocoder's two stages are given transformers' noise and transformers' mel, so that
+each row shows an error of its own.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,9 +22,11 @@ from omni import Omni
 from omni.engine.options import Options
 from omni.prompt.reader import Message
 from omni.talker.vocoder import WHOLE, ChunkPolicy
+from tests.oracle import text
 from tests.oracle.cases import cases
 from tests.oracle.chains import SEED, VOICE, Chain, ours, theirs, vocode
 from tests.oracle.forced import bfloat16_ratios
+from tests.oracle.make_tiny_text import VARIANTS
 from tests.oracle.tiny import reference, tiny
 
 LIMITS = {
@@ -142,43 +145,73 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", action="store_true", help="print every case too")
     parser.add_argument("--geometry", nargs="*", default=["7b-like", "3b-like", "odd", "mixed", "bundled"])
+    parser.add_argument("--text", nargs="*", default=list(VARIANTS), help="models of text alone")
     args = parser.parse_args()
     torch.set_num_threads(1)
     console = Console(width=120)
-    found = {g: float32_errors(g) for g in track(args.geometry, "parity", console=Console(stderr=True), transient=True)}
-    passed = True
-    table = Table(title=f"largest error over {len(next(iter(found.values())))} cases, float32", title_justify="left")
-    for column in ("stage", *found, "limit"):
-        table.add_column(column, justify="left" if column == "stage" else "right")
-    for stage, limit in LIMITS.items():
-        worst = [max(errors[stage] for errors in cases.values() if stage in errors) for cases in found.values()]
-        passed &= all(e <= limit for e in worst)
-        table.add_row(stage, *(_cell(e, limit) for e in worst), "identical" if limit == 0 else f"{limit:.0e}")
-    console.print(table)
-    if args.cases:
-        for geometry, cases in found.items():
-            for case, errors in cases.items():
-                console.print(geometry, case, {k: f"{v:.1e}" for k, v in errors.items()}, soft_wrap=True, highlight=False)
+    passed = [_stages(args.geometry, console, cases=args.cases), _text(args.text, console)]
     ratios = {g: bfloat16_ratios(g) for g in ("mixed", "7b-like")}
-    table = Table(title="our error in bfloat16 over transformers' own, on the same ids", title_justify="left")
-    for column in ("stage", *ratios, "limit"):
-        table.add_column(column, justify="left" if column == "stage" else "right")
+    table = _table("our error in bfloat16 over transformers' own, on the same ids", "stage", *ratios, "limit")
     for stage in next(iter(ratios.values())):
         row = [ratios[g][stage] for g in ratios]
-        passed &= all(r <= BF16_LIMIT for r in row)
+        passed.append(all(r <= BF16_LIMIT for r in row))
         table.add_row(stage, *(f"{r:.2f}" for r in row), f"{BF16_LIMIT:.2f}")
     console.print(table)
-    table = Table(title="streamed speech against one window, same noise, chunks of 1 to 10 blocks", title_justify="left")
-    for column in ("look-ahead", *(f"{g} {what}" for g in ratios for what in ("mel", "wave")), "limit of mel"):
-        table.add_column(column, justify="right")
+    columns = [f"{g} {what}" for g in ratios for what in ("mel", "wave")]
+    title = "streamed speech against one window, same noise, chunks of 1 to 10 blocks"
+    table = _table(title, "look-ahead", *columns, "limit of mel")
     for ahead, limit in STREAM_LIMITS.items():
         pairs = [streamed_errors(g, ahead) for g in ratios]
-        passed &= all(mel <= limit for mel, _ in pairs)
+        passed.append(all(mel <= limit for mel, _ in pairs))
         cells = [cell for mel, wave in pairs for cell in (_cell(mel, limit), f"{wave:.1e}")]
         table.add_row(f"{ahead} block{'s' * (ahead > 1)}", *cells, f"{limit:.0e}")
     console.print(table)
-    console.print("every row is within its limit" if passed else "[bold red]a row misses its limit")
-    return 0 if passed else 1
+    console.print("every row is within its limit" if all(passed) else "[bold red]a row misses its limit")
+    return 0 if all(passed) else 1
+
+
+def _stages(geometries: Sequence[str], console: Console, *, cases: bool) -> bool:
+    """Print the errors of models that see, hear and speak; whether all are within their limits."""
+    watched = track(geometries, "parity", console=Console(stderr=True), transient=True)
+    found = {g: float32_errors(g) for g in watched}
+    if not found:
+        return True
+    title = f"largest error over {len(next(iter(found.values())))} cases, float32"
+    worst = {
+        stage: [max(errors[stage] for errors in of_cases.values() if stage in errors) for of_cases in found.values()]
+        for stage in LIMITS
+    }
+    passed = _print(title, list(found), worst, LIMITS, console)
+    for geometry, of_cases in found.items() if cases else ():
+        for case, errors in of_cases.items():
+            console.print(geometry, case, {k: f"{v:.1e}" for k, v in errors.items()}, soft_wrap=True, highlight=False)
+    return passed
+
+
+def _text(variants: Sequence[str], console: Console) -> bool:
+    """The same for models of text alone."""
+    found = [text.errors(variant) for variant in variants]
+    worst = {name: [errors[name] for errors in found] for name in text.LIMITS}
+    return _print(f"models of text alone, {len(text.CHATS)} chats, float32", variants, worst, text.LIMITS, console)
+
+
+def _print(
+    title: str, columns: Sequence[str], worst: Mapping[str, list[float]], limits: Mapping[str, float], console: Console
+) -> bool:
+    """A row of errors for each limit; whether all are within."""
+    table = _table(title, "stage", *columns, "limit")
+    for name, limit in limits.items():
+        table.add_row(name, *(_cell(e, limit) for e in worst[name]), "identical" if limit == 0 else f"{limit:.0e}")
+    console.print(table)
+    return all(e <= limits[name] for name, errors in worst.items() for e in errors)
+
+
+def _table(title: str, first: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    table.add_column(first, justify="left")
+    for column in columns:
+        table.add_column(column, justify="right")
+    return table
 
 
 def _cell(error: float, limit: float) -> str:

@@ -10,26 +10,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Qwen2_5OmniForConditionalGeneration
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MULTIMODAL_LM_MAPPING, AutoConfig
 from transformers.utils import logging
 
 from omni.loading.checkpoint import BUNDLED
+from tests.oracle import make_tiny_text
+from tests.oracle.files import token
 from tests.oracle.make_tiny_omni import (
     GEOMETRIES,
     NUM_CODES,
-    OFFSET,
     SPECIAL_TOKENS,
     STRAY_KEY,
     VOCAB,
     Geometry,
     make,
-    token,
 )
 
 __all__ = [
     "GEOMETRIES",
     "NUM_CODES",
-    "OFFSET",
     "SPECIAL_TOKENS",
     "STRAY_KEY",
     "VOCAB",
@@ -50,6 +49,8 @@ def tiny(geometry: str, seed: int = 0, ends: bool = False) -> Path:
         return BUNDLED
     folder = Path(tempfile.mkdtemp(prefix=f"omni-{geometry}-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    if geometry in make_tiny_text.VARIANTS:
+        return make_tiny_text.make(geometry, folder, seed)
     return make(geometry, folder, seed, ends)
 
 
@@ -59,5 +60,6 @@ def reference(folder: Path, dtype: torch.dtype | None = None, attention: str = "
 
     token2wav stays float32 whatever the dtype. It is shared by all who ask: leave it as it was.
     """
-    model = Qwen2_5OmniForConditionalGeneration.from_pretrained(folder, dtype=dtype or "auto", attn_implementation=attention)
-    return model.eval()
+    kind = type(AutoConfig.from_pretrained(folder))
+    table = MODEL_FOR_MULTIMODAL_LM_MAPPING if kind in MODEL_FOR_MULTIMODAL_LM_MAPPING else MODEL_FOR_CAUSAL_LM_MAPPING
+    return table[kind].from_pretrained(folder, dtype=dtype or "auto", attn_implementation=attention).eval()

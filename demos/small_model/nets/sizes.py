@@ -11,7 +11,8 @@ from transformers import Qwen2_5OmniConfig
 
 from demos.small_model import BUILD
 from demos.small_model.nets.words import special, vocab_size
-from omni.models.config import OmniConfig, read_config
+from omni.families import read_config
+from omni.models.config import ModelConfig
 
 HIDDEN = 192
 MIN_PIXELS, MAX_PIXELS = 40 * 28 * 28, 64 * 28 * 28
@@ -144,7 +145,7 @@ def write(folder: Path) -> None:
 
 
 @lru_cache
-def omni_config() -> OmniConfig:
+def omni_config() -> ModelConfig:
     """The same, as omni reads it."""
     write(BUILD / "shape")
     return read_config(BUILD / "shape")

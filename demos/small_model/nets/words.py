@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from functools import lru_cache
+from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from demos.small_model.world import questions
-from omni.prompt.reader import SPEAKING
+from omni.families.qwen2_5_omni import SPEAKING
+from omni.prompt.template import DEFAULT
 from omni.prompt.tokenizer import WORDS
 
 SPECIALS = (
@@ -78,3 +81,30 @@ def word_of() -> list[int]:
             assert len(other) == 1, word
             rows[other[0]] = first[0]
     return rows
+
+
+def write_tokenizer_config(folder: Path, max_length: int) -> None:
+    """tokenizer_config.json beside a tokenizer.json that holds the published special tokens."""
+    named = {
+        "image_token": "<|IMAGE|>",
+        "audio_token": "<|AUDIO|>",
+        "video_token": "<|VIDEO|>",
+        "vision_bos_token": "<|vision_bos|>",
+        "vision_eos_token": "<|vision_eos|>",
+        "audio_bos_token": "<|audio_bos|>",
+        "audio_eos_token": "<|audio_eos|>",
+    }
+    config = {
+        "tokenizer_class": "Qwen2TokenizerFast",
+        "processor_class": "Qwen2_5OmniProcessor",
+        "add_prefix_space": False,
+        "bos_token": None,
+        "eos_token": "<|im_end|>",
+        "pad_token": "<|endoftext|>",
+        "unk_token": None,
+        "model_max_length": max_length,
+        "extra_special_tokens": named,
+        "chat_template": DEFAULT,
+    }
+    text = json.dumps(config, indent=2, ensure_ascii=False)
+    (folder / "tokenizer_config.json").write_text(text + "\n", encoding="utf-8")

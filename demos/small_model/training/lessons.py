@@ -18,8 +18,9 @@ from demos.small_model.speech.corpus import VOICES
 from demos.small_model.training import looking, towers
 from demos.small_model.world import draw, questions, scenes, sounds
 from omni.encoders.audio import num_audio_tokens
+from omni.families.qwen2_5_omni import SPEAKING
 from omni.prompt.positions import AudioSpan, AudioVideoSpan, Clock, ImageSpan, Span, TextSpan, VideoSpan
-from omni.prompt.reader import SPEAKING, fill
+from omni.prompt.reader import fill
 
 ALL = "Say all you see."
 LISTED = 0.7
@@ -204,6 +205,7 @@ def _media_of(span: Span) -> list[bool]:
 
 def collate(lessons: Sequence[Lesson]) -> Batch:
     media = sizes.omni_config().thinker.media
+    assert media
     rows, answers, runs, looks = [], [], [], []
     for i, lesson in enumerate(lessons):
         spans = [*lesson.spans, TextSpan(tuple(lesson.text))]

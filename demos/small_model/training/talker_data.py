@@ -17,7 +17,7 @@ from demos.small_model.speech.codec import CLUSTERS, COUNTER, PATH, Codec, neigh
 from demos.small_model.speech.corpus import HELD, VOICES, Utterance, load, shard_paths
 from demos.small_model.training.thinker import LOUDNESS
 from demos.small_model.world.questions import any_turn
-from omni.prompt.reader import SPEAKING
+from omni.families.qwen2_5_omni import SPEAKING
 
 ROWS, MOST = 1600, 40
 """Rows of a batch, prompt aside, and the most utterances in it."""

@@ -28,7 +28,7 @@ from demos.small_model.training.looking import UNASKED
 from demos.small_model.training.towers import ROW, WORDS, Ears, Eyes, index_of
 from demos.small_model.training.trainer import DEVICE, RANK, WORLD, Trainer
 from demos.small_model.world import scenes
-from omni.models.thinker import Thinker
+from omni.families.qwen2_5_omni import thinker
 
 LOUDNESS = 0.1
 """RMS of the thinker's last hidden rows. The talker reads them added to the embedding, whose RMS is 1."""
@@ -94,7 +94,7 @@ class Student(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         config = sizes.omni_config().thinker
-        self.thinker = Thinker(config)
+        self.thinker = thinker(config)
         passes.initialise(self.thinker, config.decoder.num_layers)
         with torch.no_grad():
             self.thinker.embed_tokens.weight.copy_(text_table())
@@ -113,6 +113,7 @@ class Student(nn.Module):
         for network, tower, name in ((Ears(), self.thinker.audio_tower, "ears"), (Eyes(), self.thinker.visual, "eyes")):
             if not (BUILD / f"{name}.pt").exists():  # the shipped ones, see `resume`
                 continue
+            assert tower
             state = torch.load(BUILD / f"{name}.pt", map_location="cpu", weights_only=False)["average"]
             network.load_state_dict(state)
             tower.load_state_dict(network.tower.state_dict())
@@ -122,6 +123,7 @@ class Student(nn.Module):
         """Rows of every run of media, in prompt order."""
         pictures: list[list[Tensor]] = []
         if batch.pictures is not None:
+            assert self.thinker.visual
             _, _, h, w, _ = batch.pictures.shape
             rows, _ = passes.vision(
                 self.thinker.visual, senses.patches(batch.pictures.to(DEVICE)), (h // senses.SIDE, w // senses.SIDE)
@@ -131,6 +133,7 @@ class Student(nn.Module):
                 pictures.append([left.pop(0).flatten(0, 1) for _ in grids])
         heard: list[Tensor] = []
         if batch.heard:
+            assert self.thinker.audio_tower
             heard, _, _ = passes.audio(self.thinker.audio_tower, [h.mel.to(DEVICE) for h in batch.heard])
         first = first_sounds(batch)
         return [
@@ -179,6 +182,7 @@ class Student(nn.Module):
             ids = batch.ids.to(DEVICE)
             rows = thinker.embed_tokens(ids)
             media = thinker.config.media
+            assert media
             is_media = (ids == media.audio) | (ids == media.image) | (ids == media.video)
             if features:
                 rows = rows.masked_scatter(is_media[..., None], torch.cat(features).to(rows.dtype))

@@ -66,6 +66,7 @@ class Ears(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         config = sizes.omni_config().thinker.audio
+        assert config
         self.tower = AudioTower(config)
         passes.initialise(self.tower, config.encoder_layers)
         self.by_letter = nn.Linear(config.d_model, len(LETTERS) + 1)
@@ -121,6 +122,7 @@ class Eyes(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         config = sizes.omni_config().thinker.vision
+        assert config
         self.tower = VisionTower(config)
         passes.initialise(self.tower, config.depth)
         width = passes.MERGE * config.hidden_size

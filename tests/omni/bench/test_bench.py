@@ -18,17 +18,18 @@ from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from omni.bench import baseline, compare, kernels, marks, plot, presets, report, stages
-from omni.bench.models import DEPTHS, SHAPES, Shape, both, config_of, shallower
+from omni.bench.models import DEPTHS, SHAPES, Shape, both, shallower
 from omni.bench.report import Report, Row
 from omni.bench.timing import Ceilings, Pairs, Timer
 from omni.cli.main import app
 from omni.errors import OptionError
 from omni.evaluation.evaluate import Mark
 from omni.evaluation.scores import check_place
+from omni.families import config_in, read_config
 from omni.families.qwen2_5_omni import LAYOUT, build
 from omni.loading.checkpoint import BUNDLED
-from omni.models.config import read_config
 from omni.talker.vocoder import PRESETS
+from tests.oracle.tiny import tiny
 
 CPU = torch.device("cpu")
 DATA = Path(__file__).parents[2] / "data"
@@ -169,6 +170,19 @@ def test_stages(tmp_path: Path) -> None:
     assert len([row for row in rows.values() if row["error"] is None]) == 2  # the growths
 
 
+@pytest.mark.parametrize("variant", ["qwen2", "qwen3-wide"])
+def test_stages_of_a_model_of_text(variant: str, tmp_path: Path) -> None:
+    """It thinks; towers and voice are left out."""
+    out = tmp_path / "stages.json"
+    small = ["--shape", str(tiny(variant)), "--rounds", "1", "--budget", "0", "--threads", "1", "--dtype", "float32"]
+    done = bench("stages", *small, *TINY, "--json", str(out))
+    assert done.exit_code == 0, done.output
+    rows = json.loads(out.read_text())["rows"]
+    assert {row["name"].removesuffix(" int8").removesuffix(" int4") for row in rows} == {"thinker decode", "thinker prefill"}
+    assert all(row["missed"] is None and row["theirs"] > 0 for row in rows)
+    assert [row for row in rows if row["name"] in ("thinker decode", "thinker prefill") and row["error"] > 1e-5] == []
+
+
 @pytest.mark.parametrize("name", ["3b", "7b"])
 def test_shapes_are_the_published_ones(name: str, tmp_path: Path) -> None:
     published = DATA / f"qwen2_5_omni_{name}.config.json"
@@ -198,7 +212,7 @@ def test_both_programs_have_as_many_layers(part: str) -> None:
     tree = shallower(shape.tree, part, 3)
     assert shape.depth(part) > replace(shape, tree=tree).depth(part) == 3
     theirs = {name for name, _ in baseline.build(tree).named_parameters()}
-    ours = {key for name, _ in build(config_of(tree)).named_parameters() for key in LAYOUT.keys(name)}
+    ours = {key for name, _ in build(config_in(tree)).named_parameters() for key in LAYOUT.keys(name)}
     assert {key for key in ours ^ theirs if not LAYOUT.may_lack(key) and not LAYOUT.leaves(key)} == set()
 
 

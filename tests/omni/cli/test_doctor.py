@@ -1,8 +1,9 @@
-"""The 3B in its true shapes, with random weights on disk: loads within weights + 1 GiB, sees a picture and speaks."""
+"""What doctor plans, and the 3B in its true shapes on disk: loads within weights + 1 GiB, sees a picture and speaks."""
 
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import math
 import subprocess
@@ -12,9 +13,13 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 from safetensors.torch import save_file
 
-from tests.oracle.make_tiny_omni import OFFSET, make
+from omni.cli.doctor import examine
+from tests.oracle.files import OFFSET
+from tests.oracle.make_tiny_omni import make
+from tests.oracle.tiny import tiny
 
 DATA = Path(__file__).parents[2] / "data"
 DTYPES = {"BF16": torch.bfloat16, "F32": torch.float32}
@@ -90,3 +95,12 @@ def test_true_shape(tmp_path: Path) -> None:
     assert facts["samples"] == 24 * 480
     assert math.isfinite(facts["loudest"])
     assert facts["loudest"] > 0
+
+
+def test_doctor_plans_for_text() -> None:
+    console = Console(width=200, file=io.StringIO())
+    assert examine(console, str(tiny("qwen3-wide")), "cpu", "float32")
+    told = " ".join(console.file.getvalue().split())  # type: ignore[attr-defined]  # a StringIO
+    assert "qwen3: reads and writes text; it does not see, hear or speak" in told
+    assert "thinker cache, up to 65,536 tokens" in told
+    assert not any(word in told for word in ("talker", "vocoder", "rows of media"))

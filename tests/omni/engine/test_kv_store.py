@@ -18,7 +18,7 @@ from omni.models.config import DecoderConfig
 from omni.models.kv_store import CachedSequence, PagePool, SavedSequence
 from tests.kernels.pages import write_pages
 
-CONFIG = DecoderConfig(8, 8, 2, 2, 1, 4, 1e-6, 1e4, (2,), 100)
+CONFIG = DecoderConfig(8, 8, 2, 2, 1, 4, 1e-6, 1e4, (0, 0), None, True, False, False, 100)
 
 
 def pool(max_pages: int, dtype: torch.dtype = torch.float32) -> PagePool:

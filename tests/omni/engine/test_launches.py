@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from omni.bench.launches import Tally, counted
-from omni.families.qwen2_5_omni import Qwen2_5Omni, build
+from omni.families import config_in, family_in, read_config
+from omni.families.qwen2_5_omni import build
 from omni.kernels import rms_norm
 from omni.kernels.dispatch import folder_of
-from omni.models.config import read_config
 from omni.models.decoder import Decoder
 from omni.models.kv_store import CachedSequence, PagePool
+from omni.models.model import OmniModel
 from omni.talker.flow import PUBLISHED
 
 DATA = Path(__file__).parents[2] / "data"
@@ -30,6 +31,11 @@ DIT = Counter(
     mm=1, add=1, addmm=22 * 6 + 1, layer_norm_kernel=22 * 2 + 1, addcmul=22 * 2, gelu_tanh_kernel=22,
     stack=22, rotate_kernel=22, copy_=22 * 2, attend_kernel=22,
 )  # fmt: skip
+TEXT = {
+    "hidden_size": 1024, "num_hidden_layers": 28, "num_attention_heads": 16, "num_key_value_heads": 8,
+    "intermediate_size": 3072, "max_position_embeddings": 40960, "rms_norm_eps": 1e-6, "rope_theta": 1e6,
+    "vocab_size": 151936,
+}  # fmt: skip
 BIGVGAN = Counter(
     up_snake_down_kernel=6 * 18 + 1, convolution=6 * 19 + 2, add=6 * 11, div=7, sub=3, clamp=3, mul=2, exp=1, log10=1,
     clone=1,
@@ -41,7 +47,7 @@ def meta(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 @pytest.fixture(scope="module", params=["3b", "7b"])
-def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Qwen2_5Omni:
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> OmniModel:
     folder = tmp_path_factory.mktemp(request.param)
     (folder / "config.json").write_bytes((DATA / f"qwen2_5_omni_{request.param}.config.json").read_bytes())
     built = build(read_config(folder)).to(META)
@@ -80,7 +86,7 @@ def check(tally: Tally, decoder: nn.Module, rest: Counter[str]) -> None:
 
 
 @pytest.mark.parametrize("num_rows", [1, 32])
-def test_thinker_step(model: Qwen2_5Omni, num_rows: int) -> None:
+def test_thinker_step(model: OmniModel, num_rows: int) -> None:
     thinker, ids = model.thinker, meta(num_rows, dtype=torch.int64)
     decode = step(thinker.decoder, num_rows)
     with counted() as tally:
@@ -90,8 +96,28 @@ def test_thinker_step(model: Qwen2_5Omni, num_rows: int) -> None:
     assert 1 <= tally.moved / needed < 1.05  # the rest passes between kernels
 
 
+@pytest.mark.parametrize(
+    ("family", "more"),
+    [
+        ({"model_type": "qwen2"}, Counter(addmm=1, mm=3)),
+        ({"model_type": "qwen3", "head_dim": 128}, Counter(mm=4, rms_norm_kernel=2, clone=2)),  # q and k lie inside qkv
+    ],
+)
+def test_text_step(family: dict[str, object], more: Counter[str]) -> None:
+    """Qwen2 takes the launches of Qwen2.5-Omni's thinker; Qwen3 norms heads besides."""
+    config = config_in(TEXT | family)
+    model = family_in(family).build(config).to(META).to(BF16)
+    thinker, ids = model.thinker, meta(4, dtype=torch.int64)
+    decode = step(thinker.decoder, 4)
+    with counted() as tally:
+        thinker.logits(decode(thinker.embed(ids)[0]))
+    layer = LAYER - Counter(addmm=1, mm=3) + more
+    layers = Counter({name: n * config.thinker.decoder.num_layers for name, n in layer.items()})
+    assert tally.launches == layers + ENDS + Counter(zeros_like=1, clone=1)
+
+
 @pytest.mark.parametrize("num_rows", [1, 32])
-def test_talker_step(model: Qwen2_5Omni, num_rows: int) -> None:
+def test_talker_step(model: OmniModel, num_rows: int) -> None:
     talker = model.talker
     assert talker
     codes, thoughts = meta(num_rows, dtype=torch.int64), meta(num_rows, talker.config.embedding_size, dtype=BF16)
@@ -103,7 +129,7 @@ def test_talker_step(model: Qwen2_5Omni, num_rows: int) -> None:
     assert 1 <= tally.moved / needed < 1.1
 
 
-def test_dit_evaluation(model: Qwen2_5Omni) -> None:
+def test_dit_evaluation(model: OmniModel) -> None:
     """Of 96 frames, with and without conditioning at once."""
     assert model.token2wav
     dit = model.token2wav.code2wav_dit_model
@@ -115,7 +141,7 @@ def test_dit_evaluation(model: Qwen2_5Omni) -> None:
     assert tally.moved == pytest.approx(1.3125e9, rel=0.001)
 
 
-def test_bigvgan(model: Qwen2_5Omni) -> None:
+def test_bigvgan(model: OmniModel) -> None:
     """Of a second of sound."""
     assert model.token2wav
     bigvgan = model.token2wav.code2wav_bigvgan_model

@@ -26,8 +26,8 @@ def test_each_part_goes_where_it_was_told(monkeypatch: pytest.MonkeyPatch) -> No
     """Two names of the CPU and two dtypes stand in for two devices, which this machine may lack."""
     voice = torch.device("cpu:0")
     kept = {CPU: torch.bfloat16, voice: torch.float32}
-    monkeypatch.setattr("omni.api.pick_devices", lambda names: (CPU, voice))
-    monkeypatch.setattr("omni.api.pick_dtype", lambda dtype, stored, where: kept[where])
+    monkeypatch.setattr("omni.loading.model.pick_devices", lambda names: (CPU, voice))
+    monkeypatch.setattr("omni.loading.model.pick_dtype", lambda dtype, stored, where: kept[where])
     told = dict[str, object]()
 
     def load(net: torch.nn.Module, *args: object, device_of: object, **kwargs: object) -> None:
@@ -35,7 +35,7 @@ def test_each_part_goes_where_it_was_told(monkeypatch: pytest.MonkeyPatch) -> No
         told.update((name, device_of(name)) for name, _ in net.named_parameters())
         checkpoint.load(net, *args, device_of=lambda name: CPU, **kwargs)  # type: ignore[arg-type]  # options spread
 
-    monkeypatch.setattr("omni.api.load", load)
+    monkeypatch.setattr("omni.loading.model.load", load)
     omni = Omni.load(tiny("7b-like"), progress=False)
     assert {name for name, where in told.items() if where == voice} == {n for n in told if not n.startswith("thinker.")}
     assert omni.model.talker

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +18,28 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from omni.api import Omni
+from omni.bench.case import FEWER_BITS
 from omni.cli import doctor
 from omni.cli.doctor import CONVERSATION, _kv_bytes, examine, weights_sizes
 from omni.engine.runner import Lane
 from omni.errors import CheckpointError, OptionError
 from omni.evaluation.evaluate import read_set
-from omni.families.qwen2_5_omni import LAYOUT, build
+from omni.families import read_config
+from omni.families.qwen2_5_omni import FAMILY, LAYOUT, build
 from omni.kernels.linear import pack
 from omni.kernels.quantised import dequantise, quantise_int4, quantise_int8
 from omni.loading.checkpoint import BUNDLED, Checkpoint, Entry, plan
 from omni.loading.gptq_awq import STORAGES, Part, Published, read_published
 from omni.loading.packing import HEADS, PackedLinear, Packing, pack_linears
-from omni.models.config import OmniConfig, read_config
+from omni.models.config import ModelConfig
 from omni.models.decoder import STACKS
 from omni.models.kv_store import CachedSequence
 from tests.omni.loading.test_checkpoint import published
+from tests.oracle import text
+from tests.oracle.make_tiny_text import make
+from tests.oracle.tiny import tiny
 
+sizes_of = partial(weights_sizes, FAMILY)
 LINEARS = {name for names in STACKS.values() for name in names} | {"self_attn.o_proj", "mlp.down_proj"}
 GROUP = 64
 
@@ -172,18 +180,16 @@ def words(values: Tensor, axis: int, order: tuple[int, ...]) -> Tensor:
     return torch.stack(out).movedim(0, axis).contiguous()
 
 
-def publish(method: str, folder: Path, *, shuffled: bool = False, group: int = GROUP, **config: Any) -> tuple[Path, Path]:
-    """The bundled checkpoint with its thinker's layers in a published layout, and the same with plain weights."""
-    stored, meant = folder / "stored", folder / "meant"
-    for place in (stored, meant):
-        shutil.copytree(BUNDLED, place, ignore=shutil.ignore_patterns("eval", "model.safetensors", "voices.safetensors"))
-    tensors = load_file(BUNDLED / "model.safetensors")
+def publish_layers(
+    tensors: dict[str, Tensor], method: str, *, group: int = GROUP, shuffled: bool = False
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Tensors of a checkpoint with its decoder's layers in a published layout, and the same as plain weights."""
     published, plain = dict(tensors), dict(tensors)
     storage = STORAGES[method]
     draw = torch.Generator().manual_seed(0)
     for name in tensors:
         module = name.removesuffix(".weight")
-        if not name.startswith("thinker.model.layers.") or not module.endswith(tuple(LINEARS)):
+        if not re.match(r"(thinker\.)?model\.layers\.", name) or not module.endswith(tuple(LINEARS)):
             continue
         weight = published.pop(name)
         O, C = weight.shape
@@ -203,8 +209,17 @@ def publish(method: str, folder: Path, *, shuffled: bool = False, group: int = G
             published[f"{module}.g_idx"] = group_of.int()
         if module.endswith("o_proj"):  # some makers give every layer a bias
             published[f"{module}.bias"] = torch.zeros(O)
-    save_file({name: tensor.contiguous() for name, tensor in published.items()}, stored / "model.safetensors")
-    save_file({name: tensor.contiguous() for name, tensor in plain.items()}, meant / "model.safetensors")
+    return tuple({name: tensor.contiguous() for name, tensor in held.items()} for held in (published, plain))  # type: ignore[return-value]  # two of them
+
+
+def publish(method: str, folder: Path, *, shuffled: bool = False, group: int = GROUP, **config: Any) -> tuple[Path, Path]:
+    """The bundled checkpoint with its thinker's layers in a published layout, and the same with plain weights."""
+    stored, meant = folder / "stored", folder / "meant"
+    for place in (stored, meant):
+        shutil.copytree(BUNDLED, place, ignore=shutil.ignore_patterns("eval", "model.safetensors", "voices.safetensors"))
+    tensors = load_file(BUNDLED / "model.safetensors")
+    for place, held in zip((stored, meant), publish_layers(tensors, method, group=group, shuffled=shuffled), strict=True):
+        save_file(held, place / "model.safetensors")
     tree = json.loads((stored / "config.json").read_text())
     said = {"quant_method": method.removesuffix("_v2"), "bits": 4, "group_size": group}
     said |= {"version": "gemm", "zero_point": True} if method == "awq" else {"checkpoint_format": method}
@@ -242,12 +257,8 @@ def test_published_weights_with_a_rounded_talker(tmp_path: Path) -> None:
     kinds = {name: type(m.packed[0]).__name__ for name, m in omni.model.named_modules() if isinstance(m, PackedLinear)}
     thinker, talker = kinds["thinker.decoder.layers.0.mlp.down_proj"], kinds["talker.decoder.layers.0.mlp.down_proj"]
     assert thinker != talker
-    sizes = weights_sizes(
-        build(omni.model.config), Checkpoint.open(stored), [torch.float32] * 2, "int8", read_published(stored)
-    )
-    assert (
-        sizes["thinker"] < weights_sizes(build(omni.model.config), Checkpoint.open(BUNDLED), [torch.float32] * 2)["thinker"]
-    )
+    sizes = sizes_of(build(omni.model.config), Checkpoint.open(stored), [torch.float32] * 2, "int8", read_published(stored))
+    assert sizes["thinker"] < sizes_of(build(omni.model.config), Checkpoint.open(BUNDLED), [torch.float32] * 2)["thinker"]
 
 
 @pytest.mark.parametrize(
@@ -295,17 +306,17 @@ def _put(leaf: str, *shape: int) -> Callable[[dict[str, Entry]], object]:
     ],
 )
 def test_published_tensors_that_do_not_fit(
-    change: Callable[[dict[str, Entry]], object], message: str, stored: tuple[OmniConfig, Checkpoint, Published]
+    change: Callable[[dict[str, Entry]], object], message: str, stored: tuple[ModelConfig, Checkpoint, Published]
 ) -> None:
     config, checkpoint, published = stored
     entries = dict(checkpoint.entries)
     change(entries)
     with pytest.raises(CheckpointError, match=message):
-        weights_sizes(build(config), Checkpoint(entries), [torch.float32] * 2, "auto", published)
+        sizes_of(build(config), Checkpoint(entries), [torch.float32] * 2, "auto", published)
 
 
 @pytest.fixture(scope="module")
-def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[OmniConfig, Checkpoint, Published]:
+def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[ModelConfig, Checkpoint, Published]:
     folder, _ = publish("gptq", tmp_path_factory.mktemp("gptq"))
     known = read_published(folder)
     assert known
@@ -321,6 +332,47 @@ def test_groups_that_are_not_whole(groups: list[int]) -> None:
         part.order()
 
 
+# ---- models of text alone
+
+
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+@pytest.mark.parametrize("variant", ["qwen2-untied", "qwen3-wide"])
+def test_decoders_of_text_are_packed(variant: str, weights: str) -> None:
+    plain, packed = text.loaded(variant), Omni.load(tiny(variant), dtype="float32", weights=weights, progress=False)
+    names = {name for name, module in packed.model.named_modules() if isinstance(module, PackedLinear)}
+    layers = range(plain.model.config.thinker.decoder.num_layers)
+    linears = ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj")
+    assert names == {"thinker.lm_head", *(f"thinker.decoder.layers.{i}.{linear}" for i in layers for linear in linears)}
+    ids = torch.arange(40) * 5
+    want, got = text.logits(plain, ids), text.logits(packed, ids)
+    assert 0 < float((got - want).norm() / want.norm()) < FEWER_BITS[weights]
+
+
+@pytest.mark.parametrize("method", ["gptq", "awq"])
+@pytest.mark.parametrize("variant", ["qwen2-untied", "qwen3-wide"])
+def test_text_published_in_four_bits(variant: str, method: str, tmp_path: Path) -> None:
+    stored, meant = publish_text(variant, method, tmp_path)
+    ours, truth = (Omni.load(folder, dtype="float32", progress=False) for folder in (stored, meant))
+    assert isinstance(ours.model.thinker.decoder.layers[0].mlp.down_proj, PackedLinear)
+    ids = torch.arange(128) % 250
+    want = text.logits(truth, ids)
+    assert float((text.logits(ours, ids) - want).norm() / want.norm()) < 1e-4
+
+
+def publish_text(variant: str, method: str, folder: Path) -> tuple[Path, Path]:
+    """A checkpoint with its decoder's layers in a published layout, and the same with plain weights."""
+    stored, meant = make(variant, folder / "stored"), make(variant, folder / "meant")
+    tensors = {name: t.float() for path in stored.glob("*.safetensors") for name, t in load_file(path).items()}
+    packed, plain = publish_layers(tensors, method, group=32)
+    for place, held in ((stored, packed), (meant, plain)):
+        for path in (*place.glob("*.safetensors"), place / "model.safetensors.index.json"):
+            path.unlink()
+        save_file(held, place / "model.safetensors")
+    tree = json.loads((stored / "config.json").read_text())
+    (stored / "config.json").write_text(json.dumps(tree | {"quantization_config": {"quant_method": method, "bits": 4}}))
+    return stored, meant
+
+
 # ---- memory
 
 
@@ -329,14 +381,14 @@ def test_the_7b_with_speech_fits(weights: str, most: float, tmp_path: Path) -> N
     config, checkpoint = published("7b", tmp_path)
     assert config.talker_decoder
     kept = [torch.bfloat16] * 2
-    sizes = weights_sizes(build(config), checkpoint, kept, weights)
+    sizes = sizes_of(build(config), checkpoint, kept, weights)
     cache = CONVERSATION * sum(_kv_bytes(each, kept[0]) for each in (config.thinker.decoder, config.talker_decoder))
     assert most * 0.9 < sum(sizes.values()) + cache <= most
 
 
 def test_sizes_of_the_7b_by_hand(tmp_path: Path) -> None:
     config, checkpoint = published("7b", tmp_path)
-    whole, half = (weights_sizes(build(config), checkpoint, [torch.bfloat16] * 2, weights) for weights in ("auto", "int8"))
+    whole, half = (sizes_of(build(config), checkpoint, [torch.bfloat16] * 2, weights) for weights in ("auto", "int8"))
     h, f, heads, vocab = 3584, 18944, 28 + 4 + 4, 152064
     layer = h * heads * 128 + 28 * 128 * h + 3 * h * f
     outputs = heads * 128 + h + 2 * f + h

@@ -6,13 +6,14 @@ import pytest
 import torch
 
 from omni.encoders.audio import num_audio_tokens
-from omni.models.config import read_config
+from omni.families import read_config
 from omni.prompt.positions import AudioSpan, AudioVideoSpan, Clock, ImageSpan, Span, TextSpan, VideoSpan
 from omni.prompt.reader import fill
 from tests.oracle.tiny import reference, tiny
 
 FOLDER = tiny("7b-like")
 MEDIA = read_config(FOLDER).thinker.media
+assert MEDIA
 FRAMES = {107: 430, 25: 100, 131: 523, 1: 3, 260: 1040}
 VS, VE = TextSpan((MEDIA.vision_start,)), TextSpan((MEDIA.vision_end,))
 AS, AE = TextSpan((MEDIA.audio_start,)), TextSpan((MEDIA.audio_end,))
@@ -55,6 +56,7 @@ CASES: dict[str, list[Span]] = {
 @pytest.mark.parametrize("name", CASES)
 def test_place_equals_transformers(name: str) -> None:
     spans = CASES[name]
+    assert MEDIA
     prompt = fill(spans, MEDIA, Clock(25, 50), ())
     images = [2 * torch.tensor(s.cells) // torch.tensor([2, 1, 1]) for s in spans if isinstance(s, ImageSpan)]
     clips = [s.video if isinstance(s, AudioVideoSpan) else s for s in spans if isinstance(s, VideoSpan | AudioVideoSpan)]

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from omni.encoders.config import AudioConfig, MelConfig, PixelConfig, VisionConfig
+from omni.encoders.config import AudioConfig, VisionConfig
 from omni.errors import CheckpointError
-from omni.models.config import DecoderConfig, MediaIds, OmniConfig, ThinkerConfig, read_config, read_mel, read_pixels
+from omni.families import read_config
+from omni.models.config import DecoderConfig, MediaIds, ModelConfig, ThinkerConfig
 from omni.talker.config import BigVGANConfig, DiTConfig, EcapaConfig, TalkerConfig
 
 DATA = Path(__file__).parents[2] / "data"
@@ -20,13 +21,16 @@ def published(size: str) -> dict[str, Any]:
     return tree
 
 
-def read(folder: Path, tree: object) -> OmniConfig:
+def read(folder: Path, tree: object) -> ModelConfig:
     (folder / "config.json").write_text(json.dumps(tree))
     return read_config(folder)
 
 
 def decoder(**sizes: Any) -> DecoderConfig:
-    return DecoderConfig(rms_norm_eps=1e-6, rope_theta=1e6, max_positions=32768, **sizes)
+    return DecoderConfig(
+        rms_norm_eps=1e-6, rope_theta=1e6, max_positions=32768, rope_scaling=None, qkv_bias=True, o_bias=False,
+        qk_norm=False, **sizes,
+    )  # fmt: skip
 
 
 def towers(width: int) -> tuple[AudioConfig, VisionConfig]:
@@ -60,27 +64,27 @@ BIGVGAN = BigVGANConfig(
 )  # fmt: skip
 
 
-def model(size: str) -> OmniConfig:
+def model(size: str) -> ModelConfig:
     """The published 7B and 3B (docs of the model, section 1.2), number by number."""
     if size == "7b":
         width, vocab = 3584, 152064
         think = decoder(
             hidden_size=3584, intermediate_size=18944, num_layers=28, num_heads=28, num_kv_heads=4, head_dim=128,
-            mrope_section=(16, 24, 24),
+            axes=(0,) * 16 + (1,) * 24 + (2,) * 24,
         )  # fmt: skip
         talk = decoder(
             hidden_size=896, intermediate_size=18944, num_layers=24, num_heads=12, num_kv_heads=4, head_dim=128,
-            mrope_section=(16, 24, 24),
+            axes=(0,) * 16 + (1,) * 24 + (2,) * 24,
         )  # fmt: skip
     else:
         width, vocab = 2048, 151936
         think = decoder(
             hidden_size=2048, intermediate_size=11008, num_layers=36, num_heads=16, num_kv_heads=2, head_dim=128,
-            mrope_section=(16, 24, 24),
+            axes=(0,) * 16 + (1,) * 24 + (2,) * 24,
         )  # fmt: skip
         talk = decoder(
             hidden_size=896, intermediate_size=4864, num_layers=24, num_heads=14, num_kv_heads=2, head_dim=64,
-            mrope_section=(16, 16, 0),
+            axes=(0,) * 16 + (1,) * 16,
         )  # fmt: skip
     audio, vision = towers(width)
     thinker = ThinkerConfig(
@@ -91,7 +95,7 @@ def model(size: str) -> OmniConfig:
         vocab_size=8448, embedding_size=width, hidden_size=896, text_end_id=151861, text_pad_id=151859, codec_start_id=8293,
         codec_end_id=8294, codec_pad_id=8292, codec_mask_id=8296,
     )  # fmt: skip
-    return OmniConfig(thinker, talker, talk, DIT, BIGVGAN, "bfloat16")
+    return ModelConfig(thinker, talker, talk, DIT, BIGVGAN, "bfloat16")
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -181,33 +185,3 @@ def test_a_wrong_value_is_named(path: str, value: object, said: str, tmp_path: P
     node[key] = value
     with pytest.raises(CheckpointError, match=said):
         read(tmp_path, tree)
-
-
-@pytest.mark.parametrize(("text", "said"), [(None, "cannot be read"), ("{", "not JSON"), ("[1]", "no JSON object")])
-def test_a_damaged_file_is_named(text: str | None, said: str, tmp_path: Path) -> None:
-    if text is not None:
-        (tmp_path / "config.json").write_text(text)
-    with pytest.raises(CheckpointError, match=rf"config\.json.*{said}"):
-        read_config(tmp_path)
-
-
-def test_front_ends(tmp_path: Path) -> None:
-    audio, vision = towers(3584)
-    pixels = PixelConfig(
-        patch_size=14, temporal_patch_size=2, merge_size=2, min_pixels=3136, max_pixels=12845056,
-        mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711),
-    )  # fmt: skip
-    mel = MelConfig(sampling_rate=16000, n_fft=400, hop_length=160, feature_size=128, chunk_length=300)
-    assert (read_pixels(tmp_path, vision), read_mel(tmp_path, audio)) == (pixels, mel)
-
-    image = {"size": {"shortest_edge": 100, "longest_edge": 2000}, "image_mean": [0, 0, 0]}
-    (tmp_path / "processor_config.json").write_text(
-        json.dumps({"image_processor": image, "feature_extractor": {"chunk_length": 30}})
-    )
-    small = read_pixels(tmp_path, vision)
-    assert (small.min_pixels, small.max_pixels, small.mean) == (100, 2000, (0, 0, 0))
-    assert read_mel(tmp_path, audio).chunk_length == 30
-
-    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"min_pixels": 5, "chunk_length": 7, "n_fft": 512}))
-    assert read_pixels(tmp_path, vision).min_pixels == 5
-    assert (read_mel(tmp_path, audio).chunk_length, read_mel(tmp_path, audio).n_fft) == (7, 512)

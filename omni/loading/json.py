@@ -1,0 +1,90 @@
+"""A checkpoint's JSON files, read so that what is missing or of the wrong kind is named."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from omni.errors import CheckpointError
+
+
+class Node:
+    """A JSON object that names the full path of a key it lacks."""
+
+    def __init__(self, data: Mapping[str, Any], path: str) -> None:
+        self._data, self._path = data, path
+
+    def __contains__(self, key: str) -> bool:
+        return self._data.get(key) is not None
+
+    def child(self, key: str) -> Node:
+        value = self[key]
+        if not isinstance(value, Mapping):
+            raise CheckpointError(f"{self._path}.{key} is no object; the checkpoint's config is damaged")
+        return Node(value, f"{self._path}.{key}")
+
+    def part(self, key: str) -> Node:
+        """A child that need not be there, and then has no keys."""
+        return self.child(key) if key in self else Node({}, f"{self._path}.{key}")
+
+    def __getitem__(self, key: str) -> Any:
+        if key not in self:
+            raise CheckpointError(f"{self._path} lacks {key!r}; fetch it again, or see whether omni reads such a checkpoint")
+        return self._data[key]
+
+    def first(self, *keys: str) -> Any:
+        """The value of the first key that is there."""
+        return self[next((k for k in keys if k in self), keys[0])]
+
+    def get(self, key: str, default: Any) -> Any:
+        return self._data[key] if key in self else default
+
+    def __getattr__(self, key: str) -> Any:
+        return self[key]
+
+
+def read_json(path: Path) -> Mapping[str, Any]:
+    """One JSON object from a checkpoint's file."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as e:
+        raise CheckpointError(f"{path.name} cannot be read from {path.parent}: {e.strerror}") from e
+    except ValueError as e:
+        raise CheckpointError(f"{path} is not JSON: {e}") from e
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{path} holds no JSON object")
+    return data
+
+
+@contextmanager
+def damage_told(file: str) -> Iterator[None]:
+    """CheckpointError where reading a file's values finds one of the wrong kind."""
+    try:
+        yield
+    except (TypeError, ValueError, ArithmeticError) as e:
+        raise CheckpointError(f"{file} holds a value of the wrong kind ({e}); fetch it again") from e
+
+
+def check_kinds(record: Any) -> None:
+    """Raise TypeError where JSON gave another kind than the record states."""
+    for field in fields(record):
+        value = getattr(record, field.name)
+        if is_dataclass(value):
+            check_kinds(value)
+            continue
+        values = value if isinstance(value, tuple) else (value,)
+        wanted = {"int": int, "tuple[int, ...]": int, "float": float, "tuple[float, float, float]": float}.get(
+            str(field.type)
+        )
+        for v in values if wanted else ():
+            if isinstance(v, bool) or not isinstance(v, int | float if wanted is float else int):
+                raise TypeError(f"{field.name} is {value!r}")
+
+
+def ids_of(value: Any) -> tuple[int, ...]:
+    """Ids of a key that holds one or a list."""
+    return tuple(value) if isinstance(value, list) else (value,)

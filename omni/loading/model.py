@@ -1,0 +1,147 @@
+"""A checkpoint's folder becomes a model with its weights, and what reads prompts for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from omni.encoders.media import Budget
+from omni.errors import CheckpointError
+from omni.families import Family, family_of, read_config
+from omni.kernels.linear import gains, gains_int8
+from omni.loading.checkpoint import Checkpoint, Layout, find, load
+from omni.loading.device import is_fast_in, leave_cores, pick_devices, pick_dtype
+from omni.loading.generation import GenerationDefaults, read_generation
+from omni.loading.gptq_awq import read_published
+from omni.loading.packing import Packing, check_weights
+from omni.loading.preprocessor import read_mel, read_pixels
+from omni.loading.progress import loading_bar
+from omni.models.config import ModelConfig
+from omni.models.model import OmniModel, is_voice
+from omni.prompt.reader import PromptReader
+from omni.prompt.template import Template
+from omni.prompt.tokenizer import Tokenizer
+from omni.talker.vocoder import FAITHFUL, Preset, pick_preset
+from omni.talker.voices import Voice, read_voices
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Attributes:
+    voices: by name; none for a model that does not speak.
+    defaults: how answers are made where the caller says nothing.
+    """
+
+    model: OmniModel
+    reader: PromptReader
+    voices: dict[str, Voice]
+    defaults: GenerationDefaults
+
+
+def load_model(
+    model: str | Path | None,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    weights: str = "auto",
+    vocoder: str = "faithful",
+    speech: bool = True,
+    budget: Budget | None = None,
+    progress: bool = True,
+) -> Loaded:
+    """Arguments and errors as of `Omni.load`."""
+    check_weights(weights)
+    preset = pick_preset(vocoder)
+    folder = find(model)
+    places = pick_devices(device)
+    family, config = family_of(folder), read_config(folder)
+    if not speech:
+        config = config.without_voice()
+    kept = [pick_dtype(dtype, config.dtype, place) for place in places]
+    voices = _read_voices(folder, config)
+    net = family.build(config)
+    reader = _reader(folder, family, net, budget or Budget())
+    if net.token2wav:
+        net.token2wav.solver = preset.solver
+    _take_weights(net, folder, family, places, kept, weights, preset, progress=progress)
+    leave_cores()
+    return Loaded(net, reader, voices, read_generation(folder))
+
+
+def open_checkpoint(folder: Path, config: ModelConfig, layout: Layout) -> Checkpoint:
+    """The headers of a checkpoint that can answer; CheckpointError for one without a head."""
+    checkpoint = Checkpoint.open(folder)
+    (head,) = layout.keys("thinker.lm_head.weight")
+    stem = head.removesuffix("weight")
+    if not config.thinker.tie_word_embeddings and not any(key.startswith(stem) for key in checkpoint.entries):
+        raise CheckpointError(
+            f"config.json says tie_word_embeddings false, and no file in {folder} holds {head}: either it is a model of "
+            "embeddings, which gives no answers, or a file is missing; fetch it again, or take another"
+        )
+    return checkpoint
+
+
+def _read_voices(folder: Path, config: ModelConfig) -> dict[str, Voice]:
+    voices = read_voices(folder) if config.talker else {}
+    for voice in voices.values():
+        if not 0 <= voice.bos_id < config.thinker.vocab_size:
+            raise CheckpointError(
+                f"voice {voice.name!r} has id {voice.bos_id}, which the model lacks; fetch the voices again"
+            )
+    return voices
+
+
+def _reader(folder: Path, family: Family, net: OmniModel, budget: Budget) -> PromptReader:
+    thinker = net.config.thinker
+    return PromptReader(
+        Tokenizer.read(folder),
+        Template.read(folder),
+        family.clock(net.config),
+        thinker.media,
+        read_pixels(folder, thinker.vision) if thinker.vision else None,
+        read_mel(folder, thinker.audio) if thinker.audio else None,
+        thinker.decoder.max_positions,
+        family.speaking,
+        budget,
+        net.thinker.audio_tower,
+        net.thinker.visual,
+    )
+
+
+def _take_weights(
+    net: OmniModel,
+    folder: Path,
+    family: Family,
+    places: tuple[torch.device, torch.device],
+    kept: list[torch.dtype],
+    weights: str,
+    preset: Preset,
+    *,
+    progress: bool,
+) -> None:
+    """places, kept: devices and dtypes of thinker and voice."""
+    mel_kept = preset.dtype if is_fast_in(preset.dtype, places[1]) else torch.float32
+    layout = family.layout(net.config)
+    checkpoint = open_checkpoint(folder, net.config, layout)
+
+    def kept_in(name: str) -> torch.dtype:
+        return family.dtype_of(name, kept[is_voice(name)], mel_kept)
+
+    def kept_on(name: str) -> torch.device:
+        return places[is_voice(name)]
+
+    packing = Packing(
+        net,
+        checkpoint,
+        layout,
+        weights=weights,
+        flow="int8" if weights != "auto" and preset is not FAITHFUL and gains_int8(places[1]) else "auto",
+        published=read_published(folder),
+        gains=lambda name, inputs: gains(kept_in(name), kept_on(name), inputs),
+    )
+    with loading_bar(folder.name, shown=progress) as bar:
+        load(
+            net, checkpoint, packing.layout, dtype_of=kept_in, device_of=kept_on, progress=bar, arrived=packing.arrived
+        )  # fmt: skip
