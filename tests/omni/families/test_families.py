@@ -83,5 +83,5 @@ def test_stops_are_those_of_the_generation_config(
 def test_stops_of_the_wrong_kind_are_named(tmp_path: Path) -> None:
     folder = make("qwen2", tmp_path)
     change(folder, "generation_config.json", eos_token_id=["<|im_end|>"])
-    with pytest.raises(CheckpointError, match=r"generation_config\.json holds a value of the wrong kind"):
+    with pytest.raises(CheckpointError, match=r"generation_config\.json is damaged: eos_token_id"):
         read_config(folder)
