@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from omni import AudioChunk, Done, Event, TextDelta, __version__
 from omni.streaming.audio.wire import FileEncoder, encode_file
 from omni.streaming.endpoints.chat_request import SEEDS, AudioOut, ChatRequest, check, options_of, tools_of
-from omni.streaming.endpoints.content import Spoken, to_omni
+from omni.streaming.endpoints.chat_messages import Spoken, to_omni
 from omni.streaming.endpoints.http import Events, Route, begun, watched, while_there
 from omni.streaming.endpoints.logprobs import told_logprob
 from omni.streaming.endpoints.models import check_model

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Field
 
-from omni.streaming.endpoints.content import Message
+from omni.streaming.endpoints.chat_messages import Message
 from omni.streaming.endpoints.http import Strict
 from omni.streaming.endpoints.voices import VoiceName
 from omni.streaming.problems import Problem

@@ -24,7 +24,7 @@ from omni.errors import OptionError
 from omni.streaming import serve as module
 from omni.streaming.serve import Tls, bind, check_settings, greeting, serve
 from omni.streaming.settings import Settings
-from tests.streaming.doors import MODEL, done, hub_of
+from tests.streaming.doubles import MODEL, done, hub_of
 from tests.streaming.running import Place, Still, running
 
 DATA = Path(__file__).parents[1] / "data"

@@ -36,7 +36,7 @@ from omni.streaming.bench.script import LONG, STEADY_SOUND, Made, Script, Script
 from omni.streaming.bench.servers import Scripting, serving
 from omni.streaming.bench.spread import Spread
 from omni.streaming.server.hub import Hub
-from tests.streaming.doors import MEDIA, decoded
+from tests.streaming.doubles import MEDIA, decoded
 from tests.streaming.running import running
 
 SHORT: Script = [Step(0.05, 0.0), Step(0.05, 0.5)]

@@ -16,7 +16,7 @@ from omni import Omni
 from omni.cli.main import app
 from omni.errors import InputError
 from omni.streaming.client.conversation import Client, Turn
-from tests.streaming.doors import MEDIA, hub_of, serving
+from tests.streaming.doubles import MEDIA, hub_of, serving
 
 
 @pytest.fixture(scope="module")

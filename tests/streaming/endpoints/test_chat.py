@@ -21,7 +21,7 @@ from omni import Omni, TextDelta
 from omni.errors import CapacityError, ContextError, EngineError
 from omni.events import TokenLogprob
 from omni.streaming.settings import Limits
-from tests.streaming.doors import MODEL, Scripted, data_url, decoded, done, hub_of, openai_of, serving, sound
+from tests.streaming.doubles import MODEL, Scripted, data_url, decoded, done, hub_of, openai_of, serving, sound
 
 SUM: Any = [{"role": "user", "content": "What is two plus three?"}]
 ALOUD: Any = {"modalities": ["text", "audio"]}

@@ -28,7 +28,7 @@ from omni.streaming.app import create_app
 from omni.streaming.audio.wire import FILE_FORMATS
 from omni.streaming.endpoints.speech import SpeechRequest
 from omni.streaming.settings import Limits, Settings
-from tests.streaming.doors import MODEL, RATE, Scripted, decoded, done, hub_of, openai_of, serving, sound
+from tests.streaming.doubles import MODEL, RATE, Scripted, decoded, done, hub_of, openai_of, serving, sound
 
 FORMATS = ["mp3", "opus", "aac", "flac", "wav", "pcm"]
 LOUDNESS = 0.5 / np.sqrt(2)

@@ -15,7 +15,7 @@ from websockets.sync.client import connect
 from omni.streaming.problems import Problem
 from omni.streaming.server.client_secrets import MOST, PREFIX, Secret, Secrets
 from omni.streaming.settings import Limits, Settings
-from tests.streaming.doors import MODEL, hub_of
+from tests.streaming.doubles import MODEL, hub_of
 from tests.streaming.running import Place, Still, running
 
 KEY = "a-key-of-the-server-0123456789"

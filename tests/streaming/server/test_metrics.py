@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from omni import AudioChunk, Done, Event, TextDelta, Timings, Usage
 from omni.streaming.server.metrics import Metrics
 from omni.streaming.settings import Settings
-from tests.streaming.doors import MODEL, done, hub_of
+from tests.streaming.doubles import MODEL, done, hub_of
 from tests.streaming.running import Place, Still, running
 
 
