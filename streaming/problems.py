@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
 from omni.errors import CapacityError, ContextError, InputError, MediaLimitError, OmniError
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -46,3 +49,13 @@ def problem_of(error: OmniError) -> Problem:
             return Problem(str(error), 503, "server_error", code="overloaded")
         case _:
             return Problem("the model could not finish the answer; try again", 500, "server_error", code="server_error")
+
+
+def told(error: Exception) -> Problem:
+    """What a client is told of a fault once the status is sent; a fault of the server's own is logged too."""
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, OmniError):
+        return problem_of(error)
+    log.error("an answer broke", exc_info=error)
+    return Problem("the server failed; try again", 500, "server_error", code="server_error")

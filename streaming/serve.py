@@ -108,7 +108,7 @@ def server_of(hub: Hub, tls: Tls | None = None) -> Server:
 
 
 def check_settings(settings: Settings) -> None:
-    """OptionError where the settings would leave the door open, or could never match what they are compared with."""
+    """OptionError where the settings would leave the server open, or could never match what they are compared with."""
     if not settings.keys and not is_loopback(settings.host):
         raise OptionError(
             f"{settings.host} can be reached from other machines, and no key is set: give one, or bind 127.0.0.1 and "

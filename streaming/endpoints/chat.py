@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import orjson
@@ -18,17 +18,14 @@ from numpy.typing import NDArray
 
 from omni import AudioChunk, Done, Event, TextDelta, __version__
 from omni.streaming.audio.wire import FileEncoder, encode_file
-from omni.streaming.endpoints.chat_request import SEEDS, AudioOut, ChatRequest, check, options_of, tools_of
 from omni.streaming.endpoints.chat_messages import Spoken, to_omni
-from omni.streaming.endpoints.http import Events, Route, begun, watched, while_there
+from omni.streaming.endpoints.chat_request import SEEDS, AudioOut, ChatRequest, check, options_of, tools_of
+from omni.streaming.endpoints.http import Events, Route, begun, while_there
 from omni.streaming.endpoints.logprobs import told_logprob
-from omni.streaming.endpoints.models import check_model
 from omni.streaming.endpoints.voices import check_voice
 from omni.streaming.problems import Problem
+from omni.streaming.server.hub import Hub
 from omni.streaming.tools import Call, CallError, CallParser
-
-if TYPE_CHECKING:
-    from omni.streaming.server.hub import Hub
 
 router = APIRouter(route_class=Route)
 
@@ -191,7 +188,7 @@ async def together(streams: Sequence[AsyncGenerator[Event]]) -> AsyncGenerator[t
 async def complete(asked: ChatRequest, request: Request) -> Response:
     """Answer a chat, in text or aloud, at once or as server-sent events."""
     hub: Hub = request.app.state.hub
-    check_model(hub, asked.model)
+    hub.check_model(asked.model)
     check(asked, hub.settings.limits)
     if asked.audio:
         check_voice(hub.omni, asked.audio.voice, "audio.voice")
@@ -242,7 +239,7 @@ def _streams(hub: Hub, asked: ChatRequest, messages: list[dict[str, Any]], num: 
     seed = secrets.randbelow(SEEDS) if asked.seed is None else asked.seed
     voice, tools = asked.audio.voice if asked.audio else None, tools_of(asked)
     return [
-        watched(hub, "chat", hub.omni.astream(messages, voice=voice, tools=tools, seed=(seed + i) % SEEDS, **options))
+        hub.metrics.watched("chat", hub.omni.astream(messages, voice=voice, tools=tools, seed=(seed + i) % SEEDS, **options))
         for i in range(num)
     ]
 

@@ -9,18 +9,16 @@ import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, assert_never
+from typing import Annotated, Any, Literal, TypeAlias, assert_never
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from omni.streaming.audio.wire import unbase64
-from omni.streaming.endpoints.http import Strict
+from omni.streaming.fields import Strict
 from omni.streaming.problems import Problem
+from omni.streaming.server.hub import Hub
 from omni.streaming.server.media import Kind, fetch, verify
 from omni.streaming.settings import Limits
-
-if TYPE_CHECKING:
-    from omni.streaming.server.hub import Hub
 
 MOST_BYTES_A_TOKEN = 16
 """No language has longer tokens on the whole: a text that is too long by this measure is not even cut into tokens."""

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import BeforeValidator, Field
 
 from omni.streaming.endpoints.chat_messages import Message
-from omni.streaming.endpoints.http import Strict
 from omni.streaming.endpoints.voices import VoiceName
+from omni.streaming.fields import Strict
 from omni.streaming.problems import Problem
 from omni.streaming.settings import Limits
 

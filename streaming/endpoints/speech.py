@@ -1,4 +1,4 @@
-"""POST /v1/audio/speech, GET /v1/audio/voices, and a socket that speaks a text while it is still being written."""
+"""POST /v1/audio/speech, and a socket that speaks a text while it is still being written."""
 
 from __future__ import annotations
 
@@ -6,23 +6,21 @@ import asyncio
 import base64
 from collections.abc import AsyncGenerator, AsyncIterable
 from contextlib import aclosing, suppress
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import numpy as np
 from fastapi import APIRouter, Request, Response, WebSocket, WebSocketDisconnect
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from omni import AudioChunk, Done
 from omni.streaming.audio.tempo import Tempo
 from omni.streaming.audio.wire import FILE_FORMATS, FileEncoder
-from omni.streaming.endpoints.http import Events, Made, Route, Strict, begun, problem_of_fields, told, watched
-from omni.streaming.endpoints.models import check_model
+from omni.streaming.endpoints.http import Events, Made, Route, begun
 from omni.streaming.endpoints.voices import VoiceName, check_voice
-from omni.streaming.problems import Problem
-
-if TYPE_CHECKING:
-    from omni.streaming.server.hub import Hub
+from omni.streaming.fields import Strict, problem_of_fields
+from omni.streaming.problems import Problem, told
+from omni.streaming.server.hub import Hub
 
 router = APIRouter(route_class=Route)
 
@@ -52,22 +50,6 @@ class SpeechRequest(Manner):
     stream_format: Literal["audio", "sse"] | None = None
 
 
-class Voices(BaseModel):
-    """Attributes:
-    default: who speaks where nobody is named.
-    """
-
-    voices: list[str]
-    default: str | None
-
-
-@router.get("/v1/audio/voices")
-async def list_voices(request: Request) -> Voices:
-    """Whom one can listen to."""
-    omni = request.app.state.hub.omni
-    return Voices(voices=list(omni.voices), default=omni.default_voice if omni.voices else None)
-
-
 @router.post(
     "/v1/audio/speech",
     response_class=Response,
@@ -88,7 +70,7 @@ async def speak(asked: SpeechRequest, request: Request) -> Response:
 
 def check_manner(hub: Hub, asked: Manner) -> None:
     """Problem where model or voice are not ours, or the instructions are too long."""
-    check_model(hub, asked.model)
+    hub.check_model(asked.model)
     check_voice(hub.omni, asked.voice, "voice")
     _check_length(hub, len(asked.instructions or ""), "instructions")
 
@@ -132,7 +114,7 @@ async def speech_of(
     longest = PAUSES + SLOWEST_CHAR * num_chars
     context = manner.instructions or ()
     events = hub.omni.asay(text, voice=manner.voice, context=context, max_audio_seconds=longest)
-    async with aclosing(watched(hub, "speech", events)) as seen:
+    async with aclosing(hub.metrics.watched("speech", events)) as seen:
         async for event in seen:
             if isinstance(event, AudioChunk):
                 if data := await asyncio.to_thread(file.push, event.samples):

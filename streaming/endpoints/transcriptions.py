@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from html import escape
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import av
 import orjson
@@ -22,14 +22,12 @@ from starlette.types import Message
 
 from omni import Done, Event, TextDelta
 from omni.events import TokenLogprob
-from omni.streaming.endpoints.http import Events, Route, begun, problem_of_fields, watched, while_there
+from omni.streaming.endpoints.http import Events, Route, begun, while_there
 from omni.streaming.endpoints.logprobs import told_logprob
-from omni.streaming.endpoints.models import check_model
+from omni.streaming.fields import problem_of_fields
 from omni.streaming.problems import Problem
+from omni.streaming.server.hub import Hub
 from omni.streaming.server.media import verify
-
-if TYPE_CHECKING:
-    from omni.streaming.server.hub import Hub
 
 router = APIRouter(route_class=Route)
 
@@ -79,7 +77,7 @@ async def transcribe(request: Request) -> Response:
     """Write down what is said in a sound file."""
     hub: Hub = request.app.state.hub
     asked, data = await read_form(request, hub.settings.limits.media_bytes)
-    check_model(hub, asked.model)
+    hub.check_model(asked.model)
     _check(asked)
     await while_there(request, verify(hub, data, "audio", "file"))
     heard = _heard(hub, asked, data)
@@ -197,7 +195,7 @@ def _heard(hub: Hub, asked: TranscriptionRequest, data: bytes) -> AsyncGenerator
         max_tokens=hub.settings.limits.tokens,
         logprobs=0 if counted else None,
     )
-    return watched(hub, "transcription", events)
+    return hub.metrics.watched("transcription", events)
 
 
 async def _events(asked: TranscriptionRequest, heard: AsyncGenerator[Event]) -> AsyncGenerator[dict[str, Any]]:

@@ -1,16 +1,21 @@
-"""How a request names a voice."""
+"""GET /v1/audio/voices, and how a request names a voice."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
-from pydantic import BeforeValidator
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, BeforeValidator
 
-from omni.streaming.endpoints.http import Strict
+from omni.streaming.endpoints.http import Route
+from omni.streaming.fields import Strict
 from omni.streaming.problems import Problem
 
 if TYPE_CHECKING:
     from omni import Omni
+
+
+router = APIRouter(route_class=Route)
 
 
 class VoiceID(Strict):
@@ -32,3 +37,19 @@ def check_voice(omni: Omni, name: str, param: str) -> None:
     if name not in omni.voices:
         known = ", ".join(omni.voices)
         raise Problem(f"{param}: there is no voice {name[:100]!r} here; known: {known}", param=param, code="unknown_voice")
+
+
+class Voices(BaseModel):
+    """Attributes:
+    default: who speaks where nobody is named.
+    """
+
+    voices: list[str]
+    default: str | None
+
+
+@router.get("/v1/audio/voices")
+async def list_voices(request: Request) -> Voices:
+    """Whom one can listen to."""
+    omni = request.app.state.hub.omni
+    return Voices(voices=list(omni.voices), default=omni.default_voice if omni.voices else None)

@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import orjson
 from starlette.websockets import WebSocket, WebSocketDisconnect
@@ -17,9 +17,7 @@ from omni.events import AudioChunk, Done, Event, TextDelta
 from omni.session import Session
 from omni.streaming.audio.turn_detection import TurnEvent, TurnTaker
 from omni.streaming.audio.wire import FORMATS
-from omni.streaming.endpoints.http import told, watched
-from omni.streaming.endpoints.models import check_model
-from omni.streaming.problems import Problem
+from omni.streaming.problems import Problem, told
 from omni.streaming.realtime.client_events import decoded, pictures
 from omni.streaming.realtime.context import context_of
 from omni.streaming.realtime.effects import (
@@ -45,10 +43,8 @@ from omni.streaming.realtime.session_config import Bounds
 from omni.streaming.realtime.state import Setup
 from omni.streaming.server.client_secrets import secret_of
 from omni.streaming.server.guard import SUBPROTOCOL
+from omni.streaming.server.hub import Hub
 from omni.streaming.server.media import fetch
-
-if TYPE_CHECKING:
-    from omni.streaming.server.hub import Hub
 
 Json: TypeAlias = dict[str, Any]
 
@@ -71,7 +67,7 @@ async def realtime(websocket: WebSocket) -> None:
     hub: Hub = websocket.app.state.hub
     query, secret = websocket.query_params, secret_of(websocket)
     if "model" in query:
-        check_model(hub, query["model"])
+        hub.check_model(query["model"])
     start = secret.session if secret else {}
     written = "transcription" in (query.get("intent"), start.get("type"))
     limits, omni = hub.settings.limits, hub.omni
@@ -320,7 +316,7 @@ class Connection:
         events = self._hub.omni.astream(
             [{"role": "user", "content": parts}], temperature=0.0, max_tokens=self._limits.tokens
         )
-        async with aclosing(watched(self._hub, "realtime_transcription", events)) as seen:
+        async with aclosing(self._hub.metrics.watched("realtime_transcription", events)) as seen:
             async for event in seen:
                 yield event
 
@@ -367,7 +363,7 @@ class Connection:
             limits = {} if answer.max_tokens is None else {"max_tokens": answer.max_tokens}
             sound: Pieces | None = None
             first = True
-            async with aclosing(watched(self._hub, "realtime", session.arespond(**limits))) as events:
+            async with aclosing(self._hub.metrics.watched("realtime", session.arespond(**limits))) as events:
                 async for event in events:
                     if first and answer.remembers:
                         context.forget(session.messages)

@@ -30,7 +30,7 @@ def item_of(value: object, param: str, media: Media, format: str, most_bytes: in
                     raise Problem("the picture cannot be read", param=f"{param}.image_url", code="invalid_media")
                 return Part("input_image", url=url, image=media[url])
 
-    asked = client.read_item(value, param)
+    asked = client.parse_item(value, param)
     id = asked.id or new_id("item")
     match asked:
         case client.UserMessage(content=parts):

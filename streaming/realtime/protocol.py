@@ -12,10 +12,10 @@ from typing import Any, TypeAlias
 
 from omni.events import Done, TextDelta, Usage
 from omni.streaming.audio.turn_detection import TurnEvent
+from omni.streaming.fields import parse
 from omni.streaming.problems import Problem
 from omni.streaming.realtime import client_events as client
 from omni.streaming.realtime.answers import Answers, Told, frozen_voice
-from omni.streaming.realtime.client_events import read
 from omni.streaming.realtime.effects import Close, Cut, Effect, Media, Transcribe
 from omni.streaming.realtime.input_items import item_of
 from omni.streaming.realtime.items import Item, num_bytes
@@ -166,7 +166,7 @@ class Protocol:
 
     def _update(self, event: Json, now: float, media: Media) -> None:
         state, old = self._state, self._state.session
-        new = self._updated(read(client.UpdateEvent, event, "").session)
+        new = self._updated(parse(client.UpdateEvent, event, "").session)
         if new.type != old.type and len(state.conversation):
             raise Problem(
                 "the type of a session that has items cannot be changed", param="session.type", code="invalid_value"
@@ -189,7 +189,7 @@ class Protocol:
                 param="session.model",
                 code="invalid_value",
             )
-        return setup.bounds.read(self._state.session.merged(update), "session")
+        return setup.bounds.parse(self._state.session.merged(update), "session")
 
     def _session_json(self) -> Json:
         setup = self._state.setup
@@ -203,7 +203,7 @@ class Protocol:
     # ---- items
 
     def _create_item(self, event: Json, now: float, media: Media) -> None:
-        state, asked = self._state, read(client.CreateItemEvent, event, "")
+        state, asked = self._state, parse(client.CreateItemEvent, event, "")
         item = item_of(asked.item, "item", media, self._microphone.format, state.limits.media_bytes, state.new_id)
         state.check_room(item.size)
         state.add(item, asked.previous_item_id)
@@ -211,11 +211,11 @@ class Protocol:
         self._microphone.listen()
 
     def _retrieve(self, event: Json, now: float, media: Media) -> None:
-        item = self._state.conversation.get(read(client.ItemEvent, event, "").item_id, "item_retrieve_invalid_item_id")
+        item = self._state.conversation.get(parse(client.ItemEvent, event, "").item_id, "item_retrieve_invalid_item_id")
         self._state.emit("conversation.item.retrieved", item=item.json(whole=True))
 
     def _delete(self, event: Json, now: float, media: Media) -> None:
-        item = self._state.conversation.get(read(client.ItemEvent, event, "").item_id, "item_delete_invalid_item_id")
+        item = self._state.conversation.get(parse(client.ItemEvent, event, "").item_id, "item_delete_invalid_item_id")
         self._finish_saying(item, now)
         self._state.conversation.remove(item)
         self._state.emit("conversation.item.deleted", item_id=item.id)
@@ -223,7 +223,7 @@ class Protocol:
         self._microphone.listen()
 
     def _truncate(self, event: Json, now: float, media: Media) -> None:
-        asked, code = read(client.TruncateEvent, event, ""), "item_truncate_invalid_item_id"
+        asked, code = parse(client.TruncateEvent, event, ""), "item_truncate_invalid_item_id"
         item = self._state.conversation.get(asked.item_id, code)
         part, ms = item.spoken, int(asked.audio_end_ms)
         if part is None or not item.response_id:

@@ -10,8 +10,8 @@ import orjson
 from pydantic import AfterValidator, Discriminator, Field
 
 from omni.streaming.audio.turn_detection import SemanticVad, ServerVad
+from omni.streaming.fields import Lenient, parse
 from omni.streaming.problems import Problem
-from omni.streaming.realtime.client_events import Lenient, read
 from omni.streaming.settings import Limits
 
 Json: TypeAlias = dict[str, Any]
@@ -189,7 +189,7 @@ class Bounds:
             }
         )
 
-    def read(self, value: Json, param: str) -> Session:
+    def parse(self, value: Json, param: str) -> Session:
         """A session object as it will be; Problem, with the path below `param`, for what cannot be here."""
         audio = value["audio"]
         if isinstance(audio, dict):
@@ -203,7 +203,7 @@ class Bounds:
         for key, empty in cleared.items():
             if value[key] is None:
                 value[key] = empty
-        session = read(Session, value, param)
+        session = parse(Session, value, param)
         self._check_modalities(session.output_modalities, f"{param}.output_modalities")
         self._check_tokens(session.max_output_tokens, f"{param}.max_output_tokens")
         self._check_voice(session.audio.output.voice, f"{param}.audio.output.voice")

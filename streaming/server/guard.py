@@ -1,4 +1,4 @@
-"""Who may come in: the gate that stands before every door, for HTTP and sockets alike.
+"""Who may come in: the gate that stands before every endpoint, for HTTP and sockets alike.
 
 It decides on `scope["path"]`, which is what the router decides on, and before a body is read or a socket accepted. In this
 order: the Host header, the Origin header, the key, how much runs already. What is refused gets OpenAI's error object.
@@ -274,7 +274,7 @@ class _Talk:
                 self._state = "begun"
                 own = [(b"x-request-id", self.request_id.encode())]
                 message = {**message, "headers": [*message.get("headers", ()), *own]}
-            case "websocket.close" if self._state == "new":  # the router found no door
+            case "websocket.close" if self._state == "new":  # the router found no endpoint
                 await self.refuse(Problem("there is no socket at this path", 404, code="not_found"))
                 return
             case "websocket.close":

@@ -6,15 +6,13 @@ import asyncio
 import os
 import stat
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import Literal, TypeAlias
 from urllib.parse import unquote
 
 from omni.streaming.audio.wire import unbase64
 from omni.streaming.problems import Problem
+from omni.streaming.server.hub import Hub
 from omni.streaming.settings import Settings
-
-if TYPE_CHECKING:
-    from omni.streaming.server.hub import Hub
 
 Kind: TypeAlias = Literal["image", "audio", "video"]
 

@@ -1,4 +1,4 @@
-"""A server on this machine for a test's HTTP doors, and a runtime that says what it is told to."""
+"""A server on this machine for a test's HTTP endpoints, and a runtime that says what it is told to."""
 
 from __future__ import annotations
 

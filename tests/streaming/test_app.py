@@ -1,4 +1,4 @@
-"""The application as a whole: what every door has in common, and what it says of itself."""
+"""The application as a whole: what every endpoint has in common, and what it says of itself."""
 
 from __future__ import annotations
 

@@ -364,7 +364,7 @@ def test_a_client_that_leaves_frees_the_engine(omni: Omni) -> None:
         )
         next(endless)
         endless.close()
-        ends = {"door": "chat", "finish_reason": "cancelled"}
+        ends = {"endpoint": "chat", "finish_reason": "cancelled"}
         deadline = time.monotonic() + 20
         while omni.engine._num_open and time.monotonic() < deadline:
             omni.ping(1)

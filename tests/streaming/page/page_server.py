@@ -51,7 +51,7 @@ class Script:
 
     Attributes:
         events: of the page, in order; sessions: how many there were.
-        health: status of /health; key: the one that opens the door; open: whether it lets anybody talk.
+        health: status of /health; key: the one that opens the server; open: whether it lets anybody talk.
     """
 
     events: list[dict[str, Any]] = field(default_factory=list)

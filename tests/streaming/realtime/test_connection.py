@@ -45,7 +45,7 @@ async def manual(client: Client, **session: Any) -> None:
     await client.until("session.updated")
 
 
-# ---- the door
+# ---- the handshake
 
 
 def test_what_the_handshake_agrees_on() -> None:
