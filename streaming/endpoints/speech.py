@@ -19,8 +19,9 @@ from omni.streaming.audio.wire import FILE_FORMATS, FileEncoder
 from omni.streaming.endpoints.http import Events, Made, Route, begun
 from omni.streaming.endpoints.voices import VoiceName, check_voice
 from omni.streaming.fields import Strict, problem_of_fields
-from omni.streaming.problems import Problem, told
+from omni.streaming.problems import Problem, refused, server_fault, told
 from omni.streaming.server.hub import Hub
+from omni.streaming.usage import speech_usage
 
 router = APIRouter(route_class=Route)
 
@@ -78,15 +79,12 @@ def check_manner(hub: Hub, asked: Manner) -> None:
 def _check_length(hub: Hub, num_chars: int, param: str) -> None:
     most = hub.settings.limits.speech_chars
     if num_chars > most:
-        raise Problem(
-            f"{param}: {num_chars} characters and {most} are allowed; send less at once",
-            param=param,
-            code="string_above_max_length",
-        )
+        sentence = f"{num_chars} characters and {most} are allowed; send less at once"
+        raise refused(param, sentence, "string_above_max_length")
 
 
 def _nothing(param: str) -> Problem:
-    return Problem(f"{param}: there is nothing to say; give at least one word", param=param, code="invalid_value")
+    return refused(param, "there is nothing to say; give at least one word")
 
 
 class _File:
@@ -130,7 +128,7 @@ async def speech_of(
 def _cut(done: Done) -> Problem:
     if "context" in done.limits:
         return Problem("the text is longer than can be said at once; say it in parts", code="context_length_exceeded")
-    return Problem("the voice ran astray; try again", 500, "server_error", code="server_error")
+    return server_fault("the voice ran astray; try again")
 
 
 async def _bytes(speech: AsyncGenerator[bytes | Done]) -> AsyncGenerator[bytes]:
@@ -146,13 +144,7 @@ async def _events(speech: AsyncGenerator[bytes | Done]) -> AsyncGenerator[dict[s
             if isinstance(piece, bytes):
                 yield {"type": "speech.audio.delta", "audio": base64.b64encode(piece).decode()}
             else:
-                yield {"type": "speech.audio.done", "usage": usage_of(piece)}
-
-
-def usage_of(done: Done) -> dict[str, int]:
-    """Tokens read, which are the text and what comes before it, and codec ids spoken."""
-    read, spoken = done.usage.prompt_tokens + done.usage.text_tokens, done.usage.codec_tokens
-    return {"input_tokens": read, "output_tokens": spoken, "total_tokens": read + spoken}
+                yield {"type": "speech.audio.done", "usage": speech_usage(piece.usage)}
 
 
 class Start(Manner):
@@ -208,7 +200,7 @@ async def _speak_once(hub: Hub, socket: WebSocket) -> None:
             if isinstance(piece, bytes):
                 await socket.send_bytes(piece)
             else:
-                await socket.send_json({"type": "done", "usage": usage_of(piece)})
+                await socket.send_json({"type": "done", "usage": speech_usage(piece.usage)})
 
 
 async def _pieces(hub: Hub, socket: WebSocket) -> AsyncGenerator[str]:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator
 
 from omni.streaming.endpoints.http import Route
 from omni.streaming.fields import Strict
-from omni.streaming.problems import Problem
+from omni.streaming.problems import Problem, refused
 
 if TYPE_CHECKING:
     from omni import Omni
@@ -36,7 +36,7 @@ def check_voice(omni: Omni, name: str, param: str) -> None:
         raise Problem("this server's model does not speak; ask for text alone", param=param, code="unsupported_parameter")
     if name not in omni.voices:
         known = ", ".join(omni.voices)
-        raise Problem(f"{param}: there is no voice {name[:100]!r} here; known: {known}", param=param, code="unknown_voice")
+        raise refused(param, f"there is no voice {name[:100]!r} here; known: {known}", "unknown_voice")
 
 
 class Voices(BaseModel):

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from omni.events import Done, TextDelta
 from omni.streaming.fields import Lenient, parse
-from omni.streaming.problems import Problem
+from omni.streaming.problems import Problem, server_fault
 from omni.streaming.realtime import client_events as client
 from omni.streaming.realtime.effects import Answer, Cut, Media, Release, Stop
 from omni.streaming.realtime.input_items import item_of
@@ -127,7 +127,7 @@ class Answers:
                     response.fail(told)
                     self._ended(response)
         except CallError as e:
-            response.fail(Problem(str(e), 500, "server_error", code="invalid_tool_call"))
+            response.fail(server_fault(str(e), "invalid_tool_call"))
             self._ended(response)
             self._state.do(Stop(response.id))
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-from omni.events import Done, TextDelta, Usage
+from omni.events import Done, TextDelta
 from omni.streaming.audio.turn_detection import TurnEvent
 from omni.streaming.fields import parse
 from omni.streaming.problems import Problem
@@ -22,6 +22,7 @@ from omni.streaming.realtime.items import Item, num_bytes
 from omni.streaming.realtime.microphone import Microphone
 from omni.streaming.realtime.session_config import Session
 from omni.streaming.realtime.state import Setup, State, error_of, random_id
+from omni.streaming.usage import transcription_usage
 
 Json: TypeAlias = dict[str, Any]
 
@@ -112,7 +113,7 @@ class Protocol:
                 self._state.emit(f"{kind}.delta", **place, delta=text)
             case Done():
                 part.text = part.text or ""
-                self._state.emit(f"{kind}.completed", **place, transcript=part.text, usage=_usage(told.usage))
+                self._state.emit(f"{kind}.completed", **place, transcript=part.text, usage=transcription_usage(told.usage))
             case Problem():
                 self._state.emit(f"{kind}.failed", **place, error=error_of(told))
         return self._state.taken()
@@ -245,15 +246,3 @@ class Protocol:
         """Of an item that is still being made, no more is made."""
         if self._answers.current and self._answers.current.item is item:
             self._answers.break_off("client_cancelled", now)
-
-
-def _usage(usage: Usage) -> Json:
-    """Tokens of a transcription in OpenAI's shape."""
-    heard = {"text_tokens": usage.prompt_tokens - usage.audio_tokens, "audio_tokens": usage.audio_tokens}
-    return {
-        "type": "tokens",
-        "total_tokens": usage.prompt_tokens + usage.text_tokens,
-        "input_tokens": usage.prompt_tokens,
-        "output_tokens": usage.text_tokens,
-        "input_token_details": heard,
-    }

@@ -63,24 +63,7 @@ class Transcription(Lenient):
     prompt: str | None = None
 
 
-class ServerVadConfig(Lenient):
-    type: Literal["server_vad"]
-    threshold: float = 0.5
-    prefix_padding_ms: int = 300
-    silence_duration_ms: int = 500
-    idle_timeout_ms: int | None = None
-    create_response: bool = True
-    interrupt_response: bool = True
-
-
-class SemanticVadConfig(Lenient):
-    type: Literal["semantic_vad"]
-    eagerness: Literal["low", "medium", "high", "auto"] = "auto"
-    create_response: bool = True
-    interrupt_response: bool = True
-
-
-TurnDetection: TypeAlias = Annotated[ServerVadConfig | SemanticVadConfig, Discriminator("type")]
+TurnDetection: TypeAlias = Annotated[ServerVad | SemanticVad, Discriminator("type")]
 
 
 class Input(Lenient):
@@ -126,12 +109,7 @@ class Session(Lenient):
     @property
     def detection(self) -> ServerVad | SemanticVad | None:
         """How turns are told apart; None where the client does that."""
-        match self.audio.input.turn_detection:
-            case ServerVadConfig() as vad:
-                return ServerVad(**vad.model_dump(exclude={"type"}))
-            case SemanticVadConfig() as vad:
-                return SemanticVad(**vad.model_dump(exclude={"type"}))
-        return None
+        return self.audio.input.turn_detection
 
     def merged(self, update: Json) -> Json:
         """This session with the fields of an update, which may have the beta's names; not yet checked."""
@@ -209,7 +187,6 @@ class Bounds:
         self._check_voice(session.audio.output.voice, f"{param}.audio.output.voice")
         self._check_tools(session.tools, f"{param}.tools")
         check_tool_choice(session.tool_choice, f"{param}.tool_choice")
-        _ = session.detection  # checks its own ranges
         return session
 
     def _check_modalities(self, modalities: Sequence[Modality], param: str) -> None:

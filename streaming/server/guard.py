@@ -21,7 +21,7 @@ from typing import Any, Literal, NoReturn
 import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from omni.streaming.problems import Problem
+from omni.streaming.problems import Problem, server_fault
 from omni.streaming.server.client_secrets import PREFIX, Secret
 from omni.streaming.server.hub import Hub
 
@@ -97,7 +97,7 @@ class Guard:
             await talk.refuse(problem)
         except Exception:  # a fault of ours: logged, and told without what is inside
             log.exception("request %s failed", request_id)
-            await talk.refuse(Problem("the server failed; try again", 500, "server_error", code="server_error"))
+            await talk.refuse(server_fault())
 
     def _check_host(self, scope: Scope) -> None:
         """Refuse names that are not ours: a page may have had its own name resolve to this machine (DNS rebinding)."""
