@@ -161,7 +161,7 @@ class SpeechStopped:
     at_ms: int
 
 
-TurnEvent: TypeAlias = SpeechStarted | SpeechPaused | SpeechResumed | SpeechStopped
+SpeechEvent: TypeAlias = SpeechStarted | SpeechPaused | SpeechResumed | SpeechStopped
 
 
 def wait_ms(eagerness: Eagerness, semitones: list[float]) -> float:
@@ -207,7 +207,7 @@ def pitch(samples: Samples) -> float | None:
     return 12 * math.log2(RATE / (_LAGS.start + 1 + int(peaks[0]))) if len(peaks) else None
 
 
-class TurnTaker:
+class TurnDetector:
     """Listens to one person, and tells when turns begin, pause and end.
 
     A turn begins after three hops of voice, and ends after a silence that the detection decides. While the model is being
@@ -219,7 +219,7 @@ class TurnTaker:
     Args:
         detection: what ends a turn.
         rate: samples per second of what is pushed.
-        start_ms: when the listening begins; nothing before it belongs to a turn. A new TurnTaker that starts at the old
+        start_ms: when the listening begins; nothing before it belongs to a turn. A new TurnDetector that starts at the old
             one's `offset_ms` is how a turn is dropped, and how the detection or the rate is changed.
     """
 
@@ -247,7 +247,7 @@ class TurnTaker:
         """When the sound that was pushed ends, in ms since the session began."""
         return self._start_ms + self._num_samples * 1000 // self._rate
 
-    def push(self, samples: Samples, speaking: bool) -> list[TurnEvent]:
+    def push(self, samples: Samples, speaking: bool) -> list[SpeechEvent]:
         """float32 `[S]` in -1..1 at `rate`, of any length, to what it brought about.
 
         speaking: the model is being heard meanwhile, by whoever listens to it, not by us.
@@ -258,7 +258,7 @@ class TurnTaker:
         self._waiting = sound[whole:]
         return [event for at in range(0, whole, HOP_LEN) for event in self._hear(sound[at : at + HOP_LEN], speaking)]
 
-    def _hear(self, hop: Samples, speaking: bool) -> list[TurnEvent]:
+    def _hear(self, hop: Samples, speaking: bool) -> list[SpeechEvent]:
         probability = self._detector.process_samples(hop.tolist())
         self._num_hops += 1
         power = float(np.mean(hop * hop))
@@ -273,7 +273,7 @@ class TurnTaker:
         self._before = hop
         return events
 
-    def _begin(self, probability: float, power: float, speaking: bool) -> list[TurnEvent]:
+    def _begin(self, probability: float, power: float, speaking: bool) -> list[SpeechEvent]:
         threshold, num_hops, quietest = self._threshold, START_HOPS, 0.0
         if speaking:
             threshold += (1 - threshold) * BARGE_IN_THRESHOLD
@@ -292,8 +292,8 @@ class TurnTaker:
         self._in_turn = True
         return [SpeechStarted(max(self._voice_ms - self._padding_ms, self._floor_ms))]
 
-    def _go_on(self, probability: float) -> list[TurnEvent]:
-        events: list[TurnEvent] = []
+    def _go_on(self, probability: float) -> list[SpeechEvent]:
+        events: list[SpeechEvent] = []
         if probability >= self._threshold:
             if self._paused:
                 events.append(SpeechResumed())

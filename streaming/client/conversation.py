@@ -28,7 +28,7 @@ URL = "ws://127.0.0.1:8000"
 
 
 @dataclass
-class Turn:
+class Answer:
     """One answer, as it comes.
 
     Attributes:
@@ -113,34 +113,34 @@ class Client:
         url = f"data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}"
         self._add({"type": "input_image", "image_url": url})
 
-    def ask(self, question: str | tuple[NDArray[np.float32], int]) -> Iterator[Turn]:
+    def ask(self, question: str | tuple[NDArray[np.float32], int]) -> Iterator[Answer]:
         """Ask in writing, or aloud with a mono wave and its rate; the answer so far, each time that there is more of it."""
         if isinstance(question, str):
             self._add({"type": "input_text", "text": question})
         else:
             self._speak(*question)
-        asked, turn = time.perf_counter(), Turn()
+        asked, answer = time.perf_counter(), Answer()
         self._send("response.create")
         spoken, done = not isinstance(question, str), False
         for event in self._events():
             match event["type"]:
                 case "conversation.item.input_audio_transcription.completed":
-                    turn.heard, spoken = event["transcript"], False
+                    answer.heard, spoken = event["transcript"], False
                 case "conversation.item.input_audio_transcription.failed":
                     spoken = False
                 case "response.output_text.delta" | "response.output_audio_transcript.delta":
-                    turn.text += event["delta"]
+                    answer.text += event["delta"]
                 case "response.output_audio.delta":
-                    if turn.first_sound is None:
-                        turn.first_sound = time.perf_counter() - asked
-                    turn.sound.append(PCM.decode(base64.b64decode(event["delta"])))
+                    if answer.first_sound is None:
+                        answer.first_sound = time.perf_counter() - asked
+                    answer.sound.append(PCM.decode(base64.b64decode(event["delta"])))
                 case "response.done":
-                    turn.status, done = event["response"]["status"], True
-                    if turn.status == "failed":
+                    answer.status, done = event["response"]["status"], True
+                    if answer.status == "failed":
                         raise EngineError(event["response"]["status_details"]["error"]["message"])
                 case _:
                     continue
-            yield turn
+            yield answer
             if done and not spoken:
                 return
 

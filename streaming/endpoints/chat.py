@@ -34,7 +34,7 @@ FINGERPRINT = f"omni-{__version__}"
 
 
 @dataclass
-class Answer:
+class Choice:
     """One choice: events go in, deltas come out, and what they make up is kept.
 
     Attributes:
@@ -139,8 +139,8 @@ def _base64(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
-def _usage(answers: Sequence[Answer]) -> dict[str, Any]:
-    return chat_usage([answer.done.usage for answer in answers if answer.done])
+def _usage(choices: Sequence[Choice]) -> dict[str, Any]:
+    return chat_usage([choice.done.usage for choice in choices if choice.done])
 
 
 async def together(streams: Sequence[AsyncGenerator[Event]]) -> AsyncGenerator[tuple[int, Event]]:
@@ -187,11 +187,11 @@ async def complete(asked: ChatRequest, request: Request) -> Response:
     }
     spoken = spoken_of(request)
     messages = await while_there(request, to_omni(hub, asked.messages, spoken))
-    answers = await asyncio.to_thread(_answers, asked, spoken, hub.omni.sample_rate)
-    events = together(_streams(hub, asked, messages, len(answers)))
+    choices = await asyncio.to_thread(_choices, asked, spoken, hub.omni.sample_rate)
+    events = together(_streams(hub, asked, messages, len(choices)))
     if asked.stream:
-        return Events(await begun(request, _chunks(asked, head, answers, events)), last=b"[DONE]")
-    body = await while_there(request, _whole(asked, hub.omni.sample_rate, head, answers, events))
+        return Events(await begun(request, _chunks(asked, head, choices, events)), last=b"[DONE]")
+    body = await while_there(request, _whole(asked, hub.omni.sample_rate, head, choices, events))
     return Response(orjson.dumps(body), media_type="application/json")
 
 
@@ -204,11 +204,11 @@ def spoken_of(request: Request) -> Spoken:
     return spoken
 
 
-def _answers(asked: ChatRequest, spoken: Spoken, rate: int) -> list[Answer]:
+def _choices(asked: ChatRequest, spoken: Spoken, rate: int) -> list[Choice]:
     """One for each choice; opening an encoder takes a while."""
     names = [tool["function"]["name"] for tool in tools_of(asked)]
     return [
-        Answer(
+        Choice(
             i,
             spoken,
             spoken.new_id() if asked.audio else None,
@@ -234,42 +234,42 @@ async def _whole(
     asked: ChatRequest,
     rate: int,
     head: dict[str, Any],
-    answers: Sequence[Answer],
+    choices: Sequence[Choice],
     events: AsyncGenerator[tuple[int, Event]],
 ) -> dict[str, Any]:
     async with aclosing(events):
         async for i, event in events:
-            await answers[i].take(event)
-    choices = []
-    for answer in answers:
-        message, logprobs = await answer.message(asked.audio, rate), answer.new_logprobs()
-        choice = {"index": answer.index, "message": message, "logprobs": logprobs, "finish_reason": answer.finish_reason}
-        choices.append(choice)
-    return {**head, "object": "chat.completion", "choices": choices, "usage": _usage(answers)}
+            await choices[i].take(event)
+    told = []
+    for choice in choices:
+        message, logprobs = await choice.message(asked.audio, rate), choice.new_logprobs()
+        about = {"index": choice.index, "message": message, "logprobs": logprobs, "finish_reason": choice.finish_reason}
+        told.append(about)
+    return {**head, "object": "chat.completion", "choices": told, "usage": _usage(choices)}
 
 
 async def _chunks(
-    asked: ChatRequest, head: dict[str, Any], answers: Sequence[Answer], events: AsyncGenerator[tuple[int, Event]]
+    asked: ChatRequest, head: dict[str, Any], choices: Sequence[Choice], events: AsyncGenerator[tuple[int, Event]]
 ) -> AsyncGenerator[dict[str, Any]]:
     counted = bool(asked.stream_options and asked.stream_options.include_usage)
     head = {**head, "object": "chat.completion.chunk", **({"usage": None} if counted else {})}
 
-    def chunk(answer: Answer, delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
-        choice = {"index": answer.index, "delta": delta, "logprobs": answer.new_logprobs(), "finish_reason": finish_reason}
-        return {**head, "choices": [choice]}
+    def chunk(choice: Choice, delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
+        about = {"index": choice.index, "delta": delta, "logprobs": choice.new_logprobs(), "finish_reason": finish_reason}
+        return {**head, "choices": [about]}
 
-    fresh = {answer.index for answer in answers}
+    fresh = {choice.index for choice in choices}
     async with aclosing(events):
         async for i, event in events:
-            answer = answers[i]
+            choice = choices[i]
             if i in fresh:
                 fresh.remove(i)
-                yield chunk(answer, {"role": "assistant", "content": None if answer.spoken_id else "", "refusal": None})
-                if answer.spoken_id:
-                    yield chunk(answer, {"audio": {"id": answer.spoken_id}})
-            for delta in await answer.take(event):
-                yield chunk(answer, delta)
-            if answer.done:
-                yield chunk(answer, {}, answer.finish_reason)
+                yield chunk(choice, {"role": "assistant", "content": None if choice.spoken_id else "", "refusal": None})
+                if choice.spoken_id:
+                    yield chunk(choice, {"audio": {"id": choice.spoken_id}})
+            for delta in await choice.take(event):
+                yield chunk(choice, delta)
+            if choice.done:
+                yield chunk(choice, {}, choice.finish_reason)
     if counted:
-        yield {**head, "choices": [], "usage": _usage(answers)}
+        yield {**head, "choices": [], "usage": _usage(choices)}

@@ -15,7 +15,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from omni.errors import OmniError
 from omni.events import AudioChunk, Done, Event, TextDelta
 from omni.session import Session
-from omni.streaming.audio.turn_detection import TurnEvent, TurnTaker
+from omni.streaming.audio.turn_detection import SpeechEvent, TurnDetector
 from omni.streaming.audio.wire import FORMATS
 from omni.streaming.problems import Problem, told
 from omni.streaming.realtime.client_events import decoded, pictures
@@ -103,14 +103,14 @@ class _Detecting:
     """How turns are listened for; the listener is made when the first sound comes, in a thread, as it takes a while."""
 
     detect: Detect
-    taker: TurnTaker | None = None
+    detector: TurnDetector | None = None
 
-    def hear(self, hear: Hear, speaking: bool) -> list[TurnEvent]:
+    def hear(self, hear: Hear, speaking: bool) -> list[SpeechEvent]:
         if self.detect.detection is None:
             return []
-        if self.taker is None:
-            self.taker = TurnTaker(self.detect.detection, self.detect.rate, self.detect.start_ms)
-        return self.taker.push(FORMATS[hear.format].decode(hear.data), speaking)
+        if self.detector is None:
+            self.detector = TurnDetector(self.detect.detection, self.detect.rate, self.detect.start_ms)
+        return self.detector.push(FORMATS[hear.format].decode(hear.data), speaking)
 
 
 @dataclass
@@ -170,7 +170,7 @@ class Connection:
     async def run(self, start: Json) -> None:
         """Until either side ends it. start: of the session, in part."""
         self._do(self._protocol.open(start))
-        ends = [self._begin(self._read()), self._begin(self._outgoing.run()), self._fault]
+        ends = [self._begin(self._receive()), self._begin(self._outgoing.run()), self._fault]
         for work in (self._watch(), self._ear.run(), self._write_down()):
             self._begin(work)
         try:
@@ -199,7 +199,7 @@ class Connection:
 
     # ---- what the client sends
 
-    async def _read(self) -> None:
+    async def _receive(self) -> None:
         while True:
             await self._outgoing.room(UNREAD)
             message = await self._websocket.receive()
@@ -248,12 +248,12 @@ class Connection:
             for at in range(0, len(whole.data), step):
                 hear = Hear(whole.format, whole.data[at : at + step])
                 speaking, detecting = self._protocol.is_heard(self._clock()), self._detecting
-                if detecting.taker and len(hear.data) <= num_bytes(hear.format, SHORT_SOUND_MS):
-                    turns = detecting.hear(hear, speaking)
+                if detecting.detector and len(hear.data) <= num_bytes(hear.format, SHORT_SOUND_MS):
+                    events = detecting.hear(hear, speaking)
                 else:
-                    turns = await asyncio.to_thread(detecting.hear, hear, speaking)
-                for turn in turns:
-                    self._do(self._protocol.turn(turn, self._clock()))
+                    events = await asyncio.to_thread(detecting.hear, hear, speaking)
+                for event in events:
+                    self._do(self._protocol.speech(event, self._clock()))
 
     async def _watch(self) -> None:
         while True:

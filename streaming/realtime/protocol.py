@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from omni.events import Done, TextDelta
-from omni.streaming.audio.turn_detection import TurnEvent
+from omni.streaming.audio.turn_detection import SpeechEvent
 from omni.streaming.fields import parse
 from omni.streaming.problems import Problem
 from omni.streaming.realtime import client_events as client
@@ -87,10 +87,10 @@ class Protocol:
         self._state.tell(problem, event)
         return self._state.taken()
 
-    def turn(self, event: TurnEvent, now: float) -> list[Effect]:
+    def speech(self, event: SpeechEvent, now: float) -> list[Effect]:
         """What was heard in the sound of a `Hear`."""
         try:
-            self._microphone.turn(event, now)
+            self._microphone.speech(event, now)
         except Problem as problem:
             self._state.tell(problem)
         return self._state.taken()

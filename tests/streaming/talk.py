@@ -17,7 +17,7 @@ from openai.types.realtime import (
 from pydantic import BaseModel, TypeAdapter
 
 from omni.events import Done, FinishReason, Limit, TextDelta, Timings, Usage
-from omni.streaming.audio.turn_detection import TurnEvent
+from omni.streaming.audio.turn_detection import SpeechEvent
 from omni.streaming.realtime.effects import Answer, Close, Cut, Effect, Hear, Release, Send, Stop, Transcribe
 from omni.streaming.realtime.protocol import Protocol
 from omni.streaming.realtime.session_config import Bounds
@@ -121,8 +121,8 @@ class Talk:
     def append(self, ms: int, format: str = "audio/pcm") -> list[Json]:
         return self.client("input_audio_buffer.append", audio=b64encode(silence(ms, format)).decode())
 
-    def turn(self, *events: TurnEvent) -> list[Json]:
-        return [told for event in events for told in self.take(self.protocol.turn(event, self.now))]
+    def speech(self, *events: SpeechEvent) -> list[Json]:
+        return [told for event in events for told in self.take(self.protocol.speech(event, self.now))]
 
     def say(self, text: str, **item: Any) -> str:
         """The user writes something; gives the item's id."""

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from omni.errors import CapacityError
-from omni.streaming.audio.turn_detection import SpeechPaused, SpeechResumed, SpeechStarted, SpeechStopped, TurnEvent
+from omni.streaming.audio.turn_detection import SpeechEvent, SpeechPaused, SpeechResumed, SpeechStarted, SpeechStopped
 from omni.streaming.problems import Problem
 from omni.streaming.realtime import connection as module
 from omni.streaming.realtime.protocol import Protocol
@@ -24,19 +24,19 @@ PICTURE = "data:image/png;base64,AAAA"
 
 
 @pytest.fixture
-def turns(monkeypatch: pytest.MonkeyPatch) -> dict[int, list[TurnEvent]]:
+def turns(monkeypatch: pytest.MonkeyPatch) -> dict[int, list[SpeechEvent]]:
     """What is heard, by the ms of sound at which it is; no detector runs."""
-    heard: dict[int, list[TurnEvent]] = {}
+    heard: dict[int, list[SpeechEvent]] = {}
 
     class Scripted:
         def __init__(self, detection: object, rate: int, start_ms: int = 0) -> None:
             self._rate, self._at = rate, start_ms
 
-        def push(self, samples: Any, speaking: bool) -> list[TurnEvent]:
+        def push(self, samples: Any, speaking: bool) -> list[SpeechEvent]:
             before, self._at = self._at, self._at + len(samples) * 1000 // self._rate
             return [event for at in sorted(heard) if before < at <= self._at for event in heard[at]]
 
-    monkeypatch.setattr(module, "TurnTaker", Scripted)
+    monkeypatch.setattr(module, "TurnDetector", Scripted)
     return heard
 
 
@@ -326,7 +326,7 @@ def test_pictures_are_fetched_before_the_item_is_taken(monkeypatch: pytest.Monke
     run(test)
 
 
-def test_what_is_said_is_read_while_it_is_said(turns: dict[int, list[TurnEvent]]) -> None:
+def test_what_is_said_is_read_while_it_is_said(turns: dict[int, list[SpeechEvent]]) -> None:
     turns[600] = [SpeechStarted(500)]
     turns[1500] = [SpeechStopped(1400)]
 
@@ -354,7 +354,7 @@ def test_what_is_said_is_read_while_it_is_said(turns: dict[int, list[TurnEvent]]
     run(test)
 
 
-def test_an_answer_is_begun_at_a_pause_and_told_when_the_turn_is_over(turns: dict[int, list[TurnEvent]]) -> None:
+def test_an_answer_is_begun_at_a_pause_and_told_when_the_turn_is_over(turns: dict[int, list[SpeechEvent]]) -> None:
     turns[300] = [SpeechStarted(100)]
     turns[600] = [SpeechPaused(600)]
     turns[700] = [SpeechResumed()]
@@ -385,7 +385,7 @@ def test_an_answer_is_begun_at_a_pause_and_told_when_the_turn_is_over(turns: dic
     run(test, [TextDelta("Too early."), asyncio.Event()], [TextDelta("Now."), chunk(100), done()])
 
 
-def test_barge_in(turns: dict[int, list[TurnEvent]]) -> None:
+def test_barge_in(turns: dict[int, list[SpeechEvent]]) -> None:
     turns[200] = [SpeechStarted(100)]
     turns[600] = [SpeechStopped(600)]
 
@@ -411,7 +411,7 @@ def test_barge_in(turns: dict[int, list[TurnEvent]]) -> None:
     run(test, [TextDelta("Once upon a time"), chunk(5000), done()])
 
 
-def test_words_that_were_not_heard_are_forgotten_though_the_client_is_silent(turns: dict[int, list[TurnEvent]]) -> None:
+def test_words_that_were_not_heard_are_forgotten_though_the_client_is_silent(turns: dict[int, list[SpeechEvent]]) -> None:
     turns[200] = [SpeechStarted(100)]
     turns[600] = [SpeechStopped(600)]
 
