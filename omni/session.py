@@ -31,6 +31,19 @@ SHOWN = "[a picture]"
 PICTURES = ("image", "image_url", "video", "video_url")
 
 
+@dataclass(frozen=True)
+class Forgotten:
+    """What a session has let go, from the front on, but never a leading system message.
+
+    Attributes:
+        messages: so many are gone of all that it had in `messages` since `begin`, the system's not counted.
+        pictures: of so many, counted likewise, at least the pictures and clips are gone.
+    """
+
+    messages: int = 0
+    pictures: int = 0
+
+
 @dataclass(eq=False)
 class _Answer:
     """One answer.
@@ -69,6 +82,7 @@ class Session:
 
     Attributes:
         messages: all whole turns that are remembered.
+        forgotten: what is remembered no more.
         voice: speaks the answers; None for text alone.
         tools: functions that the model may call.
     """
@@ -77,6 +91,7 @@ class Session:
         self._omni, self.voice, self._options = omni, voice, options
         self.tools: Sequence[Mapping[str, Any]] = ()
         self.messages: list[Message] = [{"role": "system", "content": system}] if system else []
+        self.forgotten = Forgotten()
         self._parts: list[dict[str, Any]] = []
         self._rate = 0
         self._sound: list[NDArray[np.float32]] = []
@@ -96,7 +111,7 @@ class Session:
         if self._last:
             self._omni.engine.interrupt(self._last.request)
             self._last = None
-        self._sound, self._num_ahead = [], 0
+        self._sound, self._num_ahead, self.forgotten = [], 0, Forgotten()
         self.messages, self._parts = [*messages], []
         if self.messages and self.messages[-1]["role"] == "user":
             content = self.messages.pop()["content"]
@@ -254,10 +269,14 @@ class Session:
             bare = [_without_pictures(message) for message in old]
             if bare != old:
                 self.messages[first : turns[-KEPT_TURNS]] = bare
+                gone = self.forgotten.messages
+                self.forgotten = Forgotten(gone, gone + len(bare))
                 return True
         half = turns[-(-len(turns) // 2)] if len(turns) > 1 else len(self.messages)
         dropped = self.messages[first:half]
         del self.messages[first:half]
+        gone = self.forgotten.messages + len(dropped)
+        self.forgotten = Forgotten(gone, max(gone, self.forgotten.pictures))
         return bool(dropped)
 
     def interrupt(self, played_ms: float) -> str:

@@ -23,6 +23,7 @@ import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from omni.events import AudioChunk, Done, Event, TextDelta, Timings, Usage
+from omni.session import Forgotten
 from omni.streaming.serve import bind, server_of
 from omni.streaming.server.hub import Hub
 from omni.streaming.settings import Settings
@@ -124,11 +125,11 @@ class ScriptedSession:
 
     def __init__(self, model: Scripted) -> None:
         self.tools: Sequence[Any] = ()
-        self.messages: list[Any] = []
+        self.forgotten = Forgotten()
         self._model = model
 
     def begin(self, messages: Iterable[Any]) -> None:
-        self.messages = [*messages]
+        """The script does not depend on it."""
 
     def append_audio(self, samples: Any, rate: int) -> None:
         """The script does not depend on it."""

@@ -366,7 +366,7 @@ class Connection:
             async with aclosing(self._hub.metrics.watched("realtime", session.arespond(**limits))) as events:
                 async for event in events:
                     if first and answer.remembers:
-                        context.forget(session.messages)
+                        context.forget(session.forgotten)
                     first = False
                     await released.wait()
                     match event:

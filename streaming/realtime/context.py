@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from omni.session import SHOWN
+from omni.session import SHOWN, Forgotten
 from omni.streaming.audio.wire import FORMATS
 from omni.streaming.realtime.items import Item, Part
 
@@ -20,23 +20,16 @@ class Context:
     messages: list[Message]
     sources: list[list[Item]]
 
-    def forget(self, messages: Sequence[Mapping[str, Any]]) -> None:
-        """Let the items forget what a session that began with this context has forgotten, so that no other begins with it.
-
-        messages: the session's past, while it answers to the last message of this context. It forgets from the front, but
-        for a leading system message, and replaces what it keeps in part.
-        """
-        turn = 1 if self.messages and self.messages[-1]["role"] == "user" else 0
-        past, first = len(self.messages) - turn, int(bool(messages) and messages[0] is self.messages[0])
-        start = past - (len(messages) - first)
-        for item in (item for source in self.sources[first:start] for item in source):
+    def forget(self, forgotten: Forgotten) -> None:
+        """Let the items forget what a session that began with this context says it forgot: no other shall begin with it."""
+        first = int(bool(self.messages) and self.messages[0]["role"] == "system")
+        gone, blind = first + forgotten.messages, first + forgotten.pictures
+        for item in (item for source in self.sources[first:gone] for item in source):
             item.forgotten = True
             for part in item.parts:
                 part.samples = None
-        for kept, given, source in zip(messages[first:], self.messages[start:past], self.sources[start:past], strict=True):
-            if kept is not given:
-                for part in (part for item in source for part in item.parts):
-                    part.image = b""
+        for part in (part for source in self.sources[gone:blind] for item in source for part in item.parts):
+            part.image = b""
 
 
 def context_of(items: Sequence[Item], instructions: str) -> Context:

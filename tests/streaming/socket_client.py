@@ -17,6 +17,7 @@ from starlette.websockets import WebSocket
 from omni import Omni
 from omni.errors import MessageError
 from omni.events import AudioChunk, Done, Event, TextDelta
+from omni.session import Forgotten
 from omni.streaming.realtime.connection import realtime
 from omni.streaming.server.hub import Hub
 from omni.streaming.settings import Limits, Settings
@@ -40,7 +41,7 @@ class FakeSession:
     def __init__(self, omni: FakeOmni, voice: str | None) -> None:
         self._omni, self.voice = omni, voice
         self.tools: Sequence[Any] = ()
-        self.messages: list[Any] = []
+        self.forgotten = Forgotten()
         self.began: list[Any] = []
         self.heard: list[NDArray[np.float32]] = []
         self.options: dict[str, Any] = {}
@@ -48,9 +49,7 @@ class FakeSession:
         self.interrupted: list[float] = []
 
     def begin(self, messages: Sequence[Any]) -> None:
-        self.began, self.messages = [*messages], [*messages]
-        if self.messages and self.messages[-1]["role"] == "user":
-            self.messages.pop()
+        self.began = [*messages]
 
     def append_audio(self, samples: NDArray[np.float32], rate: int) -> None:
         self.heard.append(samples)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from omni.errors import CapacityError
+from omni.session import Forgotten
 from omni.streaming.audio.turn_detection import SpeechEvent, SpeechPaused, SpeechResumed, SpeechStarted, SpeechStopped
 from omni.streaming.problems import Problem
 from omni.streaming.realtime import connection as module
@@ -486,8 +487,8 @@ def test_a_conversation_that_is_too_long_forgets_for_good() -> None:
 
             def begin_and_forget(messages: Any) -> None:
                 begin(messages)
-                if len(made.messages) > 3:
-                    del made.messages[1:3]
+                if len(messages) > 4:
+                    made.forgotten = Forgotten(2, 2)
 
             made.begin = begin_and_forget  # type: ignore[method-assign]  # a stand-in
             return made

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from omni.session import SHOWN
+from omni.session import SHOWN, Forgotten
 from omni.streaming.audio.wire import FORMATS
 from omni.streaming.realtime.context import context_of
 from omni.streaming.realtime.items import Item, Part
@@ -94,7 +94,7 @@ def test_what_a_session_forgets_is_forgotten_for_good() -> None:
     context = context_of(items, "Be brief.")
     system, *said = context.messages[:-1]  # the last is the turn that is being answered
     bare = {"role": "user", "content": [text(SHOWN)]}
-    context.forget([system, bare, *said[3:]])
+    context.forget(Forgotten(2, 3))
     assert [item.forgotten for item in items] == [True, True, False, False, False, False, False]
     assert picture.image == b"" and picture.url == "data:"
     assert context_of(items, "Be brief.").messages == [system, bare, *said[3:], context.messages[-1]]
@@ -104,19 +104,19 @@ def test_a_session_that_forgot_nothing() -> None:
     items = [user("a"), assistant("b", "1"), user("c")]
     for instructions in ("", "Be brief."):
         context = context_of(items, instructions)
-        context.forget(context.messages[:-1])
+        context.forget(Forgotten())
         assert not any(item.forgotten for item in items)
 
 
 def test_a_session_that_forgot_all_but_the_turn() -> None:
     items = [user("a"), assistant("b", "1"), user("c")]
     context = context_of(items, "")
-    context.forget([])
+    context.forget(Forgotten(2, 2))
     assert [item.forgotten for item in items] == [True, True, False]
 
 
 def test_an_answer_to_a_function() -> None:
     items = [user("a"), Item("o", "function_call_output", call_id="c", output="x")]
-    context = context_of(items, "")
-    context.forget(context.messages)  # there is no turn: all of it is past
-    assert not any(item.forgotten for item in items)
+    context = context_of(items, "")  # there is no turn: all of it is past
+    context.forget(Forgotten(1, 1))
+    assert [item.forgotten for item in items] == [True, False]
