@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from omni.encoders.media import Budget
     from omni.engine.options import Options
     from omni.engine.sampler import Sampling
-    from omni.events import AudioChunk, Done, Event, Reply, TextDelta, Timings, Usage
+    from omni.events import AudioChunk, Capabilities, Done, Event, Reply, TextDelta, Timings, Usage
     from omni.talker.vocoder import ChunkPolicy
 
 __version__ = "0.1.0"
@@ -26,11 +26,14 @@ _HOME = {
     "Options": "omni.engine.options",
     "Sampling": "omni.engine.sampler",
     "ChunkPolicy": "omni.talker.vocoder",
-    **dict.fromkeys(("AudioChunk", "Done", "Event", "Reply", "TextDelta", "Timings", "Usage"), "omni.events"),
+    **dict.fromkeys(
+        ("AudioChunk", "Capabilities", "Done", "Event", "Reply", "TextDelta", "Timings", "Usage"), "omni.events"
+    ),
 }
 __all__ = [
     "AudioChunk",
     "Budget",
+    "Capabilities",
     "ChunkPolicy",
     "Done",
     "Event",

@@ -22,7 +22,7 @@ from omni.engine.request import Request, Speech
 from omni.engine.sampler import Sampler
 from omni.engine.text import TextTrack
 from omni.errors import CheckpointError, DeviceError, MessageError, OptionError, VoiceError
-from omni.events import Done, Event, Failed, Reply, collect
+from omni.events import Capabilities, Done, Event, Failed, Reply, collect
 from omni.families.qwen2_5_omni import LAYOUT, SPEECH, Qwen2_5Omni, build, dtype_of, is_voice
 from omni.kernels.weights import gains, gains_bytes
 from omni.loading.checkpoint import Checkpoint, find, load
@@ -173,6 +173,12 @@ class Omni:
             raise DeviceError(
                 f"{device} has no room for a cache of {cache_tokens} tokens beside the weights; load with fewer cache_tokens"
             ) from e
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Whether it hears, sees and speaks."""
+        thinker = self.model.thinker
+        return Capabilities(thinker.audio_tower is not None, thinker.visual is not None, self.engine.speak is not None)
 
     @property
     def budget(self) -> Budget:

@@ -1,4 +1,4 @@
-"""What a running request tells its caller, in order."""
+"""What a model can do, and what a running request tells its caller, in order."""
 
 from __future__ import annotations
 
@@ -13,6 +13,15 @@ from omni.errors import OmniError
 
 Limit: TypeAlias = Literal["text", "audio", "context"]
 FinishReason: TypeAlias = Literal["stop", "length", "interrupted"]
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a model can do beside reading and writing: hear sounds, see pictures and clips, speak."""
+
+    hears: bool
+    sees: bool
+    speaks: bool
 
 
 @dataclass(frozen=True)

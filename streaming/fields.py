@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from omni.events import Capabilities
 from omni.streaming.problems import Problem
 
 M = TypeVar("M", bound=BaseModel)
+Kind: TypeAlias = Literal["image", "audio", "video"]
 
 TAGGED = ("messages", "content")
 """Lists of which an item's kind stands in pydantic's path behind its index, though it is no key of the request."""
 TAGS = ("server_vad", "semantic_vad")
 """Kinds that pydantic puts into a path, though they are no keys."""
 UNSUPPORTED = ("extra_forbidden", "none_required")
+LACKING = "unsupported_parameter"
+"""The code for what this server's model cannot do, though others can."""
 
 
 class Strict(BaseModel):
@@ -67,3 +71,20 @@ def parse(model: type[M], value: object, param: str) -> M:
         first = e.errors(include_url=False, include_input=False)[0]
         loc = [step for step in first["loc"] if step not in TAGS]
         raise problem_of_fields([{**first, "loc": [param, *loc] if param else loc}]) from None
+
+
+def check_hears(can: Capabilities, param: str) -> None:
+    """Problem where the model cannot hear what a field holds or asks for."""
+    if not can.hears:
+        raise Problem("this server's model does not hear; leave sounds out", param=param, code=LACKING)
+
+
+def check_sees(can: Capabilities, param: str) -> None:
+    """Problem where the model cannot see what a field holds."""
+    if not can.sees:
+        raise Problem("this server's model does not see; leave pictures and clips out", param=param, code=LACKING)
+
+
+def check_medium(can: Capabilities, kind: Kind, param: str) -> None:
+    """Problem where the model lacks the sense for a field's medium."""
+    (check_hears if kind == "audio" else check_sees)(can, param)

@@ -22,7 +22,7 @@ import numpy as np
 import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from omni.events import AudioChunk, Done, Event, TextDelta, Timings, Usage
+from omni.events import AudioChunk, Capabilities, Done, Event, TextDelta, Timings, Usage
 from omni.session import Forgotten
 from omni.streaming.serve import bind, server_of
 from omni.streaming.server.hub import Hub
@@ -91,6 +91,7 @@ class Scripted:
     """Stands in for `Omni`. What it makes comes from a thread, as from the engine's; made: all of it."""
 
     budget: Budget | None = None
+    capabilities = Capabilities(hears=True, sees=True, speaks=True)
     default_voice = NAME
 
     def __init__(self, script: Script) -> None:

@@ -83,7 +83,7 @@ class Client:
             )
         except (OSError, InvalidHandshake, InvalidURI) as e:
             raise InputError(f"no conversation with {url}: {e}; start a server with `omni serve`, or give --key") from e
-        audio: dict[str, Any] = {"input": {"turn_detection": None, "transcription": {"model": "omni"}}}
+        audio: dict[str, Any] = {"input": {"turn_detection": None}}
         if voice:
             audio["output"] = {"voice": voice}
         session = {
@@ -92,6 +92,7 @@ class Client:
             "instructions": instructions,
             "audio": audio,
         }
+        self._heard = False
         self._send("session.update", session=session)
         for event in self._events():
             if event["type"] == "session.updated":
@@ -148,6 +149,10 @@ class Client:
         self._send("conversation.item.create", item={"type": "message", "role": "user", "content": [part]})
 
     def _speak(self, wave: NDArray[np.float32], rate: int) -> None:
+        if not self._heard:  # a model that does not hear is asked nothing of the kind
+            audio = {"input": {"transcription": {"model": "omni"}}}
+            self._send("session.update", session={"type": "realtime", "audio": audio})
+            self._heard = True
         resampler = Resampler(rate, PCM.rate)
         size = round(PIECE * rate)
         pieces = [resampler.push(wave[at : at + size]) for at in range(0, len(wave), size)]

@@ -187,11 +187,12 @@ async def complete(asked: ChatRequest, request: Request) -> Response:
     }
     spoken = spoken_of(request)
     messages = await while_there(request, to_omni(hub, asked.messages, spoken))
-    choices = await asyncio.to_thread(_choices, asked, spoken, hub.omni.sample_rate)
+    rate = hub.omni.sample_rate if asked.audio else 0
+    choices = await asyncio.to_thread(_choices, asked, spoken, rate)
     events = together(_streams(hub, asked, messages, len(choices)))
     if asked.stream:
         return Events(await begun(request, _chunks(asked, head, choices, events)), last=b"[DONE]")
-    body = await while_there(request, _whole(asked, hub.omni.sample_rate, head, choices, events))
+    body = await while_there(request, _whole(asked, rate, head, choices, events))
     return Response(orjson.dumps(body), media_type="application/json")
 
 

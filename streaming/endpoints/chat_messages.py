@@ -14,10 +14,10 @@ from typing import Annotated, Any, Literal, TypeAlias, assert_never
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from omni.streaming.audio.wire import unbase64
-from omni.streaming.fields import Strict
+from omni.streaming.fields import Kind, Strict, check_medium
 from omni.streaming.problems import Problem, refused, too_large
 from omni.streaming.server.hub import Hub
-from omni.streaming.server.media import Kind, fetch, verify
+from omni.streaming.server.media import fetch, verify
 from omni.streaming.settings import Limits
 
 MOST_BYTES_A_TOKEN = 16
@@ -272,6 +272,7 @@ class _Reader:
                 return await self._fetched(part.video_url.url, "video", f"{where}.video_url.url")
             case InputAudioPart():
                 param = f"{where}.input_audio.data"
+                check_medium(self.hub.omni.capabilities, "audio", param)
                 most = self.hub.settings.limits.media_bytes
                 data = await asyncio.to_thread(unbase64, part.input_audio.data, most, param)
                 return self._medium("audio", await verify(self.hub, data, "audio", param), param)
@@ -279,6 +280,7 @@ class _Reader:
                 assert_never(part)
 
     async def _fetched(self, url: str, kind: Kind, param: str) -> dict[str, Any]:
+        check_medium(self.hub.omni.capabilities, kind, param)
         return self._medium(kind, await fetch(self.hub, url, kind, param), param)
 
     def _medium(self, kind: Kind, data: bytes, param: str) -> dict[str, Any]:

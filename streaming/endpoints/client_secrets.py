@@ -61,7 +61,7 @@ def _session(hub: Hub, asked: dict[str, Any], expires_at: int) -> dict[str, Any]
         )
     if asked.get("model") not in (None, hub.name):
         raise Problem(f"this server has {hub.name!r} alone", param="session.model", code="invalid_value")
-    bounds = Bounds(tuple(hub.omni.voices), hub.settings.limits)
-    first = bounds.first(kind, hub.omni.default_voice if hub.omni.voices else None)
+    bounds = Bounds.of(hub.omni, hub.settings.limits)
+    first = bounds.first(kind)
     session = bounds.parse(first.merged(asked), "session")
     return session.told(f"sess_{secrets.token_hex(12)}", hub.name, expires_at)

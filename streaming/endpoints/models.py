@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
+from omni.events import Capabilities
 from omni.streaming.endpoints.http import Route
 from omni.streaming.server.hub import Hub
 
@@ -12,10 +13,15 @@ router = APIRouter(route_class=Route)
 
 
 class Model(BaseModel):
+    """Attributes:
+    capabilities: whether it hears, sees and speaks; beside OpenAI's fields.
+    """
+
     id: str
     object: str = "model"
     created: int
     owned_by: str = "omni"
+    capabilities: Capabilities
 
 
 class Models(BaseModel):
@@ -38,4 +44,4 @@ async def get_model(model: str, request: Request) -> Model:
 
 
 def _model(hub: Hub) -> Model:
-    return Model(id=hub.name, created=hub.created)
+    return Model(id=hub.name, created=hub.created, capabilities=hub.omni.capabilities)

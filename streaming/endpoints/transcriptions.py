@@ -24,7 +24,7 @@ from omni import Done, Event, TextDelta
 from omni.events import TokenLogprob
 from omni.streaming.endpoints.http import Events, Route, begun, while_there
 from omni.streaming.endpoints.logprobs import told_logprob
-from omni.streaming.fields import problem_of_fields
+from omni.streaming.fields import check_hears, problem_of_fields
 from omni.streaming.problems import Problem, refused, too_large
 from omni.streaming.server.hub import Hub
 from omni.streaming.server.media import verify
@@ -79,6 +79,7 @@ async def transcribe(request: Request) -> Response:
     hub: Hub = request.app.state.hub
     asked, data = await read_form(request, hub.settings.limits.media_bytes)
     hub.check_model(asked.model)
+    check_hears(hub.omni.capabilities, "file")
     _check(asked)
     await while_there(request, verify(hub, data, "audio", "file"))
     heard = _heard(hub, asked, data)

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, BeforeValidator
 
 from omni.streaming.endpoints.http import Route
-from omni.streaming.fields import Strict
+from omni.streaming.fields import LACKING, Strict
 from omni.streaming.problems import Problem, refused
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ VoiceName: TypeAlias = Annotated[str, BeforeValidator(_name, json_schema_input_t
 
 def check_voice(omni: Omni, name: str, param: str) -> None:
     """Problem where the model has no voice of this name."""
-    if not omni.voices:
-        raise Problem("this server's model does not speak; ask for text alone", param=param, code="unsupported_parameter")
+    if not omni.capabilities.speaks:
+        raise Problem("this server's model does not speak; ask for text alone", param=param, code=LACKING)
     if name not in omni.voices:
         known = ", ".join(omni.voices)
         raise refused(param, f"there is no voice {name[:100]!r} here; known: {known}", "unknown_voice")
@@ -52,4 +52,4 @@ class Voices(BaseModel):
 async def list_voices(request: Request) -> Voices:
     """Whom one can listen to."""
     omni = request.app.state.hub.omni
-    return Voices(voices=list(omni.voices), default=omni.default_voice if omni.voices else None)
+    return Voices(voices=list(omni.voices), default=omni.default_voice if omni.capabilities.speaks else None)

@@ -80,7 +80,6 @@ class Answers:
             raise frozen_voice("response.audio.output.voice")
         items: Sequence[Item] | None = None
         if fields.input is not None:
-            most = state.limits.media_bytes
             items = []
             for i, value in enumerate(fields.input):
                 param = f"response.input[{i}]"
@@ -88,7 +87,7 @@ class Answers:
                     id = parse(client.Reference, value, param).id
                     items.append(state.conversation.get(id, "invalid_item_reference", f"{param}.id"))
                 else:
-                    items.append(item_of(value, param, media, format, most, state.new_id))
+                    items.append(item_of(value, param, media, format, state))
         self.drop_guess()
         self.respond(plan, items, in_band=in_band)
 

@@ -17,6 +17,7 @@ from omni.events import AudioChunk, Done, Event, TextDelta
 from omni.session import Session
 from omni.streaming.audio.turn_detection import SpeechEvent, TurnDetector
 from omni.streaming.audio.wire import FORMATS
+from omni.streaming.fields import check_hears
 from omni.streaming.problems import Problem, told
 from omni.streaming.realtime.client_events import decoded, pictures
 from omni.streaming.realtime.context import context_of
@@ -70,11 +71,12 @@ async def realtime(websocket: WebSocket) -> None:
         hub.check_model(query["model"])
     start = secret.session if secret else {}
     written = "transcription" in (query.get("intent"), start.get("type"))
-    limits, omni = hub.settings.limits, hub.omni
+    if written:
+        check_hears(hub.omni.capabilities, "intent")
+    limits = hub.settings.limits
     setup = Setup(
         model=hub.name,
-        bounds=Bounds(tuple(omni.voices), limits),
-        default_voice=omni.default_voice if omni.voices else None,
+        bounds=Bounds.of(hub.omni, limits),
         expires_at=int(time.time() + limits.session_seconds),
         kind="transcription" if written else "realtime",
     )
@@ -233,6 +235,8 @@ class Connection:
             raise Problem(f"the frame is no JSON: {e}", code="invalid_event") from None
 
     async def _pictures(self, event: object) -> dict[str, bytes]:
+        if not self._hub.omni.capabilities.sees:
+            return {}  # none is fetched in vain: the protocol refuses them
         asked = pictures(event) if isinstance(event, dict) else []
         if len(asked) > self._limits.media_parts:
             raise Problem(

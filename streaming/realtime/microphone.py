@@ -14,6 +14,7 @@ from omni.streaming.audio.turn_detection import (
     SpeechStopped,
 )
 from omni.streaming.audio.wire import FORMATS
+from omni.streaming.fields import check_hears
 from omni.streaming.problems import Problem
 from omni.streaming.realtime.answers import Answers
 from omni.streaming.realtime.client_events import appended
@@ -69,6 +70,7 @@ class Microphone:
 
     def append(self, event: Json, now: float) -> None:
         """`input_audio_buffer.append`."""
+        check_hears(self._state.setup.bounds.can, "audio")
         data = appended(event)
         buffer, detection = self._buffer, self._state.session.detection
         check_samples(buffer.format, data, "audio")

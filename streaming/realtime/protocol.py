@@ -205,7 +205,7 @@ class Protocol:
 
     def _create_item(self, event: Json, now: float, media: Media) -> None:
         state, asked = self._state, parse(client.CreateItemEvent, event, "")
-        item = item_of(asked.item, "item", media, self._microphone.format, state.limits.media_bytes, state.new_id)
+        item = item_of(asked.item, "item", media, self._microphone.format, state)
         state.check_room(item.size)
         state.add(item, asked.previous_item_id)
         self._answers.drop_guess()

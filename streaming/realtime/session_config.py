@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import orjson
 from pydantic import AfterValidator, Discriminator, Field
 
+from omni.events import Capabilities
 from omni.streaming.audio.turn_detection import SemanticVad, ServerVad
-from omni.streaming.fields import Lenient, parse
+from omni.streaming.fields import Lenient, check_hears, parse
 from omni.streaming.problems import Problem
 from omni.streaming.settings import Limits
+
+if TYPE_CHECKING:
+    from omni import Omni
 
 Json: TypeAlias = dict[str, Any]
 Modality: TypeAlias = Literal["audio", "text"]
@@ -142,27 +146,35 @@ class Bounds:
     """What a session can be here.
 
     Attributes:
-        voices: that the model has; none where it does not speak.
+        can: what the model does beside reading and writing.
+        voices: that it has; default_voice: of them, the one where none is named; None where it does not speak.
     """
 
+    can: Capabilities
     voices: tuple[str, ...]
+    default_voice: str | None
     limits: Limits
 
-    def first(self, kind: Literal["realtime", "transcription"], default_voice: str | None) -> Session:
+    @classmethod
+    def of(cls, omni: Omni, limits: Limits) -> Bounds:
+        can = omni.capabilities
+        return cls(can, tuple(omni.voices), omni.default_voice if can.speaks else None, limits)
+
+    def first(self, kind: Literal["realtime", "transcription"]) -> Session:
         """The session before any update."""
-        pcm, listening = {"type": "audio/pcm"}, {"type": "server_vad"}
+        pcm, listening = {"type": "audio/pcm"}, {"type": "server_vad"} if self.can.hears else None
         noted: Json | None = {} if kind == "transcription" else None
         return Session.model_validate(
             {
                 "type": kind,
-                "output_modalities": ["audio"] if self.voices else ["text"],
+                "output_modalities": ["audio"] if self.can.speaks else ["text"],
                 "instructions": "",
                 "tools": [],
                 "tool_choice": "auto",
                 "max_output_tokens": "inf",
                 "audio": {
                     "input": {"format": pcm, "transcription": noted, "turn_detection": listening},
-                    "output": {"format": pcm, "voice": default_voice, "speed": 1.0},
+                    "output": {"format": pcm, "voice": self.default_voice, "speed": 1.0},
                 },
             }
         )
@@ -182,6 +194,7 @@ class Bounds:
             if value[key] is None:
                 value[key] = empty
         session = parse(Session, value, param)
+        self._check_senses(session, param)
         self._check_modalities(session.output_modalities, f"{param}.output_modalities")
         self._check_tokens(session.max_output_tokens, f"{param}.max_output_tokens")
         self._check_voice(session.audio.output.voice, f"{param}.audio.output.voice")
@@ -189,10 +202,19 @@ class Bounds:
         check_tool_choice(session.tool_choice, f"{param}.tool_choice")
         return session
 
+    def _check_senses(self, session: Session, param: str) -> None:
+        listening = session.audio.input
+        if session.type == "transcription":
+            check_hears(self.can, f"{param}.type")
+        if listening.transcription:
+            check_hears(self.can, f"{param}.audio.input.transcription")
+        if listening.turn_detection:
+            check_hears(self.can, f"{param}.audio.input.turn_detection")
+
     def _check_modalities(self, modalities: Sequence[Modality], param: str) -> None:
         if len(modalities) != 1:
             raise Problem('give ["audio"], which comes with its transcript, or ["text"]', param=param, code="invalid_value")
-        if modalities == ["audio"] and not self.voices:
+        if modalities == ["audio"] and not self.can.speaks:
             raise Problem('this model does not speak; give ["text"]', param=param, code="invalid_value")
 
     def _check_tokens(self, tokens: int | str, param: str) -> None:
@@ -201,7 +223,7 @@ class Bounds:
 
     def _check_voice(self, voice: str | None, param: str) -> None:
         if voice is not None and voice not in self.voices:
-            have = f"give one of {', '.join(self.voices)}" if self.voices else "this model does not speak; leave it out"
+            have = f"give one of {', '.join(self.voices)}" if self.can.speaks else "this model does not speak; leave it out"
             raise Problem(f"there is no voice {voice[:100]!r}; {have}", param=param, code="unknown_voice")
 
     def _check_tools(self, tools: Sequence[Tool], param: str) -> None:

@@ -6,15 +6,13 @@ import asyncio
 import os
 import stat
 from pathlib import Path
-from typing import Literal, TypeAlias
 from urllib.parse import unquote
 
 from omni.streaming.audio.wire import unbase64
+from omni.streaming.fields import Kind
 from omni.streaming.problems import refused_medium, too_large
 from omni.streaming.server.hub import Hub
 from omni.streaming.settings import Settings
-
-Kind: TypeAlias = Literal["image", "audio", "video"]
 
 
 async def fetch(hub: Hub, source: str, kind: Kind, param: str) -> bytes:

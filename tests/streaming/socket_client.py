@@ -16,7 +16,7 @@ from starlette.websockets import WebSocket
 
 from omni import Omni
 from omni.errors import MessageError
-from omni.events import AudioChunk, Done, Event, TextDelta
+from omni.events import AudioChunk, Capabilities, Done, Event, TextDelta
 from omni.session import Forgotten
 from omni.streaming.realtime.connection import realtime
 from omni.streaming.server.hub import Hub
@@ -84,6 +84,7 @@ class FakeOmni:
     def __init__(self, *scripts: Sequence[Step]) -> None:
         self.voices = {"Chelsie": object(), "Ethan": object()}
         self.default_voice = "Chelsie"
+        self.capabilities = Capabilities(hears=True, sees=True, speaks=True)
         self.budget = None
         self.scripts = [*scripts]
         self.transcript: Sequence[Step] = (TextDelta("What "), TextDelta("moves?"), done())

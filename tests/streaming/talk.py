@@ -16,7 +16,7 @@ from openai.types.realtime import (
 )
 from pydantic import BaseModel, TypeAdapter
 
-from omni.events import Done, FinishReason, Limit, TextDelta, Timings, Usage
+from omni.events import Capabilities, Done, FinishReason, Limit, TextDelta, Timings, Usage
 from omni.streaming.audio.turn_detection import SpeechEvent
 from omni.streaming.realtime.effects import Answer, Close, Cut, Effect, Hear, Release, Send, Stop, Transcribe
 from omni.streaming.realtime.protocol import Protocol
@@ -84,11 +84,14 @@ class Talk:
         *,
         kind: Any = "realtime",
         voices: tuple[str, ...] = ("Chelsie", "Ethan"),
+        hears: bool = True,
+        sees: bool = True,
         limits: Limits | None = None,
         session: Json | None = None,
     ) -> None:
-        bounds = Bounds(voices, limits or Limits())
-        setup = Setup("omni", bounds, voices[0] if voices else None, 2_000_000_000, kind)
+        can = Capabilities(hears, sees, bool(voices))
+        bounds = Bounds(can, voices, voices[0] if voices else None, limits or Limits())
+        setup = Setup("omni", bounds, 2_000_000_000, kind)
         self.now = 100.0
         self.protocol = Protocol(setup, self.now, counted())
         self.events: list[Json] = []

@@ -112,6 +112,13 @@ def test_greeting(settings: Settings, tls: Tls | None, has: list[str], has_not: 
     assert [one for one in has_not if one in said] == []
 
 
+def test_greeting_tells_what_the_model_lacks() -> None:
+    omni = Still()
+    assert "does not" not in greeting(hub_of(omni), 8123, None)
+    omni.hears, omni.voices = False, {}
+    assert "reads and writes; it does not hear, speak" in greeting(hub_of(omni), 8123, None)
+
+
 @pytest.mark.parametrize(
     "tls", [Tls(TLS.keyfile, TLS.certfile), Tls(Path("/no/such"), TLS.keyfile), Tls(TLS.certfile, Path(__file__))]
 )
