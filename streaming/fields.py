@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from omni.events import Capabilities
 from omni.streaming.problems import Problem
 
 M = TypeVar("M", bound=BaseModel)
 Kind: TypeAlias = Literal["image", "audio", "video"]
+FunctionName: TypeAlias = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+"""Of a tool, as OpenAI allows it."""
 
 TAGGED = ("messages", "content")
 """Lists of which an item's kind stands in pydantic's path behind its index, though it is no key of the request."""

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field
 
 from omni.streaming.endpoints.chat_messages import Message
 from omni.streaming.endpoints.voices import VoiceName
-from omni.streaming.fields import Strict
+from omni.streaming.fields import FunctionName, Strict
 from omni.streaming.problems import Problem, refused
 from omni.streaming.settings import Limits
 
@@ -45,7 +45,7 @@ class StreamOptions(Strict):
 class Function(Strict):
     """`strict` is accepted; the arguments are the model's own and are not checked against `parameters`."""
 
-    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+    name: FunctionName
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = Field(default=None, exclude=True)

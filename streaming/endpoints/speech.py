@@ -91,15 +91,14 @@ class _File:
     """Sound to the bytes of a file at its speed."""
 
     def __init__(self, name: str, speed: float, rate: int) -> None:
-        self._tempo = Tempo(speed, rate) if speed != 1 else None
+        self._tempo = Tempo(speed, rate)
         self._encoder = FileEncoder(name, rate)
 
     def push(self, samples: NDArray[np.float32]) -> bytes:
-        return self._encoder.push(self._tempo.push(samples) if self._tempo else samples)
+        return self._encoder.push(self._tempo.push(samples))
 
     def finish(self) -> bytes:
-        last = self._encoder.push(self._tempo.finish()) if self._tempo else b""
-        return last + self._encoder.finish()
+        return self._encoder.push(self._tempo.finish()) + self._encoder.finish()
 
 
 async def speech_of(

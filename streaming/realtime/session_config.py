@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Discriminator, Field
 
 from omni.events import Capabilities
 from omni.streaming.audio.turn_detection import SemanticVad, ServerVad
-from omni.streaming.fields import Lenient, check_hears, parse
+from omni.streaming.fields import FunctionName, Lenient, check_hears, parse
 from omni.streaming.problems import Problem
 from omni.streaming.settings import Limits
 
@@ -89,7 +89,7 @@ class Audio(Lenient):
 
 class Tool(Lenient):
     type: Literal["function"]
-    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+    name: FunctionName
     description: str | None = None
     parameters: Json | None = None
 

@@ -166,10 +166,10 @@ def test_a_pause_is_told_and_taken_back() -> None:
 
 def test_listeners_share_nothing() -> None:
     waves = [around(recorded(path), 200, 800) for path in QUESTIONS[:2]]
-    takers = [TurnDetector(ServerVad(), RATE) for _ in waves]
+    detectors = [TurnDetector(ServerVad(), RATE) for _ in waves]
     together: list[list[SpeechEvent]] = [[], []]
     for at in range(0, max(map(len, waves)), 700):
-        for detector, wave, events in zip(takers, waves, together, strict=True):
+        for detector, wave, events in zip(detectors, waves, together, strict=True):
             events += detector.push(wave[at : at + 700], False)
     assert together == [heard(TurnDetector(ServerVad(), RATE), wave) for wave in waves]
 
