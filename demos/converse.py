@@ -27,11 +27,11 @@ def main(url: str = URL, *, out: Path = Path("conversation.wav")) -> None:
         for name in ("where.ogg", "follow_up.ogg"):
             question = soundfile.read(MEDIA / name, dtype="float32")
             shown = 0
-            for turn in client.ask(question):
-                print(turn.text[shown:], end="", flush=True)
-                shown = len(turn.text)
-            print(f"\n  heard {turn.heard!r}; first sound {turn.first_sound:.2f} s after the end of the question")
-            spoken.append(turn.samples)
+            for answer in client.ask(question):
+                print(answer.text[shown:], end="", flush=True)
+                shown = len(answer.text)
+            print(f"\n  heard {answer.heard!r}; first sound {answer.first_sound:.2f} s after the end of the question")
+            spoken.append(answer.samples)
     soundfile.write(out, np.concatenate(spoken), Client.rate)
     print(f"  what it said is in {out}")
 

@@ -32,6 +32,19 @@ SHOWN = "[a picture]"
 PICTURES = ("image", "image_url", "video", "video_url")
 
 
+@dataclass(frozen=True)
+class Forgotten:
+    """What a session has let go, from the front on, but never a leading system message.
+
+    Attributes:
+        messages: so many are gone of all that it had in `messages` since `begin`, the system's not counted.
+        pictures: of so many, counted likewise, at least the pictures and clips are gone.
+    """
+
+    messages: int = 0
+    pictures: int = 0
+
+
 @dataclass(eq=False)
 class _Answer:
     """One answer.

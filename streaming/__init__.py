@@ -1,1 +1,1 @@
-"""Door: bytes on a wire, a turn's clock, a status code."""
+"""Server: bytes on a wire, a turn's clock, a status code."""

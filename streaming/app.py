@@ -1,4 +1,4 @@
-"""The application: every door behind the guard, every fault as OpenAI's error object."""
+"""The application: every endpoint behind the guard, every fault as OpenAI's error object."""
 
 from __future__ import annotations
 
@@ -24,19 +24,17 @@ from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 
 from omni.errors import OmniError
-from omni.streaming.endpoints import chat, health, models, speech, transcriptions
-from omni.streaming.endpoints.http import problem_of_fields
+from omni.streaming.endpoints import chat, client_secrets, health, metrics, models, speech, transcriptions, voices
+from omni.streaming.fields import problem_of_fields
 from omni.streaming.problems import Problem, problem_of
 from omni.streaming.realtime import connection as realtime
-from omni.streaming.server import client_secrets as secrets
-from omni.streaming.server import metrics
 from omni.streaming.server.guard import Guard
 from omni.streaming.server.hub import Hub
 
 log = logging.getLogger(__name__)
 
 PAGE = Path(__file__).parent / "page"
-DOORS = (chat, speech, transcriptions, models, secrets, health, metrics)
+ENDPOINTS = (chat, speech, voices, transcriptions, models, client_secrets, health, metrics)
 DRAIN_SECONDS = 10.0
 """How long answers that run may go on when the server is told to end."""
 LOOK = 0.05
@@ -58,7 +56,7 @@ class Error(BaseModel):
 def create_app(hub: Hub, page: Path = PAGE) -> FastAPI:
     """The application as ASGI.
 
-    hub: what its doors share; the application closes it when it ends. page: the folder of files that are open to all.
+    hub: what its endpoints share; the application closes it when it ends. page: the folder of files that are open to all.
     """
 
     @asynccontextmanager
@@ -87,8 +85,8 @@ def create_app(hub: Hub, page: Path = PAGE) -> FastAPI:
         },
     )
     app.state.hub = hub
-    for door in DOORS:
-        app.include_router(door.router)
+    for endpoint in ENDPOINTS:
+        app.include_router(endpoint.router)
     app.add_api_websocket_route("/v1/realtime", realtime.realtime)
     static = StaticFiles(directory=page, check_dir=False)
 
@@ -169,7 +167,7 @@ async def _on_http(request: Request, error: Exception) -> Response:
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:
-    """The description of all HTTP doors: FastAPI's own, with the errors as they are sent and the key that opens them."""
+    """The description of all HTTP endpoints: FastAPI's own, with the errors as they are sent and the key that opens them."""
     if app.openapi_schema is None:
         schema = get_openapi(title=app.title, version=app.version, routes=app.routes)
         parts = schema.setdefault("components", {})

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
 from omni.errors import CapacityError, ContextError, InputError, MediaLimitError, OmniError
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -33,6 +36,26 @@ class Problem(Exception):
         return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}
 
 
+def refused(param: str, sentence: str, code: str = "invalid_value", status: int = 400) -> Problem:
+    """A field is at fault: its path comes before what is wrong with it."""
+    return Problem(f"{param}: {sentence}", status, param=param, code=code)
+
+
+def refused_medium(param: str, sentence: str) -> Problem:
+    """A field holds no picture, clip or sound that can be read."""
+    return refused(param, sentence, "invalid_media")
+
+
+def too_large(param: str, sentence: str) -> Problem:
+    """A field holds a medium that is larger than it may be."""
+    return refused(param, sentence, "media_too_large", 413)
+
+
+def server_fault(message: str = "the server failed; try again", code: str = "server_error") -> Problem:
+    """The client is not at fault; of what went wrong inside, nothing is told."""
+    return Problem(message, 500, "server_error", code=code)
+
+
 def problem_of(error: OmniError) -> Problem:
     """What a client is told of an error of the runtime: its own faults in full, ours without what is inside."""
     match error:
@@ -45,4 +68,14 @@ def problem_of(error: OmniError) -> Problem:
         case CapacityError():
             return Problem(str(error), 503, "server_error", code="overloaded")
         case _:
-            return Problem("the model could not finish the answer; try again", 500, "server_error", code="server_error")
+            return server_fault("the model could not finish the answer; try again")
+
+
+def told(error: Exception) -> Problem:
+    """What a client is told of a fault once the status is sent; a fault of the server's own is logged too."""
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, OmniError):
+        return problem_of(error)
+    log.error("an answer broke", exc_info=error)
+    return server_fault()

@@ -6,7 +6,7 @@ import re
 import socket
 import sys
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -108,7 +108,7 @@ def server_of(hub: Hub, tls: Tls | None = None) -> Server:
 
 
 def check_settings(settings: Settings) -> None:
-    """OptionError where the settings would leave the door open, or could never match what they are compared with."""
+    """OptionError where the settings would leave the server open, or could never match what they are compared with."""
     if not settings.keys and not is_loopback(settings.host):
         raise OptionError(
             f"{settings.host} can be reached from other machines, and no key is set: give one, or bind 127.0.0.1 and "
@@ -161,6 +161,9 @@ def greeting(hub: Hub, port: int, tls: Tls | None) -> str:
         f"  OpenAI's API base URL http{s}://{place}/v1, {'with your key' if settings.keys else 'with any key'}",
         f"  realtime     ws{s}://{place}/v1/realtime?model={hub.name}",
     ]
+    can = asdict(hub.omni.capabilities)
+    if lacks := [verb.removesuffix("s") for verb, able in can.items() if not able]:  # "hears", "sees", "speaks"
+        lines.append(f"  the model reads and writes; it does not {', '.join(lacks)}")
     if not local and not tls:
         lines += [
             "Browsers give a microphone only to https pages, and to pages of their own machine. Give a certificate and key,",

@@ -49,7 +49,7 @@ class Limits:
 @dataclass(frozen=True)
 class Settings:
     """Attributes:
-    keys: any of them opens the door; without one it is open, and then only to this machine.
+    keys: any of them opens the server; without one it is open, and then only to this machine.
     hosts: names that the Host header may hold besides the address that is bound.
     origins: pages of other origins that may connect.
     media_domains: whose https URLs are fetched; none without a name.

@@ -5,27 +5,25 @@ from __future__ import annotations
 import ast
 import tomllib
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
-ROOMS = ("kernels", "encoders", "talker", "omni", "streaming", "demos")
+ROOMS = ("kernels", "encoders", "talker", "omni", "streaming", "cli", "demos")
 LINKED = ("kernels", "encoders", "talker", "streaming")
 
-# What each room may import: its own files and `omni.errors` (a leaf) always; "omni" stands for the core of the package.
+# What each room may import: its own files and `omni.errors` (a leaf) always; "omni" stands for the core of the package, and
+# "cli" for `omni/cli`, which stands above everything that a command runs.
 MAY: dict[str, set[str]] = {
     "kernels": set(),
     "encoders": {"kernels"},
     "talker": {"kernels"},
     "omni": {"kernels", "encoders", "talker"},
     "streaming": {"omni"},
+    "cli": {"kernels", "encoders", "talker", "omni", "streaming"},
     "demos": {"kernels", "encoders", "talker", "omni", "streaming"},
-}
-# Core files that import a room above them, and why.
-UPWARD = {
-    ("omni/cli/main.py", "streaming"): "`omni serve` starts the server",
-    ("omni/cli/bench.py", "streaming"): "`omni bench door` measures it",
 }
 # Files that import what their room never does, and why.
 BESIDE = {("omni/bench/baseline.py", "transformers"): "`omni bench` times ours against it where it is installed"}
@@ -36,6 +34,7 @@ NEVER = {
     "encoders": {"transformers", "torchvision", "torchaudio"},
     "talker": {"transformers", "torchaudio"},
     "omni": {"transformers", "torchvision", "torchaudio"},
+    "cli": {"transformers", "torchvision", "torchaudio"},
 }
 # Files that import inside functions, and why.
 LATE = {
@@ -46,9 +45,10 @@ LATE = {
 
 def files() -> Iterator[tuple[str, Path]]:
     for room in ROOMS:
-        for path in sorted((ROOT / room).rglob("*.py")):
-            inside = path.relative_to(ROOT / room).parts[0]
-            if not (room == "omni" and inside in LINKED):
+        folder = ROOT / "omni" / "cli" if room == "cli" else ROOT / room
+        for path in sorted(folder.rglob("*.py")):
+            inside = path.relative_to(folder).parts[0]
+            if not (room == "omni" and inside in (*LINKED, "cli")):
                 yield room, path
 
 
@@ -64,7 +64,9 @@ def imports(tree: ast.AST) -> Iterator[tuple[ast.Import | ast.ImportFrom, str]]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"line {node.lineno}: a relative import"
             for alias in node.names:
-                whole = node.module == "omni" and (alias.name in LINKED or (ROOT / "omni" / f"{alias.name}.py").exists())
+                whole = node.module == "omni" and any(
+                    (ROOT / "omni" / name).exists() for name in (alias.name, f"{alias.name}.py")
+                )
                 yield node, f"omni.{alias.name}" if whole else str(node.module)
 
 
@@ -75,7 +77,22 @@ def room_of(module: str) -> str | None:
         return "demos"
     if parts[0] != "omni" or module == "omni.errors":
         return None
-    return parts[1] if len(parts) > 1 and parts[1] in LINKED else "omni"
+    return parts[1] if len(parts) > 1 and parts[1] in (*LINKED, "cli") else "omni"
+
+
+def module_of(path: Path) -> str:
+    parts = list(path.relative_to(ROOT).with_suffix("").parts)
+    return ".".join([*(["omni"] if parts[0] in LINKED else []), *parts]).removesuffix(".__init__")
+
+
+def imported_files(tree: ast.AST, known: set[str]) -> set[str]:
+    """Of the known modules, those that a file imports: `from a import b` means `a.b` where that is one, or else `a`."""
+    found = {name for node, name in imports(tree) if isinstance(node, ast.Import)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            whole = (f"{node.module}.{alias.name}" for alias in node.names)
+            found |= {name if name in known else str(node.module) for name in whole}
+    return found & known
 
 
 @pytest.mark.parametrize(("room", "path"), FILES)
@@ -88,7 +105,7 @@ def test_arrows(room: str, path: Path) -> None:
             assert top not in NEVER.get(room, ()), f"{at}: {room} never imports {top}"
         assert top not in ("tests", "pytest"), f"{at}: tests stay outside"
         assert top not in LINKED, f"{at}: this room is called omni.{top}"
-        if target not in (None, room) and (name, target) not in UPWARD:
+        if target not in (None, room):
             assert target in MAY[room], f"{at}: {room} may not import {target} ({module})"
 
 
@@ -101,13 +118,27 @@ def test_imports_stand_at_the_top(room: str, path: Path) -> None:
         assert id(node) in top or name in LATE, f"{name}:{node.lineno}: import {module} at the top"
 
 
+@pytest.mark.parametrize("room", ROOMS)
+def test_no_files_import_each_other_in_a_circle(room: str) -> None:
+    """Nor under TYPE_CHECKING: what needs each other's types belongs together, or to a third."""
+    trees = {module_of(path): ast.parse(path.read_text()) for its_room, path in files() if its_room == room}
+    graph = {name: imported_files(tree, set(trees)) - {name} for name, tree in trees.items()}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as e:
+        pytest.fail("a circle: " + " is imported by ".join(e.args[1]))
+
+
+PUBLIC = ("omni", "omni.api", "omni.events", "omni.session", "omni.runtime")
+
+
 def test_streaming_knows_only_the_public_face() -> None:
-    """`omni`, its events and its errors; not the engine or a model."""
+    """`omni`, its sessions, events and errors; not the engine or a model."""
     for room, path in files():
         if room == "streaming":
             for node, module in imports(ast.parse(path.read_text())):
                 if room_of(module) == "omni":
-                    assert module in ("omni", "omni.api", "omni.events", "omni.session"), f"{path}:{node.lineno}: {module}"
+                    assert module in PUBLIC, f"{path}:{node.lineno}: {module}"
 
 
 @pytest.mark.parametrize("room", LINKED)

@@ -238,8 +238,8 @@ def bench_turns(
     _tell(waits.missed if check else [])
 
 
-@app.command("door")
-def bench_door(
+@app.command("server")
+def bench_server(
     model: Model = None,
     url: Annotated[
         str | None, typer.Option(help="Of a server that runs, ws://host:port, instead of one with --model.")

@@ -267,7 +267,7 @@ def chat(
         for path in image or ():
             client.show(_picture(path))
         for question in _spoken(headset) if headset else map(_recording, audio) if audio else _typed():
-            _tell_turn(client, question, file, headset)
+            _tell_answer(client, question, file, headset)
 
 
 @app.command("eval")
@@ -364,25 +364,25 @@ def _spoken(headset: Headset) -> Iterator[tuple[NDArray[float32], int]]:
             yield said, headset.rate
 
 
-def _tell_turn(
+def _tell_answer(
     client: Client, question: str | tuple[NDArray[float32], int], file: WaveFile, headset: Headset | None = None
 ) -> None:
     """Print an answer as it comes, write its sound, and play it."""
     shown = sounds = 0
     heard = ""
-    for turn in client.ask(question):
-        if turn.heard and not heard:
-            heard = turn.heard
+    for answer in client.ask(question):
+        if answer.heard and not heard:
+            heard = answer.heard
             notes.print(f"heard: {heard}", markup=False)
-        print(turn.text[shown:], end="", flush=True)
-        for samples in turn.sound[sounds:]:
+        print(answer.text[shown:], end="", flush=True)
+        for samples in answer.sound[sounds:]:
             file.write(samples)
             if headset:
                 headset.play(samples)
-        shown, sounds = len(turn.text), len(turn.sound)
+        shown, sounds = len(answer.text), len(answer.sound)
     print()
-    if turn.first_sound is not None:
-        notes.print(f"first sound after {turn.first_sound:.2f} s", style="dim")
+    if answer.first_sound is not None:
+        notes.print(f"first sound after {answer.first_sound:.2f} s", style="dim")
 
 
 def _follow(omni: Omni, events: Iterable[Event], out: Path | None, as_json: bool) -> None:

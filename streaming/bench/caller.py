@@ -139,9 +139,9 @@ class Caller:
         self._saying: deque[Said] = deque()
         self._silence = _append(bytes(2 * PIECE_LEN))
 
-    def say(self, voice: Samples) -> Said:
-        """Say float32 `[S]`, whole pieces, into the microphone from its next piece on, at the pace of a voice."""
-        pieces = voice.reshape(-1, PIECE_LEN).astype(np.float32)
+    def say(self, utterance: Samples) -> Said:
+        """Say float32 `[S]`, whole pieces, into the microphone from its next piece on, at the pace of speech."""
+        pieces = utterance.reshape(-1, PIECE_LEN).astype(np.float32)
         self._saying.append(Said(deque(PCM.encode(piece) for piece in pieces)))
         return self._saying[-1]
 

@@ -124,7 +124,7 @@ async def load(
 ) -> Figures:
     """Let so many listeners begin one conversation after the other; after so many seconds nobody asks any more.
 
-    conversations: with voices alone, as `voices_of` cuts them.
+    conversations: with utterances alone, as `utterances_of` cuts them.
     """
     began, listeners = time.perf_counter(), [Listener() for _ in range(sessions)]
     async with asyncio.TaskGroup() as group:
@@ -145,10 +145,10 @@ async def _listen(place: Place, conversations: Sequence[Conversation], listener:
             async with calling(place) as caller:
                 try:
                     await caller.show(conversation.picture)
-                    for voice in conversation.questions:
+                    for utterance in conversation.questions:
                         if not await waited():
                             break
-                        listener.answers.append(answer := await ask(caller, voice))
+                        listener.answers.append(answer := await ask(caller, utterance))
                         await asyncio.sleep(max(0.0, answer.played_out - time.perf_counter()))
                 finally:
                     listener.disordered += caller.order.faults
@@ -159,9 +159,9 @@ async def _listen(place: Place, conversations: Sequence[Conversation], listener:
             listener.failed.append(str(e))
 
 
-async def ask(caller: Caller, voice: Samples) -> Answer:
+async def ask(caller: Caller, utterance: Samples) -> Answer:
     """Ask aloud, and hear the answer. CallError where there is none, or not all of it."""
-    said, breaks = caller.say(voice), 0
+    said, breaks = caller.say(utterance), 0
     answer: Answer | None = None
     while True:
         told = await caller.next()

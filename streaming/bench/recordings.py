@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from omni.streaming.audio.turn_detection import BARGE_IN_HOPS, HOP_MS, ServerVad, TurnTaker
+from omni.streaming.audio.turn_detection import BARGE_IN_HOPS, HOP_MS, ServerVad, TurnDetector
 from omni.streaming.audio.wire import FORMATS, Samples
 
 RATE = FORMATS["audio/pcm"].rate
@@ -42,7 +42,7 @@ class Conversation:
     questions: tuple[Samples, ...]
 
 
-def voice_of(recording: Samples) -> Samples | None:
+def utterance_of(recording: Samples) -> Samples | None:
     """From the first voiced piece to the last, whole pieces; None where noise hides them."""
     whole = recording[: len(recording) // PIECE_LEN * PIECE_LEN].reshape(-1, PIECE_LEN)
     power = np.mean(whole.astype(np.float64) ** 2, axis=1)
@@ -55,21 +55,21 @@ def voice_of(recording: Samples) -> Samples | None:
     return whole[voiced[0] : voiced[-1] + 1].reshape(-1)
 
 
-def voices_of(conversations: Sequence[Conversation]) -> list[Conversation]:
+def utterances_of(conversations: Sequence[Conversation]) -> list[Conversation]:
     """The same conversations, of the questions those whose voice can be told, cut to it; none without questions."""
     cut = [
-        Conversation(each.picture, tuple(voice for q in each.questions if (voice := voice_of(q)) is not None))
+        Conversation(each.picture, tuple(utterance for q in each.questions if (utterance := utterance_of(q)) is not None))
         for each in conversations
     ]
     return [each for each in cut if each.questions]
 
 
-def is_steady(voice: Samples) -> bool:
+def is_steady(utterance: Samples) -> bool:
     """Whether the server's detector notices it within BARGE_IN_MS, wherever in a hop it begins: many voices pause sooner."""
-    return all(_noticed(voice, phase_ms) for phase_ms in range(0, HOP_MS, PHASE_MS))
+    return all(_noticed(utterance, phase_ms) for phase_ms in range(0, HOP_MS, PHASE_MS))
 
 
-def _noticed(voice: Samples, phase_ms: int) -> bool:
-    taker = TurnTaker(ServerVad(), RATE)
-    taker.push(np.zeros(RATE * (10 * HOP_MS + phase_ms) // 1000, np.float32), True)
-    return bool(taker.push(voice[: RATE * BARGE_IN_MS // 1000], True))
+def _noticed(utterance: Samples, phase_ms: int) -> bool:
+    detector = TurnDetector(ServerVad(), RATE)
+    detector.push(np.zeros(RATE * (10 * HOP_MS + phase_ms) // 1000, np.float32), True)
+    return bool(detector.push(utterance[: RATE * BARGE_IN_MS // 1000], True))

@@ -22,7 +22,7 @@ from omni.streaming.bench import barge_in as bench_barge_in
 from omni.streaming.bench import load as bench_load
 from omni.streaming.bench import overhead as bench_overhead
 from omni.streaming.bench.caller import Place
-from omni.streaming.bench.recordings import BARGE_IN_MS, DETECTOR_LAG_MS, Conversation, is_steady, voices_of
+from omni.streaming.bench.recordings import BARGE_IN_MS, DETECTOR_LAG_MS, Conversation, is_steady, utterances_of
 from omni.streaming.bench.script import LONG
 from omni.streaming.bench.servers import scripted, serving
 from omni.streaming.bench.spread import Spread
@@ -95,8 +95,8 @@ async def measure(task: Task, place: Place | None, options: Sequence[str] = (), 
         if notes:
             notes.print(text, style="dim", highlight=False)
 
-    conversations = voices_of(task.conversations)
-    steady = [voice for each in conversations for voice in each.questions if is_steady(voice)]
+    conversations = utterances_of(task.conversations)
+    steady = [utterance for each in conversations for utterance in each.questions if is_steady(utterance)]
     if not steady:
         raise EvaluationError("no recording has a voice without pauses and with silence around it; give others")
     overheads = []

@@ -22,7 +22,7 @@ import numpy as np
 import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from omni.events import AudioChunk, Done, Event, TextDelta, Timings, Usage
+from omni.events import AudioChunk, Capabilities, Done, Event, TextDelta, Timings, Usage
 from omni.session import Forgotten
 from omni.streaming.serve import bind, server_of
 from omni.streaming.server.hub import Hub
@@ -91,6 +91,7 @@ class Scripted:
     """Stands in for `Omni`. What it makes comes from a thread, as from the engine's; made: all of it."""
 
     budget: Budget | None = None
+    capabilities = Capabilities(hears=True, sees=True, speaks=True)
     default_voice = NAME
 
     def __init__(self, script: Script) -> None:
@@ -125,12 +126,11 @@ class ScriptedSession:
 
     def __init__(self, model: Scripted) -> None:
         self.tools: Sequence[Any] = ()
-        self.messages: list[Any] = []
         self.forgotten = Forgotten()
         self._model = model
 
     def begin(self, messages: Iterable[Any]) -> None:
-        self.messages = [*messages]
+        """The script does not depend on it."""
 
     def append_audio(self, samples: Any, rate: int) -> None:
         """The script does not depend on it."""

@@ -28,7 +28,7 @@ URL = "ws://127.0.0.1:8000"
 
 
 @dataclass
-class Turn:
+class Answer:
     """One answer, as it comes.
 
     Attributes:
@@ -83,7 +83,7 @@ class Client:
             )
         except (OSError, InvalidHandshake, InvalidURI) as e:
             raise InputError(f"no conversation with {url}: {e}; start a server with `omni serve`, or give --key") from e
-        audio: dict[str, Any] = {"input": {"turn_detection": None, "transcription": {"model": "omni"}}}
+        audio: dict[str, Any] = {"input": {"turn_detection": None}}
         if voice:
             audio["output"] = {"voice": voice}
         session = {
@@ -92,6 +92,7 @@ class Client:
             "instructions": instructions,
             "audio": audio,
         }
+        self._heard = False
         self._send("session.update", session=session)
         for event in self._events():
             if event["type"] == "session.updated":
@@ -113,34 +114,34 @@ class Client:
         url = f"data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}"
         self._add({"type": "input_image", "image_url": url})
 
-    def ask(self, question: str | tuple[NDArray[np.float32], int]) -> Iterator[Turn]:
+    def ask(self, question: str | tuple[NDArray[np.float32], int]) -> Iterator[Answer]:
         """Ask in writing, or aloud with a mono wave and its rate; the answer so far, each time that there is more of it."""
         if isinstance(question, str):
             self._add({"type": "input_text", "text": question})
         else:
             self._speak(*question)
-        asked, turn = time.perf_counter(), Turn()
+        asked, answer = time.perf_counter(), Answer()
         self._send("response.create")
         spoken, done = not isinstance(question, str), False
         for event in self._events():
             match event["type"]:
                 case "conversation.item.input_audio_transcription.completed":
-                    turn.heard, spoken = event["transcript"], False
+                    answer.heard, spoken = event["transcript"], False
                 case "conversation.item.input_audio_transcription.failed":
                     spoken = False
                 case "response.output_text.delta" | "response.output_audio_transcript.delta":
-                    turn.text += event["delta"]
+                    answer.text += event["delta"]
                 case "response.output_audio.delta":
-                    if turn.first_sound is None:
-                        turn.first_sound = time.perf_counter() - asked
-                    turn.sound.append(PCM.decode(base64.b64decode(event["delta"])))
+                    if answer.first_sound is None:
+                        answer.first_sound = time.perf_counter() - asked
+                    answer.sound.append(PCM.decode(base64.b64decode(event["delta"])))
                 case "response.done":
-                    turn.status, done = event["response"]["status"], True
-                    if turn.status == "failed":
+                    answer.status, done = event["response"]["status"], True
+                    if answer.status == "failed":
                         raise EngineError(event["response"]["status_details"]["error"]["message"])
                 case _:
                     continue
-            yield turn
+            yield answer
             if done and not spoken:
                 return
 
@@ -148,6 +149,10 @@ class Client:
         self._send("conversation.item.create", item={"type": "message", "role": "user", "content": [part]})
 
     def _speak(self, wave: NDArray[np.float32], rate: int) -> None:
+        if not self._heard:  # a model that does not hear is asked nothing of the kind
+            audio = {"input": {"transcription": {"model": "omni"}}}
+            self._send("session.update", session={"type": "realtime", "audio": audio})
+            self._heard = True
         resampler = Resampler(rate, PCM.rate)
         size = round(PIECE * rate)
         pieces = [resampler.push(wave[at : at + size]) for at in range(0, len(wave), size)]

@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import orjson
@@ -18,17 +18,15 @@ from numpy.typing import NDArray
 
 from omni import AudioChunk, Done, Event, TextDelta, __version__
 from omni.streaming.audio.wire import FileEncoder, encode_file
+from omni.streaming.endpoints.chat_messages import Spoken, to_omni
 from omni.streaming.endpoints.chat_request import SEEDS, AudioOut, ChatRequest, check, options_of, tools_of
-from omni.streaming.endpoints.content import Spoken, to_omni
-from omni.streaming.endpoints.http import Events, Route, begun, watched, while_there
+from omni.streaming.endpoints.http import Events, Route, begun, while_there
 from omni.streaming.endpoints.logprobs import told_logprob
-from omni.streaming.endpoints.models import check_model
 from omni.streaming.endpoints.voices import check_voice
-from omni.streaming.problems import Problem
+from omni.streaming.problems import Problem, server_fault
+from omni.streaming.server.hub import Hub
 from omni.streaming.tools import Call, CallError, CallParser
-
-if TYPE_CHECKING:
-    from omni.streaming.server.hub import Hub
+from omni.streaming.usage import chat_usage
 
 router = APIRouter(route_class=Route)
 
@@ -36,7 +34,7 @@ FINGERPRINT = f"omni-{__version__}"
 
 
 @dataclass
-class Answer:
+class Choice:
     """One choice: events go in, deltas come out, and what they make up is kept.
 
     Attributes:
@@ -130,7 +128,7 @@ class Answer:
 
 
 def _bad_call(error: CallError) -> Problem:
-    return Problem(f"{error}; try again", 500, "server_error", code="invalid_tool_call")
+    return server_fault(f"{error}; try again", "invalid_tool_call")
 
 
 def _sound(data: bytes) -> list[dict[str, Any]]:
@@ -141,23 +139,8 @@ def _base64(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
-def usage_of(answers: Sequence[Answer]) -> dict[str, Any]:
-    """What all choices of one request took; the prompt counts once."""
-    each = [answer.done.usage for answer in answers if answer.done]
-    read = each[0]
-    text, sound = sum(usage.text_tokens for usage in each), sum(usage.codec_tokens for usage in each)
-    pictures = read.image_tokens + read.video_tokens
-    return {
-        "prompt_tokens": read.prompt_tokens,
-        "completion_tokens": text + sound,
-        "total_tokens": read.prompt_tokens + text + sound,
-        "prompt_tokens_details": {
-            "audio_tokens": read.audio_tokens,
-            "image_tokens": pictures,
-            "text_tokens": read.prompt_tokens - read.audio_tokens - pictures,
-        },
-        "completion_tokens_details": {"audio_tokens": sound, "text_tokens": text, "reasoning_tokens": 0},
-    }
+def _usage(choices: Sequence[Choice]) -> dict[str, Any]:
+    return chat_usage([choice.done.usage for choice in choices if choice.done])
 
 
 async def together(streams: Sequence[AsyncGenerator[Event]]) -> AsyncGenerator[tuple[int, Event]]:
@@ -191,7 +174,7 @@ async def together(streams: Sequence[AsyncGenerator[Event]]) -> AsyncGenerator[t
 async def complete(asked: ChatRequest, request: Request) -> Response:
     """Answer a chat, in text or aloud, at once or as server-sent events."""
     hub: Hub = request.app.state.hub
-    check_model(hub, asked.model)
+    hub.check_model(asked.model)
     check(asked, hub.settings.limits)
     if asked.audio:
         check_voice(hub.omni, asked.audio.voice, "audio.voice")
@@ -204,11 +187,12 @@ async def complete(asked: ChatRequest, request: Request) -> Response:
     }
     spoken = spoken_of(request)
     messages = await while_there(request, to_omni(hub, asked.messages, spoken))
-    answers = await asyncio.to_thread(_answers, asked, spoken, hub.omni.sample_rate)
-    events = together(_streams(hub, asked, messages, len(answers)))
+    rate = hub.omni.sample_rate if asked.audio else 0
+    choices = await asyncio.to_thread(_choices, asked, spoken, rate)
+    events = together(_streams(hub, asked, messages, len(choices)))
     if asked.stream:
-        return Events(await begun(request, _chunks(asked, head, answers, events)), last=b"[DONE]")
-    body = await while_there(request, _whole(asked, hub.omni.sample_rate, head, answers, events))
+        return Events(await begun(request, _chunks(asked, head, choices, events)), last=b"[DONE]")
+    body = await while_there(request, _whole(asked, rate, head, choices, events))
     return Response(orjson.dumps(body), media_type="application/json")
 
 
@@ -221,11 +205,11 @@ def spoken_of(request: Request) -> Spoken:
     return spoken
 
 
-def _answers(asked: ChatRequest, spoken: Spoken, rate: int) -> list[Answer]:
+def _choices(asked: ChatRequest, spoken: Spoken, rate: int) -> list[Choice]:
     """One for each choice; opening an encoder takes a while."""
     names = [tool["function"]["name"] for tool in tools_of(asked)]
     return [
-        Answer(
+        Choice(
             i,
             spoken,
             spoken.new_id() if asked.audio else None,
@@ -242,7 +226,7 @@ def _streams(hub: Hub, asked: ChatRequest, messages: list[dict[str, Any]], num: 
     seed = secrets.randbelow(SEEDS) if asked.seed is None else asked.seed
     voice, tools = asked.audio.voice if asked.audio else None, tools_of(asked)
     return [
-        watched(hub, "chat", hub.omni.astream(messages, voice=voice, tools=tools, seed=(seed + i) % SEEDS, **options))
+        hub.metrics.watched("chat", hub.omni.astream(messages, voice=voice, tools=tools, seed=(seed + i) % SEEDS, **options))
         for i in range(num)
     ]
 
@@ -251,42 +235,42 @@ async def _whole(
     asked: ChatRequest,
     rate: int,
     head: dict[str, Any],
-    answers: Sequence[Answer],
+    choices: Sequence[Choice],
     events: AsyncGenerator[tuple[int, Event]],
 ) -> dict[str, Any]:
     async with aclosing(events):
         async for i, event in events:
-            await answers[i].take(event)
-    choices = []
-    for answer in answers:
-        message, logprobs = await answer.message(asked.audio, rate), answer.new_logprobs()
-        choice = {"index": answer.index, "message": message, "logprobs": logprobs, "finish_reason": answer.finish_reason}
-        choices.append(choice)
-    return {**head, "object": "chat.completion", "choices": choices, "usage": usage_of(answers)}
+            await choices[i].take(event)
+    told = []
+    for choice in choices:
+        message, logprobs = await choice.message(asked.audio, rate), choice.new_logprobs()
+        about = {"index": choice.index, "message": message, "logprobs": logprobs, "finish_reason": choice.finish_reason}
+        told.append(about)
+    return {**head, "object": "chat.completion", "choices": told, "usage": _usage(choices)}
 
 
 async def _chunks(
-    asked: ChatRequest, head: dict[str, Any], answers: Sequence[Answer], events: AsyncGenerator[tuple[int, Event]]
+    asked: ChatRequest, head: dict[str, Any], choices: Sequence[Choice], events: AsyncGenerator[tuple[int, Event]]
 ) -> AsyncGenerator[dict[str, Any]]:
     counted = bool(asked.stream_options and asked.stream_options.include_usage)
     head = {**head, "object": "chat.completion.chunk", **({"usage": None} if counted else {})}
 
-    def chunk(answer: Answer, delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
-        choice = {"index": answer.index, "delta": delta, "logprobs": answer.new_logprobs(), "finish_reason": finish_reason}
-        return {**head, "choices": [choice]}
+    def chunk(choice: Choice, delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
+        about = {"index": choice.index, "delta": delta, "logprobs": choice.new_logprobs(), "finish_reason": finish_reason}
+        return {**head, "choices": [about]}
 
-    fresh = {answer.index for answer in answers}
+    fresh = {choice.index for choice in choices}
     async with aclosing(events):
         async for i, event in events:
-            answer = answers[i]
+            choice = choices[i]
             if i in fresh:
                 fresh.remove(i)
-                yield chunk(answer, {"role": "assistant", "content": None if answer.spoken_id else "", "refusal": None})
-                if answer.spoken_id:
-                    yield chunk(answer, {"audio": {"id": answer.spoken_id}})
-            for delta in await answer.take(event):
-                yield chunk(answer, delta)
-            if answer.done:
-                yield chunk(answer, {}, answer.finish_reason)
+                yield chunk(choice, {"role": "assistant", "content": None if choice.spoken_id else "", "refusal": None})
+                if choice.spoken_id:
+                    yield chunk(choice, {"audio": {"id": choice.spoken_id}})
+            for delta in await choice.take(event):
+                yield chunk(choice, delta)
+            if choice.done:
+                yield chunk(choice, {}, choice.finish_reason)
     if counted:
-        yield {**head, "choices": [], "usage": usage_of(answers)}
+        yield {**head, "choices": [], "usage": _usage(choices)}

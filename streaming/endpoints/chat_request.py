@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Field
 
-from omni.streaming.endpoints.content import Message
-from omni.streaming.endpoints.http import Strict
+from omni.streaming.endpoints.chat_messages import Message
 from omni.streaming.endpoints.voices import VoiceName
-from omni.streaming.problems import Problem
+from omni.streaming.fields import FunctionName, Strict
+from omni.streaming.problems import Problem, refused
 from omni.streaming.settings import Limits
 
 MOST_STOP_CHARS = 256
@@ -45,7 +45,7 @@ class StreamOptions(Strict):
 class Function(Strict):
     """`strict` is accepted; the arguments are the model's own and are not checked against `parameters`."""
 
-    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+    name: FunctionName
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = Field(default=None, exclude=True)
@@ -119,14 +119,14 @@ def check(asked: ChatRequest, limits: Limits) -> None:
     _check_range("max_tokens", asked.max_tokens, limits.tokens)
     _check_range("max_completion_tokens", asked.max_completion_tokens, limits.tokens)
     if asked.max_tokens and asked.max_completion_tokens not in (None, asked.max_tokens):
-        raise _refused("max_tokens", "differs from max_completion_tokens; give one of them")
+        raise refused("max_tokens", "differs from max_completion_tokens; give one of them")
     stop = asked.stop or []
     if len(stop) > limits.stops or not all(1 <= len(s) <= MOST_STOP_CHARS for s in stop):
-        raise _refused("stop", f"give at most {limits.stops} strings of 1 to {MOST_STOP_CHARS} characters")
+        raise refused("stop", f"give at most {limits.stops} strings of 1 to {MOST_STOP_CHARS} characters")
     if asked.top_logprobs is not None and not asked.logprobs:
-        raise _refused("top_logprobs", "needs logprobs: true")
+        raise refused("top_logprobs", "needs logprobs: true")
     if asked.stream_options and not asked.stream:
-        raise _refused("stream_options", "needs stream: true")
+        raise refused("stream_options", "needs stream: true")
     _check_audio(asked)
     _check_tools(asked, limits)
 
@@ -134,36 +134,32 @@ def check(asked: ChatRequest, limits: Limits) -> None:
 def _check_audio(asked: ChatRequest) -> None:
     modalities = asked.modalities if asked.modalities is not None else ["text"]
     if "text" not in modalities or len(set(modalities)) != len(modalities):
-        raise _refused("modalities", 'give ["text"] or ["text", "audio"]')
+        raise refused("modalities", 'give ["text"] or ["text", "audio"]')
     if "audio" in modalities and not asked.audio:
         raise Problem("audio is missing: name a voice and a format", param="audio", code="missing_required_parameter")
     if asked.audio and "audio" not in modalities:
-        raise _refused("audio", 'needs modalities: ["text", "audio"]')
+        raise refused("audio", 'needs modalities: ["text", "audio"]')
 
 
 def _check_tools(asked: ChatRequest, limits: Limits) -> None:
     tools = asked.tools or []
     if len(tools) > limits.tools:
-        raise _refused("tools", f"there are {len(tools)}; {limits.tools} are allowed")
+        raise refused("tools", f"there are {len(tools)}; {limits.tools} are allowed")
     if len(json.dumps([tool.model_dump() for tool in tools], ensure_ascii=False).encode()) > limits.tools_bytes:
-        raise _refused("tools", f"they are longer than {limits.tools_bytes} bytes; shorten them")
+        raise refused("tools", f"they are longer than {limits.tools_bytes} bytes; shorten them")
     if len({tool.function.name for tool in tools}) != len(tools):
-        raise _refused("tools", "two of them have the same name")
+        raise refused("tools", "two of them have the same name")
     if asked.tool_choice not in (None, "none", "auto"):
-        raise _refused("tool_choice", 'this model cannot be made to call a tool; give "auto" or "none"')
+        raise refused("tool_choice", 'this model cannot be made to call a tool; give "auto" or "none"')
     if asked.tool_choice == "auto" and not tools:
-        raise _refused("tool_choice", "needs tools")
+        raise refused("tool_choice", "needs tools")
     if tools and asked.audio and asked.tool_choice != "none":
-        raise _refused("tools", "a spoken answer cannot call tools: it would speak the call; ask for text alone")
+        raise refused("tools", "a spoken answer cannot call tools: it would speak the call; ask for text alone")
 
 
 def _check_range(name: str, value: int | None, most: int) -> None:
     if value is not None and not 1 <= value <= most:
-        raise _refused(name, f"give a whole number from 1 to {most}")
-
-
-def _refused(param: str, sentence: str) -> Problem:
-    return Problem(f"{param}: {sentence}", param=param, code="invalid_value")
+        raise refused(name, f"give a whole number from 1 to {most}")
 
 
 def options_of(asked: ChatRequest, limits: Limits) -> dict[str, Any]:

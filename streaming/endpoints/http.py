@@ -1,72 +1,26 @@
-"""What the HTTP doors share: strict bodies, one shape of error, bodies sent as they are made, clients that leave."""
+"""What the HTTP endpoints share: bodies read strictly, bodies sent as they are made, clients that leave."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import logging
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import orjson
 import pydantic_core
 from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, ConfigDict
 from starlette.types import Receive, Scope, Send
 
-from omni.errors import OmniError
-from omni.events import Event
-from omni.streaming.problems import Problem, problem_of
-
-if TYPE_CHECKING:
-    from omni.streaming.server.hub import Hub
+from omni.streaming.problems import Problem, told
 
 T = TypeVar("T")
-log = logging.getLogger(__name__)
 
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 """Of a body that is sent as it is made: no proxy may keep it or hold it back."""
-TAGGED = ("messages", "content")
-"""Lists of which an item's kind stands in pydantic's path behind its index, though it is no key of the request."""
-UNSUPPORTED = ("extra_forbidden", "none_required")
-
-
-class Strict(BaseModel):
-    """A part of a request: no other fields, no values that must be guessed (`"5"` is no number)."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-def problem_of_fields(errors: Sequence[Any], *, tagged: bool = False) -> Problem:
-    """What a client is told of the first of pydantic's errors; never the value, which may be large or private.
-
-    tagged: what is read is one of several kinds, whose name comes first in pydantic's path.
-    """
-    error = errors[0]
-    loc = [item for item in error["loc"] if item != "body"][tagged:]
-    path, kind, about = "", error["type"], error.get("ctx", {})
-    for i, item in enumerate(loc):
-        if i >= 2 and isinstance(loc[i - 1], int) and loc[i - 2] in TAGGED:
-            continue
-        path += f"[{item}]" if isinstance(item, int) else f".{item}" if path else str(item)
-    if kind == "json_invalid":
-        return Problem(f"the body is not JSON: {about['error']}", code="invalid_json")
-    if kind.startswith("union_tag_"):
-        path = f"{path}.{about['discriminator']}".replace("'", "").removeprefix(".")
-    if not path:
-        return Problem("this is no JSON object; send one, over HTTP as application/json", code="invalid_json")
-    param = path[:200]
-    if kind in ("missing", "union_tag_not_found"):
-        return Problem(f"{param} is missing", param=param, code="missing_required_parameter")
-    if kind in UNSUPPORTED:
-        return Problem(f"{param} is not known here; leave it out", param=param, code="unsupported_parameter")
-    if kind == "union_tag_invalid":
-        return Problem(f"{param} is unknown; known are {about['expected_tags']}", param=param, code="invalid_value")
-    said = str(about["error"]) if kind == "value_error" else f"{error['msg'][:1].lower()}{error['msg'][1:]}"
-    return Problem(f"{param}: {said}", param=param, code="invalid_type" if kind.endswith("_type") else "invalid_value")
 
 
 class _StrictRequest(Request):
@@ -159,22 +113,3 @@ async def _lines(events: AsyncGenerator[Mapping[str, Any]], last: bytes) -> Asyn
 
 def _line(event: Mapping[str, Any]) -> bytes:
     return b"data: " + orjson.dumps(event) + b"\n\n"
-
-
-def told(error: Exception) -> Problem:
-    """What a client is told of a fault once the status is sent; a fault of the server's own is logged too."""
-    if isinstance(error, Problem):
-        return error
-    if isinstance(error, OmniError):
-        return problem_of(error)
-    log.error("an answer broke", exc_info=error)
-    return Problem("the server failed; try again", 500, "server_error", code="server_error")
-
-
-async def watched(hub: Hub, door: str, events: AsyncGenerator[Event]) -> AsyncGenerator[Event]:
-    """The same events, counted by the server's metrics."""
-    with hub.metrics.answer(door) as seen:
-        async with aclosing(events):
-            async for event in events:
-                seen(event)
-                yield event

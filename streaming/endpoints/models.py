@@ -1,42 +1,32 @@
-"""The one model that a server has, as OpenAI lists models."""
+"""GET /v1/models: the one that a server has."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
+from omni.events import Capabilities
 from omni.streaming.endpoints.http import Route
-from omni.streaming.problems import Problem
-
-if TYPE_CHECKING:
-    from omni.streaming.server.hub import Hub
+from omni.streaming.server.hub import Hub
 
 router = APIRouter(route_class=Route)
 
 
 class Model(BaseModel):
+    """Attributes:
+    capabilities: whether it hears, sees and speaks; beside OpenAI's fields.
+    """
+
     id: str
     object: str = "model"
     created: int
     owned_by: str = "omni"
+    capabilities: Capabilities
 
 
 class Models(BaseModel):
     object: str = "list"
     data: list[Model]
-
-
-def check_model(hub: Hub, name: str) -> None:
-    """Problem where a request names another model."""
-    if name != hub.name:
-        raise Problem(
-            f"there is no model {name[:100]!r} here; this server has {hub.name!r}",
-            404,
-            param="model",
-            code="model_not_found",
-        )
 
 
 @router.get("/v1/models")
@@ -48,9 +38,10 @@ async def list_models(request: Request) -> Models:
 @router.get("/v1/models/{model:path}")
 async def get_model(model: str, request: Request) -> Model:
     """One of them; 404 where there is none of this name."""
-    check_model(request.app.state.hub, model)
-    return _model(request.app.state.hub)
+    hub: Hub = request.app.state.hub
+    hub.check_model(model)
+    return _model(hub)
 
 
 def _model(hub: Hub) -> Model:
-    return Model(id=hub.name, created=hub.created)
+    return Model(id=hub.name, created=hub.created, capabilities=hub.omni.capabilities)

@@ -1,4 +1,4 @@
-"""POST /v1/audio/speech, GET /v1/audio/voices, and a socket that speaks a text while it is still being written."""
+"""POST /v1/audio/speech, and a socket that speaks a text while it is still being written."""
 
 from __future__ import annotations
 
@@ -6,23 +6,22 @@ import asyncio
 import base64
 from collections.abc import AsyncGenerator, AsyncIterable
 from contextlib import aclosing, suppress
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import numpy as np
 from fastapi import APIRouter, Request, Response, WebSocket, WebSocketDisconnect
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from omni import AudioChunk, Done
 from omni.streaming.audio.tempo import Tempo
 from omni.streaming.audio.wire import FILE_FORMATS, FileEncoder
-from omni.streaming.endpoints.http import Events, Made, Route, Strict, begun, problem_of_fields, told, watched
-from omni.streaming.endpoints.models import check_model
+from omni.streaming.endpoints.http import Events, Made, Route, begun
 from omni.streaming.endpoints.voices import VoiceName, check_voice
-from omni.streaming.problems import Problem
-
-if TYPE_CHECKING:
-    from omni.streaming.server.hub import Hub
+from omni.streaming.fields import Strict, problem_of_fields
+from omni.streaming.problems import Problem, refused, server_fault, told
+from omni.streaming.server.hub import Hub
+from omni.streaming.usage import speech_usage
 
 router = APIRouter(route_class=Route)
 
@@ -52,22 +51,6 @@ class SpeechRequest(Manner):
     stream_format: Literal["audio", "sse"] | None = None
 
 
-class Voices(BaseModel):
-    """Attributes:
-    default: who speaks where nobody is named.
-    """
-
-    voices: list[str]
-    default: str | None
-
-
-@router.get("/v1/audio/voices")
-async def list_voices(request: Request) -> Voices:
-    """Whom one can listen to."""
-    omni = request.app.state.hub.omni
-    return Voices(voices=list(omni.voices), default=omni.default_voice if omni.voices else None)
-
-
 @router.post(
     "/v1/audio/speech",
     response_class=Response,
@@ -88,7 +71,7 @@ async def speak(asked: SpeechRequest, request: Request) -> Response:
 
 def check_manner(hub: Hub, asked: Manner) -> None:
     """Problem where model or voice are not ours, or the instructions are too long."""
-    check_model(hub, asked.model)
+    hub.check_model(asked.model)
     check_voice(hub.omni, asked.voice, "voice")
     _check_length(hub, len(asked.instructions or ""), "instructions")
 
@@ -96,30 +79,26 @@ def check_manner(hub: Hub, asked: Manner) -> None:
 def _check_length(hub: Hub, num_chars: int, param: str) -> None:
     most = hub.settings.limits.speech_chars
     if num_chars > most:
-        raise Problem(
-            f"{param}: {num_chars} characters and {most} are allowed; send less at once",
-            param=param,
-            code="string_above_max_length",
-        )
+        sentence = f"{num_chars} characters and {most} are allowed; send less at once"
+        raise refused(param, sentence, "string_above_max_length")
 
 
 def _nothing(param: str) -> Problem:
-    return Problem(f"{param}: there is nothing to say; give at least one word", param=param, code="invalid_value")
+    return refused(param, "there is nothing to say; give at least one word")
 
 
 class _File:
     """Sound to the bytes of a file at its speed."""
 
     def __init__(self, name: str, speed: float, rate: int) -> None:
-        self._tempo = Tempo(speed, rate) if speed != 1 else None
+        self._tempo = Tempo(speed, rate)
         self._encoder = FileEncoder(name, rate)
 
     def push(self, samples: NDArray[np.float32]) -> bytes:
-        return self._encoder.push(self._tempo.push(samples) if self._tempo else samples)
+        return self._encoder.push(self._tempo.push(samples))
 
     def finish(self) -> bytes:
-        last = self._encoder.push(self._tempo.finish()) if self._tempo else b""
-        return last + self._encoder.finish()
+        return self._encoder.push(self._tempo.finish()) + self._encoder.finish()
 
 
 async def speech_of(
@@ -132,7 +111,7 @@ async def speech_of(
     longest = PAUSES + SLOWEST_CHAR * num_chars
     context = manner.instructions or ()
     events = hub.omni.asay(text, voice=manner.voice, context=context, max_audio_seconds=longest)
-    async with aclosing(watched(hub, "speech", events)) as seen:
+    async with aclosing(hub.metrics.watched("speech", events)) as seen:
         async for event in seen:
             if isinstance(event, AudioChunk):
                 if data := await asyncio.to_thread(file.push, event.samples):
@@ -148,7 +127,7 @@ async def speech_of(
 def _cut(done: Done) -> Problem:
     if "context" in done.limits:
         return Problem("the text is longer than can be said at once; say it in parts", code="context_length_exceeded")
-    return Problem("the voice ran astray; try again", 500, "server_error", code="server_error")
+    return server_fault("the voice ran astray; try again")
 
 
 async def _bytes(speech: AsyncGenerator[bytes | Done]) -> AsyncGenerator[bytes]:
@@ -164,13 +143,7 @@ async def _events(speech: AsyncGenerator[bytes | Done]) -> AsyncGenerator[dict[s
             if isinstance(piece, bytes):
                 yield {"type": "speech.audio.delta", "audio": base64.b64encode(piece).decode()}
             else:
-                yield {"type": "speech.audio.done", "usage": usage_of(piece)}
-
-
-def usage_of(done: Done) -> dict[str, int]:
-    """Tokens read, which are the text and what comes before it, and codec ids spoken."""
-    read, spoken = done.usage.prompt_tokens + done.usage.text_tokens, done.usage.codec_tokens
-    return {"input_tokens": read, "output_tokens": spoken, "total_tokens": read + spoken}
+                yield {"type": "speech.audio.done", "usage": speech_usage(piece.usage)}
 
 
 class Start(Manner):
@@ -226,7 +199,7 @@ async def _speak_once(hub: Hub, socket: WebSocket) -> None:
             if isinstance(piece, bytes):
                 await socket.send_bytes(piece)
             else:
-                await socket.send_json({"type": "done", "usage": usage_of(piece)})
+                await socket.send_json({"type": "done", "usage": speech_usage(piece.usage)})
 
 
 async def _pieces(hub: Hub, socket: WebSocket) -> AsyncGenerator[str]:

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from html import escape
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import av
 import orjson
@@ -22,14 +22,13 @@ from starlette.types import Message
 
 from omni import Done, Event, TextDelta
 from omni.events import TokenLogprob
-from omni.streaming.endpoints.http import Events, Route, begun, problem_of_fields, watched, while_there
+from omni.streaming.endpoints.http import Events, Route, begun, while_there
 from omni.streaming.endpoints.logprobs import told_logprob
-from omni.streaming.endpoints.models import check_model
-from omni.streaming.problems import Problem
+from omni.streaming.fields import check_hears, problem_of_fields
+from omni.streaming.problems import Problem, refused, too_large
+from omni.streaming.server.hub import Hub
 from omni.streaming.server.media import verify
-
-if TYPE_CHECKING:
-    from omni.streaming.server.hub import Hub
+from omni.streaming.usage import transcription_usage
 
 router = APIRouter(route_class=Route)
 
@@ -79,7 +78,8 @@ async def transcribe(request: Request) -> Response:
     """Write down what is said in a sound file."""
     hub: Hub = request.app.state.hub
     asked, data = await read_form(request, hub.settings.limits.media_bytes)
-    check_model(hub, asked.model)
+    hub.check_model(asked.model)
+    check_hears(hub.omni.capabilities, "file")
     _check(asked)
     await while_there(request, verify(hub, data, "audio", "file"))
     heard = _heard(hub, asked, data)
@@ -90,15 +90,11 @@ async def transcribe(request: Request) -> Response:
 
 def _check(asked: TranscriptionRequest) -> None:
     if asked.timestamp_granularities and asked.response_format != "verbose_json":
-        raise _refused("timestamp_granularities", "needs response_format: verbose_json")
+        raise refused("timestamp_granularities", "needs response_format: verbose_json")
     if asked.include and asked.response_format != "json":
-        raise _refused("include", "needs response_format: json")
+        raise refused("include", "needs response_format: json")
     if asked.stream and asked.response_format not in ("json", "text"):
-        raise _refused("response_format", f"{asked.response_format} cannot be streamed; ask for json")
-
-
-def _refused(param: str, sentence: str) -> Problem:
-    return Problem(f"{param}: {sentence}", param=param, code="invalid_value")
+        raise refused("response_format", f"{asked.response_format} cannot be streamed; ask for json")
 
 
 async def read_form(request: Request, most: int) -> tuple[TranscriptionRequest, bytes]:
@@ -110,7 +106,7 @@ async def read_form(request: Request, most: int) -> tuple[TranscriptionRequest, 
         message = await request.receive()
         size += len(message.get("body", b""))
         if size > most + FORM_BYTES:
-            raise Problem(f"file: more than the {most} bytes that are allowed", 413, param="file", code="media_too_large")
+            raise too_large("file", f"more than the {most} bytes that are allowed")
         return message
 
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "multipart/form-data":
@@ -134,7 +130,7 @@ async def _fields(form: FormData) -> tuple[TranscriptionRequest, bytes]:
         name = key.removesuffix("[]")
         if isinstance(value, UploadFile):
             if key != "file":
-                raise _refused("file", "the sound belongs into the field of this name")
+                raise refused("file", "the sound belongs into the field of this name")
             file = value
         elif name in LISTS:
             fields.setdefault(name, []).append(value)
@@ -166,26 +162,13 @@ class Transcript:
                     yield event
                 elif isinstance(event, Done):
                     if event.finish_reason != "stop":
-                        raise Problem(
-                            "file: the transcript is longer than can be written at once; cut the sound",
-                            param="file",
-                            code="context_length_exceeded",
-                        )
+                        sentence = "the transcript is longer than can be written at once; cut the sound"
+                        raise refused("file", sentence, "context_length_exceeded")
                     self.done = event
 
     def usage(self) -> dict[str, Any]:
         assert self.done
-        used = self.done.usage
-        return {
-            "type": "tokens",
-            "input_tokens": used.prompt_tokens,
-            "output_tokens": used.text_tokens,
-            "total_tokens": used.prompt_tokens + used.text_tokens,
-            "input_token_details": {
-                "audio_tokens": used.audio_tokens,
-                "text_tokens": used.prompt_tokens - used.audio_tokens,
-            },
-        }
+        return transcription_usage(self.done.usage)
 
 
 def _heard(hub: Hub, asked: TranscriptionRequest, data: bytes) -> AsyncGenerator[Event]:
@@ -197,7 +180,7 @@ def _heard(hub: Hub, asked: TranscriptionRequest, data: bytes) -> AsyncGenerator
         max_tokens=hub.settings.limits.tokens,
         logprobs=0 if counted else None,
     )
-    return watched(hub, "transcription", events)
+    return hub.metrics.watched("transcription", events)
 
 
 async def _events(asked: TranscriptionRequest, heard: AsyncGenerator[Event]) -> AsyncGenerator[dict[str, Any]]:

@@ -57,7 +57,7 @@ export class Dialogue {
   }
 
   get manual() {
-    return this.settings.get("turns") === "manual";
+    return this.settings.can.hears && this.settings.get("turns") === "manual";
   }
 
   get busy() {
@@ -74,7 +74,7 @@ export class Dialogue {
     if (this.speaker.speaking) return "speaking";
     if (this.busy) return "thinking";
     if (this.microphone.running && this.microphone.muted) return "muted";
-    if (!this.microphone.running) return "typing";
+    if (!this.microphone.running) return this.settings.can.hears ? "typing" : "ready";
     return this.manual ? "ready" : "listening";
   }
 

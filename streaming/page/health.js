@@ -14,7 +14,10 @@ async function told(response) {
   return body?.error?.message ?? "";
 }
 
-/** {state: "down" | "busy" | "key" | "ready", text, models, voices, usual}: what to tell the person, and what there is to choose. */
+/**
+ * {state: "down" | "busy" | "key" | "ready", text, model, can, voices, usual}: what to tell the person, what the model is called
+ * and can do ({hears, sees, speaks}), and what there is to choose.
+ */
 export async function look(key) {
   let health, models, voices;
   try {
@@ -33,7 +36,7 @@ export async function look(key) {
       return { state: "busy", text: text || "The server is busy. The page keeps asking." };
     return { state: "down", text: `The server is in trouble (${worst.status}). ${text}`.trim() };
   }
-  const { data } = await models.json();
+  const [{ id, capabilities }] = (await models.json()).data;
   const names = await voices.json();
-  return { state: "ready", text: "", models: data.map((model) => model.id), voices: names.voices, usual: names.default };
+  return { state: "ready", text: "", model: id, can: capabilities, voices: names.voices, usual: names.default };
 }

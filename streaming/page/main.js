@@ -40,6 +40,15 @@ const WELCOMES = {
   manual: ["Your turn.", "Hold the button or the space bar while you speak, and let go when you are done."],
   typing: ["Write to me.", "I cannot hear you, but I can read and answer aloud."],
 };
+
+/** What the page says before the first line: what the model can do, and whose turn it is. */
+function welcome(at, { hears, sees, speaks }) {
+  if (hears && sees && speaks) return WELCOMES[at];
+  const ways = [hears && "talk", sees && "show", "type"].filter(Boolean).join(", ").replace(/, (\w+)$/, " or $1");
+  const lacks = [!hears && "hear", !sees && "see", !speaks && "speak"].filter(Boolean).join(", ").replace(/, (\w+)$/, " or $1");
+  const title = at === "off" ? `${ways[0].toUpperCase()}${ways.slice(1)}.` : WELCOMES[at][0];
+  return [title, `This model does not ${lacks}. It answers ${speaks ? "aloud" : "in writing"}.`];
+}
 const AGAIN = 5000; // ms until a server that was down or busy is asked again
 
 const message = $("message");
@@ -86,7 +95,10 @@ async function check() {
   clearTimeout(check.timer);
   server = await look(settings.key);
   if (server.state === "ready") {
-    dialogue.model = server.models[0] ?? "";
+    dialogue.model = server.model;
+    settings.can = server.can;
+    pictures.seen = server.can.sees;
+    settings.show();
     const voices = server.voices.map((voice) => ({ value: voice, text: voice }));
     if (settings.get("voice") && !server.voices.includes(settings.get("voice"))) settings.set("voice", "");
     if (server.usual) $("s-voice").options[0].textContent = `Default voice (${server.usual})`;
@@ -154,12 +166,20 @@ $("notice-close").addEventListener("click", () => notice("", ""));
 /** What the big button is for now. */
 function role() {
   const { state, phase, manual } = dialogue;
-  if (state === "off") return { label: "Talk", icon: "mic", act: () => dialogue.start(true), off: server.state !== "ready" };
+  const { hears } = settings.can;
+  const start = hears ? { label: "Talk", icon: "mic" } : { label: "Write", icon: "keys" };
+  if (state === "off") return { ...start, act: () => begin(hears), off: server.state !== "ready" };
   if (state !== "live") return { label: "Stop", icon: "end", act: () => dialogue.end() };
   if (manual && microphone.running) return { label: dialogue.held ? "Listening" : "Hold to talk", icon: "mic", hold: true };
   if (phase === "speaking" || phase === "thinking") return { label: "Interrupt", icon: "stop", act: () => dialogue.interrupt("button") };
+  if (!hears) return { ...start, act: () => message.focus() };
   if (!microphone.running) return { label: "Use microphone", icon: "mic", act: () => dialogue.listen() };
   return { label: microphone.muted ? "Unmute" : "Mute", icon: microphone.muted ? "mic-off" : "mic", act: mute };
+}
+
+async function begin(hears) {
+  if (!hears) message.focus();
+  await dialogue.start(hears);
 }
 
 function mute() {
@@ -192,7 +212,6 @@ $("end").addEventListener("click", () => {
 });
 for (const source of ["camera", "screen"])
   $(source).addEventListener("click", () => (camera.source === source ? camera.stop() : camera.start(source)));
-$("screen").hidden = !navigator.mediaDevices?.getDisplayMedia; // phones have none
 
 // Typing
 
@@ -268,6 +287,10 @@ function render() {
   icon("mute-icon", microphone.muted ? "mic-off" : "mic");
   $("end").disabled = state === "off";
   $("send").disabled = server.state !== "ready";
+  const { hears, sees } = settings.can;
+  $("mute").hidden = !hears;
+  for (const way of ["camera", "picture"]) $(way).hidden = !sees;
+  $("screen").hidden = !sees || !navigator.mediaDevices?.getDisplayMedia; // phones have none
   for (const source of ["camera", "screen"]) $(source).setAttribute("aria-pressed", camera.source === source);
   $("server").hidden = server.state === "ready";
   $("server").dataset.state = server.state;
@@ -275,10 +298,11 @@ function render() {
   $("key-form").hidden = server.state !== "key";
   $("model").textContent = dialogue.model;
   $("welcome").hidden = !captions.empty;
-  const [title, lead] = WELCOMES[!live ? "off" : !microphone.running ? "typing" : dialogue.manual ? "manual" : "listening"];
+  const at = !live ? "off" : !microphone.running ? "typing" : dialogue.manual ? "manual" : "listening";
+  const [title, lead] = welcome(at, settings.can);
   $("title").textContent = title;
   $("lead").textContent = lead;
-  $("promise").hidden = state !== "off";
+  $("promise").hidden = state !== "off" || !hears;
   $("captions").hidden = !settings.get("captions");
   if (state === "off") dialogue.startedAt = null;
   $("timer").hidden = state === "off";

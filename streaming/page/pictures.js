@@ -38,6 +38,7 @@ export class Pictures {
     this.notice = notice;
     this.list = document.querySelector("#pending");
     this.waiting = []; // {url, name, node}
+    this.seen = true; // whether the model sees
     const file = document.querySelector("#file");
     document.querySelector("#picture").addEventListener("click", () => file.click());
     file.addEventListener("change", () => {
@@ -64,6 +65,7 @@ export class Pictures {
   }
 
   async add(files) {
+    if (!this.seen && files.length) return this.notice("This model does not see. Write to it.");
     for (const file of [...files]) {
       if (this.waiting.length >= MOST) return this.notice(`${MOST} pictures are the most for one turn.`);
       try {

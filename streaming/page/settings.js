@@ -39,6 +39,7 @@ export class Settings {
     this.form = form;
     this.values = { ...DEFAULTS, ...stored() };
     this.changed = changed;
+    this.can = { hears: true, sees: true, speaks: true }; // until the server has told what its model can do
     form.addEventListener("input", ({ target }) => this.set(target.name, this.#read(target)));
     form.addEventListener("submit", (event) => event.preventDefault());
     this.show();
@@ -81,13 +82,14 @@ export class Settings {
       manual: null,
     };
     const format = { type: "audio/pcm", rate: 24000 };
+    const { hears, speaks } = this.can;
     return {
       type: "realtime",
-      output_modalities: [answer],
+      output_modalities: [speaks ? answer : "text"],
       instructions,
       audio: {
-        input: { format, transcription: { model: "whisper-1" }, turn_detection: detection[turns] },
-        output: { format, ...(voice ? { voice } : {}) },
+        input: { format, ...(hears ? { transcription: { model: "whisper-1" }, turn_detection: detection[turns] } : {}) },
+        output: { format, ...(speaks && voice ? { voice } : {}) },
       },
     };
   }
@@ -106,6 +108,7 @@ export class Settings {
       else if (field.value !== String(value)) field.value = value;
     }
     this.form.querySelector("#s-pause-text").textContent = `${this.values.pause} ms`;
+    for (const part of this.form.querySelectorAll("[data-needs]")) part.hidden = !this.can[part.dataset.needs];
     for (const part of this.form.querySelectorAll("[data-turns]")) part.hidden = part.dataset.turns !== this.values.turns;
     document.documentElement.dataset.theme = this.values.theme;
   }

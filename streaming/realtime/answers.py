@@ -9,9 +9,9 @@ from typing import Any, TypeAlias
 from pydantic import Field
 
 from omni.events import Done, TextDelta
-from omni.streaming.problems import Problem
+from omni.streaming.fields import Lenient, parse
+from omni.streaming.problems import Problem, server_fault
 from omni.streaming.realtime import client_events as client
-from omni.streaming.realtime.client_events import read
 from omni.streaming.realtime.effects import Answer, Cut, Media, Release, Stop
 from omni.streaming.realtime.input_items import item_of
 from omni.streaming.realtime.items import Item
@@ -31,7 +31,7 @@ FIELDS = (
 """What an answer may have otherwise than its session."""
 
 
-class Fields(client.Lenient):
+class Fields(Lenient):
     """What an answer has and a session has not."""
 
     conversation: str | None = None
@@ -68,10 +68,10 @@ class Answers:
     def create(self, event: Json, media: Media, format: str) -> None:
         """`response.create`. format: of sounds among its input."""
         state = self._state
-        asked = read(client.CreateResponseEvent, event, "").response or {}
+        asked = parse(client.CreateResponseEvent, event, "").response or {}
         if state.session.type == "transcription":
             raise Problem("a transcription session answers nothing; open one of type realtime", code="invalid_value")
-        fields = read(Fields, asked, "response")
+        fields = parse(Fields, asked, "response")
         if fields.conversation not in (None, "auto", "none"):
             raise Problem('give "auto" or "none"', param="response.conversation", code="invalid_value")
         in_band = fields.conversation != "none"
@@ -80,21 +80,20 @@ class Answers:
             raise frozen_voice("response.audio.output.voice")
         items: Sequence[Item] | None = None
         if fields.input is not None:
-            most = state.limits.media_bytes
             items = []
             for i, value in enumerate(fields.input):
                 param = f"response.input[{i}]"
                 if value.get("type") == "item_reference":
-                    id = read(client.Reference, value, param).id
+                    id = parse(client.Reference, value, param).id
                     items.append(state.conversation.get(id, "invalid_item_reference", f"{param}.id"))
                 else:
-                    items.append(item_of(value, param, media, format, most, state.new_id))
+                    items.append(item_of(value, param, media, format, state))
         self.drop_guess()
         self.respond(plan, items, in_band=in_band)
 
     def cancel(self, event: Json, now: float) -> None:
         """`response.cancel`."""
-        id = read(client.CancelEvent, event, "").response_id
+        id = parse(client.CancelEvent, event, "").response_id
         response = self.current if id is None else self._responses.get(id)
         if response is None:
             raise Problem(
@@ -127,7 +126,7 @@ class Answers:
                     response.fail(told)
                     self._ended(response)
         except CallError as e:
-            response.fail(Problem(str(e), 500, "server_error", code="invalid_tool_call"))
+            response.fail(server_fault(str(e), "invalid_tool_call"))
             self._ended(response)
             self._state.do(Stop(response.id))
 
@@ -137,7 +136,7 @@ class Answers:
         """The session, but for what was asked otherwise."""
         state = self._state
         changes = {key: asked[key] for key in FIELDS if asked.get(key) is not None} if asked else {}
-        wanted = state.setup.bounds.read(state.session.merged(changes), "response") if changes else state.session
+        wanted = state.setup.bounds.parse(state.session.merged(changes), "response") if changes else state.session
         if any(len(key) > 64 or len(value) > 512 for key, value in (metadata or {}).items()):
             raise Problem(
                 "a key of metadata has 64 characters at most, and a value 512",

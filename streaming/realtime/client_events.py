@@ -4,38 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Annotated, Any, Literal, TypeAlias, TypeVar
+from typing import Annotated, Any, Literal, TypeAlias
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from omni.streaming.audio.wire import unbase64
-from omni.streaming.endpoints.http import problem_of_fields
+from omni.streaming.fields import Lenient, parse
 from omni.streaming.problems import Problem
 
-M = TypeVar("M", bound=BaseModel)
 APPEND_BYTES = 15 << 20
 """Sound in one event."""
-TAGS = ("server_vad", "semantic_vad")
-"""Kinds that pydantic puts into a path, though they are no keys."""
 
 Id: TypeAlias = Annotated[str, Field(min_length=1, max_length=512)]
-
-
-class Lenient(BaseModel):
-    """Real clients send fields of newer versions, of other servers and of the beta; none of them is an error."""
-
-    model_config = ConfigDict(extra="ignore", strict=True)
-
-
-def read(model: type[M], value: object, param: str) -> M:
-    """A value of the JSON as a model; Problem, with the path below `param`, where it has another shape."""
-    try:
-        return model.model_validate(value)
-    except ValidationError as e:
-        first = e.errors(include_url=False, include_input=False)[0]
-        loc = [step for step in first["loc"] if step not in TAGS]
-        raise problem_of_fields([{**first, "loc": [param, *loc] if param else loc}]) from None
 
 
 class ItemEvent(Lenient):
@@ -155,15 +136,15 @@ ROLES: Mapping[str, type[InputItem]] = {"user": UserMessage, "system": SystemMes
 KINDS: Mapping[str, type[InputItem]] = {"function_call": FunctionCall, "function_call_output": FunctionCallOutput}
 
 
-def read_item(value: object, param: str) -> InputItem:
+def parse_item(value: object, param: str) -> InputItem:
     """An item that a client made."""
-    kind = read(Choice, value, param).type
-    return read(ROLES[read(Role, value, param).role] if kind == "message" else KINDS[kind], value, param)
+    kind = parse(Choice, value, param).type
+    return parse(ROLES[parse(Role, value, param).role] if kind == "message" else KINDS[kind], value, param)
 
 
 def appended(event: Mapping[str, Any]) -> bytes:
     """The sound of an `input_audio_buffer.append`; Problem where it is too long or no base64."""
-    audio = read(AppendEvent, event, "").audio
+    audio = parse(AppendEvent, event, "").audio
     return unbase64(audio, APPEND_BYTES, "audio") if isinstance(audio, str) else audio
 
 

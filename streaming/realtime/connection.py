@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import orjson
 from starlette.websockets import WebSocket, WebSocketDisconnect
@@ -15,11 +15,10 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from omni.errors import OmniError
 from omni.events import AudioChunk, Done, Event, TextDelta
 from omni.session import Session
-from omni.streaming.audio.turn_detection import TurnEvent, TurnTaker
+from omni.streaming.audio.turn_detection import SpeechEvent, TurnDetector
 from omni.streaming.audio.wire import FORMATS
-from omni.streaming.endpoints.http import told, watched
-from omni.streaming.endpoints.models import check_model
-from omni.streaming.problems import Problem
+from omni.streaming.fields import check_hears
+from omni.streaming.problems import Problem, told
 from omni.streaming.realtime.client_events import decoded, pictures
 from omni.streaming.realtime.context import context_of
 from omni.streaming.realtime.effects import (
@@ -45,10 +44,8 @@ from omni.streaming.realtime.session_config import Bounds
 from omni.streaming.realtime.state import Setup
 from omni.streaming.server.client_secrets import secret_of
 from omni.streaming.server.guard import SUBPROTOCOL
+from omni.streaming.server.hub import Hub
 from omni.streaming.server.media import fetch
-
-if TYPE_CHECKING:
-    from omni.streaming.server.hub import Hub
 
 Json: TypeAlias = dict[str, Any]
 
@@ -71,14 +68,15 @@ async def realtime(websocket: WebSocket) -> None:
     hub: Hub = websocket.app.state.hub
     query, secret = websocket.query_params, secret_of(websocket)
     if "model" in query:
-        check_model(hub, query["model"])
+        hub.check_model(query["model"])
     start = secret.session if secret else {}
     written = "transcription" in (query.get("intent"), start.get("type"))
-    limits, omni = hub.settings.limits, hub.omni
+    if written:
+        check_hears(hub.omni.capabilities, "intent")
+    limits = hub.settings.limits
     setup = Setup(
         model=hub.name,
-        bounds=Bounds(tuple(omni.voices), limits),
-        default_voice=omni.default_voice if omni.voices else None,
+        bounds=Bounds.of(hub.omni, limits),
         expires_at=int(time.time() + limits.session_seconds),
         kind="transcription" if written else "realtime",
     )
@@ -107,14 +105,14 @@ class _Detecting:
     """How turns are listened for; the listener is made when the first sound comes, in a thread, as it takes a while."""
 
     detect: Detect
-    taker: TurnTaker | None = None
+    detector: TurnDetector | None = None
 
-    def hear(self, hear: Hear, speaking: bool) -> list[TurnEvent]:
+    def hear(self, hear: Hear, speaking: bool) -> list[SpeechEvent]:
         if self.detect.detection is None:
             return []
-        if self.taker is None:
-            self.taker = TurnTaker(self.detect.detection, self.detect.rate, self.detect.start_ms)
-        return self.taker.push(FORMATS[hear.format].decode(hear.data), speaking)
+        if self.detector is None:
+            self.detector = TurnDetector(self.detect.detection, self.detect.rate, self.detect.start_ms)
+        return self.detector.push(FORMATS[hear.format].decode(hear.data), speaking)
 
 
 @dataclass
@@ -174,7 +172,7 @@ class Connection:
     async def run(self, start: Json) -> None:
         """Until either side ends it. start: of the session, in part."""
         self._do(self._protocol.open(start))
-        ends = [self._begin(self._read()), self._begin(self._outgoing.run()), self._fault]
+        ends = [self._begin(self._receive()), self._begin(self._outgoing.run()), self._fault]
         for work in (self._watch(), self._ear.run(), self._write_down()):
             self._begin(work)
         try:
@@ -203,7 +201,7 @@ class Connection:
 
     # ---- what the client sends
 
-    async def _read(self) -> None:
+    async def _receive(self) -> None:
         while True:
             await self._outgoing.room(UNREAD)
             message = await self._websocket.receive()
@@ -237,6 +235,8 @@ class Connection:
             raise Problem(f"the frame is no JSON: {e}", code="invalid_event") from None
 
     async def _pictures(self, event: object) -> dict[str, bytes]:
+        if not self._hub.omni.capabilities.sees:
+            return {}  # none is fetched in vain: the protocol refuses them
         asked = pictures(event) if isinstance(event, dict) else []
         if len(asked) > self._limits.media_parts:
             raise Problem(
@@ -252,12 +252,12 @@ class Connection:
             for at in range(0, len(whole.data), step):
                 hear = Hear(whole.format, whole.data[at : at + step])
                 speaking, detecting = self._protocol.is_heard(self._clock()), self._detecting
-                if detecting.taker and len(hear.data) <= num_bytes(hear.format, SHORT_SOUND_MS):
-                    turns = detecting.hear(hear, speaking)
+                if detecting.detector and len(hear.data) <= num_bytes(hear.format, SHORT_SOUND_MS):
+                    events = detecting.hear(hear, speaking)
                 else:
-                    turns = await asyncio.to_thread(detecting.hear, hear, speaking)
-                for turn in turns:
-                    self._do(self._protocol.turn(turn, self._clock()))
+                    events = await asyncio.to_thread(detecting.hear, hear, speaking)
+                for event in events:
+                    self._do(self._protocol.speech(event, self._clock()))
 
     async def _watch(self) -> None:
         while True:
@@ -320,7 +320,7 @@ class Connection:
         events = self._hub.omni.astream(
             [{"role": "user", "content": parts}], temperature=0.0, max_tokens=self._limits.tokens
         )
-        async with aclosing(watched(self._hub, "realtime_transcription", events)) as seen:
+        async with aclosing(self._hub.metrics.watched("realtime_transcription", events)) as seen:
             async for event in seen:
                 yield event
 
@@ -367,7 +367,7 @@ class Connection:
             limits = {} if answer.max_tokens is None else {"max_tokens": answer.max_tokens}
             sound: Pieces | None = None
             first = True
-            async with aclosing(watched(self._hub, "realtime", session.arespond(**limits))) as events:
+            async with aclosing(self._hub.metrics.watched("realtime", session.arespond(**limits))) as events:
                 async for event in events:
                     if first and answer.remembers:
                         context.forget(session.forgotten)

@@ -7,13 +7,14 @@ from typing import Any, TypeAlias
 
 from omni.streaming.audio.turn_detection import (
     ServerVad,
+    SpeechEvent,
     SpeechPaused,
     SpeechResumed,
     SpeechStarted,
     SpeechStopped,
-    TurnEvent,
 )
 from omni.streaming.audio.wire import FORMATS
+from omni.streaming.fields import check_hears
 from omni.streaming.problems import Problem
 from omni.streaming.realtime.answers import Answers
 from omni.streaming.realtime.client_events import appended
@@ -31,7 +32,7 @@ KEPT_MS = 1000
 
 
 @dataclass(frozen=True)
-class Turn:
+class Utterance:
     """What the user is saying: the id of the item that it will be, and where its sound starts."""
 
     id: str
@@ -46,7 +47,7 @@ class Microphone:
     def __init__(self, state: State, answers: Answers) -> None:
         self._state, self._answers = state, answers
         self._buffer = InputBuffer(state.session.audio.input.format.type)
-        self._turn: Turn | None = None
+        self._utterance: Utterance | None = None
         self._idle_from_ms: int | None = None
 
     @property
@@ -57,7 +58,7 @@ class Microphone:
     def _listening(self) -> bool:
         """Whether something is being said that will be answered to."""
         session = self._state.session
-        begun = self._turn is not None if session.detection else len(self._buffer) > 0
+        begun = self._utterance is not None if session.detection else len(self._buffer) > 0
         return begun and session.type == "realtime"
 
     @property
@@ -69,16 +70,17 @@ class Microphone:
 
     def append(self, event: Json, now: float) -> None:
         """`input_audio_buffer.append`."""
+        check_hears(self._state.setup.bounds.can, "audio")
         data = appended(event)
         buffer, detection = self._buffer, self._state.session.detection
         check_samples(buffer.format, data, "audio")
         if not data:
             return
-        if detection and not self._turn:
+        if detection and not self._utterance:
             self._wait_idly(now)
         most = num_bytes(buffer.format, 1000 * self._state.limits.buffered_seconds)
-        if self._turn and len(buffer) + len(data) > most:  # who goes on and on is answered at last
-            self._stopped(self._turn, buffer.end_ms)
+        if self._utterance and len(buffer) + len(data) > most:  # who goes on and on is answered at last
+            self._stopped(self._utterance, buffer.end_ms)
             self.detect()
         if len(buffer) + len(data) > most:
             raise Problem(
@@ -95,13 +97,13 @@ class Microphone:
             self._state.do(Read(buffer.format, data))
         if detection:
             self._state.do(Hear(buffer.format, data))
-            if not self._turn:
+            if not self._utterance:
                 self._check_idle()
 
     def commit(self) -> None:
         """`input_audio_buffer.commit`."""
         buffer = self._buffer
-        sound = buffer.since(self._turn.start_ms if self._turn else 0)
+        sound = buffer.since(self._utterance.start_ms if self._utterance else 0)
         ms = 1000 * seconds(buffer.format, len(sound))
         if ms < LEAST_MS:
             raise Problem(
@@ -110,9 +112,9 @@ class Microphone:
             )
         self._state.check_room(len(sound))
         self._answers.drop_guess()
-        item = self._said(self._turn.id if self._turn else self._state.new_id("item"), sound)
+        item = self._said(self._utterance.id if self._utterance else self._state.new_id("item"), sound)
         buffer.clear()
-        self._end_turn()
+        self._end_utterance()
         self._commit(item)
         if self._state.session.detection:
             self.detect()
@@ -121,41 +123,41 @@ class Microphone:
         """`input_audio_buffer.clear`."""
         self._answers.drop_guess()
         self._buffer.clear()
-        self._end_turn()
+        self._end_utterance()
         self._state.emit("input_audio_buffer.cleared")
         if self._state.session.detection:
             self.detect()
 
     # ---- what is heard
 
-    def turn(self, event: TurnEvent, now: float) -> None:
+    def speech(self, event: SpeechEvent, now: float) -> None:
         """What was heard in the sound of a `Hear`."""
         match event:
             case SpeechStarted(at_ms):
                 self._started(at_ms, now)
-            case SpeechPaused() if self._turn and self._answers_turns:
-                self._answers.begin_guess(self._said(self._turn.id, self._buffer.since(self._turn.start_ms)))
+            case SpeechPaused() if self._utterance and self._answers_turns:
+                self._answers.begin_guess(self._said(self._utterance.id, self._buffer.since(self._utterance.start_ms)))
             case SpeechResumed():
                 self._answers.drop_guess()
-            case SpeechStopped(at_ms) if self._turn:
-                self._stopped(self._turn, at_ms)
+            case SpeechStopped(at_ms) if self._utterance:
+                self._stopped(self._utterance, at_ms)
 
     def _started(self, at_ms: int, now: float) -> None:
         self._answers.drop_guess()
-        self._turn = Turn(self._state.new_id("item"), at_ms)
-        self._state.emit("input_audio_buffer.speech_started", audio_start_ms=at_ms, item_id=self._turn.id)
+        self._utterance = Utterance(self._state.new_id("item"), at_ms)
+        self._state.emit("input_audio_buffer.speech_started", audio_start_ms=at_ms, item_id=self._utterance.id)
         detection = self._state.session.detection
         if detection and detection.interrupt_response:
             self._answers.break_off("turn_detected", now)
         self.listen()
 
-    def _stopped(self, turn: Turn, at_ms: int) -> None:
-        self._state.emit("input_audio_buffer.speech_stopped", audio_end_ms=at_ms, item_id=turn.id)
+    def _stopped(self, utterance: Utterance, at_ms: int) -> None:
+        self._state.emit("input_audio_buffer.speech_stopped", audio_end_ms=at_ms, item_id=utterance.id)
         guess = self._answers.guess
         # what was answered to is what was said; the rest of the silence is nobody's
-        item = guess.item if guess else self._said(turn.id, self._buffer.since(turn.start_ms, at_ms))
+        item = guess.item if guess else self._said(utterance.id, self._buffer.since(utterance.start_ms, at_ms))
         self._buffer.drop_before(at_ms)
-        self._end_turn()
+        self._end_utterance()
         try:
             self._state.check_room(item.size)
         except Problem:
@@ -177,8 +179,8 @@ class Microphone:
         if state.session.audio.input.transcription:
             state.do(Transcribe(item.id, item.parts[0]))
 
-    def _end_turn(self) -> None:
-        self._turn = None
+    def _end_utterance(self) -> None:
+        self._utterance = None
         self._state.do(Deaf())
 
     # ---- silence
@@ -212,7 +214,7 @@ class Microphone:
 
     def check_format(self, format: str) -> None:
         """Problem where the format cannot become this one now."""
-        if format != self.format and (self._turn or (not self._state.session.detection and len(self._buffer))):
+        if format != self.format and (self._utterance or (not self._state.session.detection and len(self._buffer))):
             raise Problem(
                 "the format cannot be changed while something is being said; commit or clear the buffer first",
                 param="session.audio.input.format",
@@ -225,8 +227,8 @@ class Microphone:
         if session.audio.input.format.type != buffer.format:
             buffer.reset(session.audio.input.format.type)
         if not session.detection:  # what was held in case of a turn is no part of what will be said
-            buffer.drop_before(self._turn.start_ms if self._turn else buffer.end_ms)
-        self._turn = None
+            buffer.drop_before(self._utterance.start_ms if self._utterance else buffer.end_ms)
+        self._utterance = None
         self.detect()
 
     def detect(self) -> None:
@@ -238,4 +240,4 @@ class Microphone:
             plan = self._answers.plan()
             items = tuple(self._state.conversation)
             self._state.do(Listen(items, plan.instructions, plan.voice, plan.for_model))
-            self._state.do(Read(self.format, bytes(self._buffer.since(self._turn.start_ms if self._turn else 0))))
+            self._state.do(Read(self.format, bytes(self._buffer.since(self._utterance.start_ms if self._utterance else 0))))

@@ -18,7 +18,7 @@ class Pieces:
     """
 
     def __init__(self, rate: int, format: str, speed: float) -> None:
-        self._tempo = Tempo(speed, rate) if speed != 1 else None
+        self._tempo = Tempo(speed, rate)
         self._resampler = Resampler(rate, FORMATS[format].rate)
         self._encode = FORMATS[format].encode
         self._size = num_bytes(format, PIECE_MS)
@@ -26,13 +26,12 @@ class Pieces:
 
     def push(self, samples: Samples) -> list[bytes]:
         """float32 `[S]` to the pieces that are there now: what has come is never held back but by the filters."""
-        self._code(self._tempo.push(samples) if self._tempo else samples)
+        self._code(self._tempo.push(samples))
         return self._taken()
 
     def finish(self) -> list[bytes]:
         """The rest; nothing may be pushed afterwards."""
-        if self._tempo:
-            self._code(self._tempo.finish())
+        self._code(self._tempo.finish())
         self._waiting += self._encode(self._resampler.finish())
         return self._taken()
 

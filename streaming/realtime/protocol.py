@@ -10,18 +10,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-from omni.events import Done, TextDelta, Usage
-from omni.streaming.audio.turn_detection import TurnEvent
+from omni.events import Done, TextDelta
+from omni.streaming.audio.turn_detection import SpeechEvent
+from omni.streaming.fields import parse
 from omni.streaming.problems import Problem
 from omni.streaming.realtime import client_events as client
 from omni.streaming.realtime.answers import Answers, Told, frozen_voice
-from omni.streaming.realtime.client_events import read
 from omni.streaming.realtime.effects import Close, Cut, Effect, Media, Transcribe
 from omni.streaming.realtime.input_items import item_of
 from omni.streaming.realtime.items import Item, num_bytes
 from omni.streaming.realtime.microphone import Microphone
 from omni.streaming.realtime.session_config import Session
 from omni.streaming.realtime.state import Setup, State, error_of, random_id
+from omni.streaming.usage import transcription_usage
 
 Json: TypeAlias = dict[str, Any]
 
@@ -86,10 +87,10 @@ class Protocol:
         self._state.tell(problem, event)
         return self._state.taken()
 
-    def turn(self, event: TurnEvent, now: float) -> list[Effect]:
+    def speech(self, event: SpeechEvent, now: float) -> list[Effect]:
         """What was heard in the sound of a `Hear`."""
         try:
-            self._microphone.turn(event, now)
+            self._microphone.speech(event, now)
         except Problem as problem:
             self._state.tell(problem)
         return self._state.taken()
@@ -112,7 +113,7 @@ class Protocol:
                 self._state.emit(f"{kind}.delta", **place, delta=text)
             case Done():
                 part.text = part.text or ""
-                self._state.emit(f"{kind}.completed", **place, transcript=part.text, usage=_usage(told.usage))
+                self._state.emit(f"{kind}.completed", **place, transcript=part.text, usage=transcription_usage(told.usage))
             case Problem():
                 self._state.emit(f"{kind}.failed", **place, error=error_of(told))
         return self._state.taken()
@@ -166,7 +167,7 @@ class Protocol:
 
     def _update(self, event: Json, now: float, media: Media) -> None:
         state, old = self._state, self._state.session
-        new = self._updated(read(client.UpdateEvent, event, "").session)
+        new = self._updated(parse(client.UpdateEvent, event, "").session)
         if new.type != old.type and len(state.conversation):
             raise Problem(
                 "the type of a session that has items cannot be changed", param="session.type", code="invalid_value"
@@ -189,7 +190,7 @@ class Protocol:
                 param="session.model",
                 code="invalid_value",
             )
-        return setup.bounds.read(self._state.session.merged(update), "session")
+        return setup.bounds.parse(self._state.session.merged(update), "session")
 
     def _session_json(self) -> Json:
         setup = self._state.setup
@@ -203,19 +204,19 @@ class Protocol:
     # ---- items
 
     def _create_item(self, event: Json, now: float, media: Media) -> None:
-        state, asked = self._state, read(client.CreateItemEvent, event, "")
-        item = item_of(asked.item, "item", media, self._microphone.format, state.limits.media_bytes, state.new_id)
+        state, asked = self._state, parse(client.CreateItemEvent, event, "")
+        item = item_of(asked.item, "item", media, self._microphone.format, state)
         state.check_room(item.size)
         state.add(item, asked.previous_item_id)
         self._answers.drop_guess()
         self._microphone.listen()
 
     def _retrieve(self, event: Json, now: float, media: Media) -> None:
-        item = self._state.conversation.get(read(client.ItemEvent, event, "").item_id, "item_retrieve_invalid_item_id")
+        item = self._state.conversation.get(parse(client.ItemEvent, event, "").item_id, "item_retrieve_invalid_item_id")
         self._state.emit("conversation.item.retrieved", item=item.json(whole=True))
 
     def _delete(self, event: Json, now: float, media: Media) -> None:
-        item = self._state.conversation.get(read(client.ItemEvent, event, "").item_id, "item_delete_invalid_item_id")
+        item = self._state.conversation.get(parse(client.ItemEvent, event, "").item_id, "item_delete_invalid_item_id")
         self._finish_saying(item, now)
         self._state.conversation.remove(item)
         self._state.emit("conversation.item.deleted", item_id=item.id)
@@ -223,7 +224,7 @@ class Protocol:
         self._microphone.listen()
 
     def _truncate(self, event: Json, now: float, media: Media) -> None:
-        asked, code = read(client.TruncateEvent, event, ""), "item_truncate_invalid_item_id"
+        asked, code = parse(client.TruncateEvent, event, ""), "item_truncate_invalid_item_id"
         item = self._state.conversation.get(asked.item_id, code)
         part, ms = item.spoken, int(asked.audio_end_ms)
         if part is None or not item.response_id:
@@ -245,15 +246,3 @@ class Protocol:
         """Of an item that is still being made, no more is made."""
         if self._answers.current and self._answers.current.item is item:
             self._answers.break_off("client_cancelled", now)
-
-
-def _usage(usage: Usage) -> Json:
-    """Tokens of a transcription in OpenAI's shape."""
-    heard = {"text_tokens": usage.prompt_tokens - usage.audio_tokens, "audio_tokens": usage.audio_tokens}
-    return {
-        "type": "tokens",
-        "total_tokens": usage.prompt_tokens + usage.text_tokens,
-        "input_tokens": usage.prompt_tokens,
-        "output_tokens": usage.text_tokens,
-        "input_token_details": heard,
-    }

@@ -12,6 +12,7 @@ from omni.streaming.problems import Problem
 from omni.streaming.realtime.items import Conversation, Item, Part, seconds
 from omni.streaming.realtime.playing import Playing
 from omni.streaming.tools import Call, CallError, CallParser
+from omni.streaming.usage import response_usage
 
 Json: TypeAlias = dict[str, Any]
 Status: TypeAlias = Literal["in_progress", "completed", "cancelled", "failed", "incomplete"]
@@ -221,24 +222,4 @@ class Response:
 
     def _end(self, status: Status, details: Json | None, usage: Usage | None) -> None:
         self.status = status
-        self.emit("response.done", response=self.json(_usage(usage), details))
-
-
-def _usage(usage: Usage | None) -> Json:
-    """Tokens in OpenAI's shape. What was not counted, since the answer was broken off, is 0: clients read every field."""
-    u = usage or Usage(0, 0, 0, 0, 0, 0)
-    images = u.image_tokens + u.video_tokens
-    nothing_cached = {"text_tokens": 0, "audio_tokens": 0, "image_tokens": 0}
-    return {
-        "total_tokens": u.prompt_tokens + u.text_tokens + u.codec_tokens,
-        "input_tokens": u.prompt_tokens,
-        "output_tokens": u.text_tokens + u.codec_tokens,
-        "input_token_details": {
-            "text_tokens": u.prompt_tokens - images - u.audio_tokens,
-            "audio_tokens": u.audio_tokens,
-            "image_tokens": images,
-            "cached_tokens": 0,
-            "cached_tokens_details": nothing_cached,
-        },
-        "output_token_details": {"text_tokens": u.text_tokens, "audio_tokens": u.codec_tokens},
-    }
+        self.emit("response.done", response=self.json(response_usage(usage), details))

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import orjson
 from pydantic import AfterValidator, Discriminator, Field
 
+from omni.events import Capabilities
 from omni.streaming.audio.turn_detection import SemanticVad, ServerVad
+from omni.streaming.fields import FunctionName, Lenient, check_hears, parse
 from omni.streaming.problems import Problem
-from omni.streaming.realtime.client_events import Lenient, read
 from omni.streaming.settings import Limits
+
+if TYPE_CHECKING:
+    from omni import Omni
 
 Json: TypeAlias = dict[str, Any]
 Modality: TypeAlias = Literal["audio", "text"]
@@ -63,24 +67,7 @@ class Transcription(Lenient):
     prompt: str | None = None
 
 
-class ServerVadConfig(Lenient):
-    type: Literal["server_vad"]
-    threshold: float = 0.5
-    prefix_padding_ms: int = 300
-    silence_duration_ms: int = 500
-    idle_timeout_ms: int | None = None
-    create_response: bool = True
-    interrupt_response: bool = True
-
-
-class SemanticVadConfig(Lenient):
-    type: Literal["semantic_vad"]
-    eagerness: Literal["low", "medium", "high", "auto"] = "auto"
-    create_response: bool = True
-    interrupt_response: bool = True
-
-
-TurnDetection: TypeAlias = Annotated[ServerVadConfig | SemanticVadConfig, Discriminator("type")]
+TurnDetection: TypeAlias = Annotated[ServerVad | SemanticVad, Discriminator("type")]
 
 
 class Input(Lenient):
@@ -102,7 +89,7 @@ class Audio(Lenient):
 
 class Tool(Lenient):
     type: Literal["function"]
-    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+    name: FunctionName
     description: str | None = None
     parameters: Json | None = None
 
@@ -126,12 +113,7 @@ class Session(Lenient):
     @property
     def detection(self) -> ServerVad | SemanticVad | None:
         """How turns are told apart; None where the client does that."""
-        match self.audio.input.turn_detection:
-            case ServerVadConfig() as vad:
-                return ServerVad(**vad.model_dump(exclude={"type"}))
-            case SemanticVadConfig() as vad:
-                return SemanticVad(**vad.model_dump(exclude={"type"}))
-        return None
+        return self.audio.input.turn_detection
 
     def merged(self, update: Json) -> Json:
         """This session with the fields of an update, which may have the beta's names; not yet checked."""
@@ -164,32 +146,40 @@ class Bounds:
     """What a session can be here.
 
     Attributes:
-        voices: that the model has; none where it does not speak.
+        can: what the model does beside reading and writing.
+        voices: that it has; default_voice: of them, the one where none is named; None where it does not speak.
     """
 
+    can: Capabilities
     voices: tuple[str, ...]
+    default_voice: str | None
     limits: Limits
 
-    def first(self, kind: Literal["realtime", "transcription"], default_voice: str | None) -> Session:
+    @classmethod
+    def of(cls, omni: Omni, limits: Limits) -> Bounds:
+        can = omni.capabilities
+        return cls(can, tuple(omni.voices), omni.default_voice if can.speaks else None, limits)
+
+    def first(self, kind: Literal["realtime", "transcription"]) -> Session:
         """The session before any update."""
-        pcm, listening = {"type": "audio/pcm"}, {"type": "server_vad"}
+        pcm, listening = {"type": "audio/pcm"}, {"type": "server_vad"} if self.can.hears else None
         noted: Json | None = {} if kind == "transcription" else None
         return Session.model_validate(
             {
                 "type": kind,
-                "output_modalities": ["audio"] if self.voices else ["text"],
+                "output_modalities": ["audio"] if self.can.speaks else ["text"],
                 "instructions": "",
                 "tools": [],
                 "tool_choice": "auto",
                 "max_output_tokens": "inf",
                 "audio": {
                     "input": {"format": pcm, "transcription": noted, "turn_detection": listening},
-                    "output": {"format": pcm, "voice": default_voice, "speed": 1.0},
+                    "output": {"format": pcm, "voice": self.default_voice, "speed": 1.0},
                 },
             }
         )
 
-    def read(self, value: Json, param: str) -> Session:
+    def parse(self, value: Json, param: str) -> Session:
         """A session object as it will be; Problem, with the path below `param`, for what cannot be here."""
         audio = value["audio"]
         if isinstance(audio, dict):
@@ -203,19 +193,28 @@ class Bounds:
         for key, empty in cleared.items():
             if value[key] is None:
                 value[key] = empty
-        session = read(Session, value, param)
+        session = parse(Session, value, param)
+        self._check_senses(session, param)
         self._check_modalities(session.output_modalities, f"{param}.output_modalities")
         self._check_tokens(session.max_output_tokens, f"{param}.max_output_tokens")
         self._check_voice(session.audio.output.voice, f"{param}.audio.output.voice")
         self._check_tools(session.tools, f"{param}.tools")
         check_tool_choice(session.tool_choice, f"{param}.tool_choice")
-        _ = session.detection  # checks its own ranges
         return session
+
+    def _check_senses(self, session: Session, param: str) -> None:
+        listening = session.audio.input
+        if session.type == "transcription":
+            check_hears(self.can, f"{param}.type")
+        if listening.transcription:
+            check_hears(self.can, f"{param}.audio.input.transcription")
+        if listening.turn_detection:
+            check_hears(self.can, f"{param}.audio.input.turn_detection")
 
     def _check_modalities(self, modalities: Sequence[Modality], param: str) -> None:
         if len(modalities) != 1:
             raise Problem('give ["audio"], which comes with its transcript, or ["text"]', param=param, code="invalid_value")
-        if modalities == ["audio"] and not self.voices:
+        if modalities == ["audio"] and not self.can.speaks:
             raise Problem('this model does not speak; give ["text"]', param=param, code="invalid_value")
 
     def _check_tokens(self, tokens: int | str, param: str) -> None:
@@ -224,7 +223,7 @@ class Bounds:
 
     def _check_voice(self, voice: str | None, param: str) -> None:
         if voice is not None and voice not in self.voices:
-            have = f"give one of {', '.join(self.voices)}" if self.voices else "this model does not speak; leave it out"
+            have = f"give one of {', '.join(self.voices)}" if self.can.speaks else "this model does not speak; leave it out"
             raise Problem(f"there is no voice {voice[:100]!r}; {have}", param=param, code="unknown_voice")
 
     def _check_tools(self, tools: Sequence[Tool], param: str) -> None:

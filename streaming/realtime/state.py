@@ -30,7 +30,6 @@ class Setup:
 
     model: str
     bounds: Bounds
-    default_voice: str | None
     expires_at: int
     kind: Literal["realtime", "transcription"] = "realtime"
 
@@ -44,7 +43,7 @@ class State:
     def __init__(self, setup: Setup, new_id: Callable[[str], str]) -> None:
         self.setup, self.new_id = setup, new_id
         self.limits = setup.bounds.limits
-        self.session = setup.bounds.first(setup.kind, setup.default_voice)
+        self.session = setup.bounds.first(setup.kind)
         self.conversation = Conversation(new_id("conv"))
         self._out: list[Effect] = []
 

@@ -1,4 +1,4 @@
-"""Who may come in: the gate that stands before every door, for HTTP and sockets alike.
+"""Who may come in: the gate that stands before every endpoint, for HTTP and sockets alike.
 
 It decides on `scope["path"]`, which is what the router decides on, and before a body is read or a socket accepted. In this
 order: the Host header, the Origin header, the key, how much runs already. What is refused gets OpenAI's error object.
@@ -21,7 +21,7 @@ from typing import Any, Literal, NoReturn
 import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from omni.streaming.problems import Problem
+from omni.streaming.problems import Problem, server_fault
 from omni.streaming.server.client_secrets import PREFIX, Secret
 from omni.streaming.server.hub import Hub
 
@@ -97,7 +97,7 @@ class Guard:
             await talk.refuse(problem)
         except Exception:  # a fault of ours: logged, and told without what is inside
             log.exception("request %s failed", request_id)
-            await talk.refuse(Problem("the server failed; try again", 500, "server_error", code="server_error"))
+            await talk.refuse(server_fault())
 
     def _check_host(self, scope: Scope) -> None:
         """Refuse names that are not ours: a page may have had its own name resolve to this machine (DNS rebinding)."""
@@ -274,7 +274,7 @@ class _Talk:
                 self._state = "begun"
                 own = [(b"x-request-id", self.request_id.encode())]
                 message = {**message, "headers": [*message.get("headers", ()), *own]}
-            case "websocket.close" if self._state == "new":  # the router found no door
+            case "websocket.close" if self._state == "new":  # the router found no endpoint
                 await self.refuse(Problem("there is no socket at this path", 404, code="not_found"))
                 return
             case "websocket.close":

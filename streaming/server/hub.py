@@ -1,4 +1,4 @@
-"""What all doors of one server share."""
+"""What all endpoints of one server share."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from omni.streaming.endpoints.health import Pulse
+from omni.streaming.problems import Problem
 from omni.streaming.server.client_secrets import Secrets
 from omni.streaming.server.metrics import Metrics
+from omni.streaming.server.pulse import Pulse
 from omni.streaming.server.remote import Remote
 from omni.streaming.server.sandbox import Sandbox
 from omni.streaming.settings import Settings
@@ -61,6 +62,16 @@ class Hub:
         self.sandbox = Sandbox(self.settings.limits)
         self.remote = Remote(self.settings)
         self.pulse = Pulse(self.omni)
+
+    def check_model(self, name: str) -> None:
+        """Problem where a request names another model."""
+        if name != self.name:
+            raise Problem(
+                f"there is no model {name[:100]!r} here; this server has {self.name!r}",
+                404,
+                param="model",
+                code="model_not_found",
+            )
 
     def close(self) -> None:
         """End what the hub started: the processes that decode, and its threads."""

@@ -6,17 +6,13 @@ import asyncio
 import os
 import stat
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias
 from urllib.parse import unquote
 
 from omni.streaming.audio.wire import unbase64
-from omni.streaming.problems import Problem
+from omni.streaming.fields import Kind
+from omni.streaming.problems import refused_medium, too_large
+from omni.streaming.server.hub import Hub
 from omni.streaming.settings import Settings
-
-if TYPE_CHECKING:
-    from omni.streaming.server.hub import Hub
-
-Kind: TypeAlias = Literal["image", "audio", "video"]
 
 
 async def fetch(hub: Hub, source: str, kind: Kind, param: str) -> bytes:
@@ -29,14 +25,14 @@ async def fetch(hub: Hub, source: str, kind: Kind, param: str) -> bytes:
         case "data":
             header, comma, text = source.partition(",")
             if not comma or not header.lower().endswith(";base64"):
-                raise _refused(param, "a data URL has the form data:TYPE;base64,DATA; write it so")
+                raise refused_medium(param, "a data URL has the form data:TYPE;base64,DATA; write it so")
             data = await asyncio.to_thread(unbase64, text, limits.media_bytes, param)
         case "https" | "http":
             data = await hub.remote.fetch(source, param)
         case "file":
             data = await asyncio.to_thread(read_file, hub.settings, source, param)
         case _:
-            raise _refused(param, "give a URL that begins with data: or https://")
+            raise refused_medium(param, "give a URL that begins with data: or https://")
     return await verify(hub, data, kind, param)
 
 
@@ -48,9 +44,9 @@ async def verify(hub: Hub, data: bytes, kind: Kind, param: str) -> bytes:
     """
     most = hub.settings.limits.media_bytes
     if len(data) > most:
-        raise _too_large(param, len(data), most)
+        raise too_large(param, f"{len(data)} bytes and {most} are allowed")
     if not data:
-        raise _refused(param, "the file is empty; send it again")
+        raise refused_medium(param, "the file is empty; send it again")
     await hub.sandbox.check(data, kind, hub.omni.budget, param)
     return data
 
@@ -58,30 +54,23 @@ async def verify(hub: Hub, data: bytes, kind: Kind, param: str) -> bytes:
 def read_file(settings: Settings, source: str, param: str) -> bytes:
     """The bytes of a `file://` URL below the media folder; Problem for everything else."""
     if settings.media_folder is None:
-        raise _refused(param, "this server reads no file URLs; send the file as base64")
+        raise refused_medium(param, "this server reads no file URLs; send the file as base64")
+    most = settings.limits.media_bytes
     host, slash, name = source[len("file://") :].partition("/")
     if source[:7].lower() != "file://" or not slash or host not in ("", "localhost"):
-        raise _refused(param, "a file URL has the form file:///PATH; write it so")
+        raise refused_medium(param, "a file URL has the form file:///PATH; write it so")
     try:
         folder = settings.media_folder.resolve(strict=True)
         path = Path(unquote("/" + name, errors="strict")).resolve()
         if not path.is_relative_to(folder):
-            raise _refused(param, "file URLs are read only below the folder that this server was given")
+            raise refused_medium(param, "file URLs are read only below the folder that this server was given")
         # a pipe could make the reader wait for ever; and it is no link any more, unless somebody changes it now
         with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
             info = os.fstat(file.fileno())
             if not stat.S_ISREG(info.st_mode):
-                raise _refused(param, "the file URL names no regular file")
-            if info.st_size > settings.limits.media_bytes:
-                raise _too_large(param, info.st_size, settings.limits.media_bytes)
-            return file.read(settings.limits.media_bytes)
+                raise refused_medium(param, "the file URL names no regular file")
+            if info.st_size > most:
+                raise too_large(param, f"{info.st_size} bytes and {most} are allowed")
+            return file.read(most)
     except (OSError, ValueError, RuntimeError):  # no such file, NUL or no UTF-8 in its name, a loop of links
-        raise _refused(param, "the file URL cannot be read; check its path") from None
-
-
-def _refused(param: str, sentence: str) -> Problem:
-    return Problem(f"{param}: {sentence}", param=param, code="invalid_media")
-
-
-def _too_large(param: str, size: int, most: int) -> Problem:
-    return Problem(f"{param}: {size} bytes and {most} are allowed", 413, param=param, code="media_too_large")
+        raise refused_medium(param, "the file URL cannot be read; check its path") from None

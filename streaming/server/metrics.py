@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from types import TracebackType
 
-from fastapi import APIRouter, Request, Response
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
-from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 from omni.events import AudioChunk, Done, Event, TextDelta
-
-router = APIRouter()
 
 LATENCIES = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 20, 40)
 SECONDS = (0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128, 512)
@@ -33,7 +31,11 @@ class Metrics:
         self.ttft = Histogram("omni:ttft_s", "From asking to the first text.", registry=to, buckets=LATENCIES)
         self.ttfp = Histogram("omni:audio_ttfp_s", "From asking to the first sound.", registry=to, buckets=LATENCIES)
         self.latency = Histogram(
-            "omni:e2e_request_latency_s", "From asking to the end of an answer.", ["door"], registry=to, buckets=LATENCIES
+            "omni:e2e_request_latency_s",
+            "From asking to the end of an answer.",
+            ["endpoint"],
+            registry=to,
+            buckets=LATENCIES,
         )
         self.duration = Histogram("omni:audio_duration_s", "Sound in an answer.", registry=to, buckets=SECONDS)
         self.rtf = Histogram(
@@ -50,24 +52,32 @@ class Metrics:
         running = Gauge("omni:num_requests_running", "Answers that have begun and not ended.", registry=to)
         running.set_function(lambda: self.num_running)
         self.sessions = Gauge("omni:num_sessions", "Open sockets.", registry=to)
-        self.answers = Counter("omni:answers", "Answers by how they ended.", ["door", "finish_reason"], registry=to)
+        self.answers = Counter("omni:answers", "Answers by how they ended.", ["endpoint", "finish_reason"], registry=to)
         self.prompt_tokens = Counter("omni:prompt_tokens", "Tokens read.", ["kind"], registry=to)
         self.generation_tokens = Counter("omni:generation_tokens", "Tokens made.", ["kind"], registry=to)
         self.refusals = Counter("omni:refusals", "Requests that were refused, by reason.", ["reason"], registry=to)
 
-    def answer(self, door: str) -> Answer:
+    def answer(self, endpoint: str) -> Answer:
         """Follows one answer: `with metrics.answer("chat") as seen:` and `seen(event)` for each of its events.
 
-        door: through which it was asked, one of a fixed few names.
+        endpoint: that was asked, one of a fixed few names.
         """
-        return Answer(self, door)
+        return Answer(self, endpoint)
+
+    async def watched(self, endpoint: str, events: AsyncGenerator[Event]) -> AsyncGenerator[Event]:
+        """The same events, counted."""
+        with self.answer(endpoint) as seen:
+            async with aclosing(events):
+                async for event in events:
+                    seen(event)
+                    yield event
 
 
 class Answer:
     """One answer as Metrics sees it."""
 
-    def __init__(self, metrics: Metrics, door: str) -> None:
-        self._metrics, self._door = metrics, door
+    def __init__(self, metrics: Metrics, endpoint: str) -> None:
+        self._metrics, self._endpoint = metrics, endpoint
         self._asked = time.perf_counter()
         self._begun = self._has_text = False
         self._played_out = 0.0
@@ -100,7 +110,7 @@ class Answer:
 
     def _end(self, done: Done, now: float) -> None:
         metrics, usage, self._finish = self._metrics, done.usage, done.finish_reason
-        metrics.latency.labels(self._door).observe(now - self._asked)
+        metrics.latency.labels(self._endpoint).observe(now - self._asked)
         if done.timings.audio:
             metrics.duration.observe(done.timings.audio)
             metrics.underrun.observe(self._underrun)
@@ -117,13 +127,4 @@ class Answer:
         else:
             self._metrics.num_waiting -= 1
         failed = isinstance(error, Exception)  # a GeneratorExit or CancelledError is a client that went
-        self._metrics.answers.labels(self._door, "failed" if failed else self._finish).inc()
-
-
-@router.get(
-    "/metrics", response_class=Response, responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
-)
-async def metrics(request: Request) -> Response:
-    """Figures of this server in the format of Prometheus."""
-    hub_metrics: Metrics = request.app.state.hub.metrics
-    return Response(generate_latest(hub_metrics.registry), headers={"content-type": CONTENT_TYPE_LATEST})
+        self._metrics.answers.labels(self._endpoint, "failed" if failed else self._finish).inc()

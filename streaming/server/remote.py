@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import httpx
 
-from omni.streaming.problems import Problem
+from omni.streaming.problems import refused_medium, too_large
 from omni.streaming.settings import Settings
 
 PORT = 443
@@ -63,7 +63,7 @@ class Remote:
     port: int = PORT
     _tls: ssl.SSLContext | None = field(default=None, repr=False)
 
-    async def fetch(self, source: str, param: str | None) -> bytes:
+    async def fetch(self, source: str, param: str) -> bytes:
         """What lies at an https URL; Problem where it may not be fetched, or does not come."""
         limits = self.settings.limits
         try:
@@ -75,33 +75,33 @@ class Remote:
                         return found
                     url = self._parse(found, param)
         except TimeoutError:
-            raise _refused(param, f"the URL did not give the file within {limits.decode_seconds:g} s") from None
+            raise refused_medium(param, f"the URL did not give the file within {limits.decode_seconds:g} s") from None
         except (httpx.HTTPError, httpx.InvalidURL, ssl.SSLError, OSError):
-            raise _refused(param, "the URL could not be fetched; check it, or send the file as base64") from None
-        raise _refused(param, f"the URL leads on more than {MOST_HOPS} times; give the last one")
+            raise refused_medium(param, "the URL could not be fetched; check it, or send the file as base64") from None
+        raise refused_medium(param, f"the URL leads on more than {MOST_HOPS} times; give the last one")
 
-    def _parse(self, source: str | httpx.URL, param: str | None) -> httpx.URL:
+    def _parse(self, source: str | httpx.URL, param: str) -> httpx.URL:
         if not self.settings.media_domains:
-            raise _refused(param, "this server fetches no URLs; send the file as base64")
+            raise refused_medium(param, "this server fetches no URLs; send the file as base64")
         if isinstance(source, str) and (len(source) > MOST_URL or not source.isascii() or not source.isprintable()):
-            raise _refused(param, f"the URL has characters that are no part of URLs, or more than {MOST_URL}")
+            raise refused_medium(param, f"the URL has characters that are no part of URLs, or more than {MOST_URL}")
         try:
             url = httpx.URL(source)
         except httpx.InvalidURL:
-            raise _refused(param, "the URL is not one that can be read") from None
+            raise refused_medium(param, "the URL is not one that can be read") from None
         if url.scheme != "https":
-            raise _refused(param, "only https URLs are fetched")
+            raise refused_medium(param, "only https URLs are fetched")
         if url.userinfo or (url.port or PORT) != PORT or "\\" in str(source):
-            raise _refused(param, "the URL names a user or another port than 443, or has a backslash; leave that out")
+            raise refused_medium(param, "the URL names a user or another port than 443, or has a backslash; leave that out")
         if url.host not in self.settings.media_domains:
-            raise _refused(param, "this server fetches nothing from that host; send the file as base64")
+            raise refused_medium(param, "this server fetches nothing from that host; send the file as base64")
         return url
 
-    async def _get(self, url: httpx.URL, param: str | None) -> bytes | httpx.URL:
+    async def _get(self, url: httpx.URL, param: str) -> bytes | httpx.URL:
         """The body, or where it is instead."""
         addresses = await self.resolve(url.host)
         if not addresses or not all(map(is_public, addresses)):
-            raise _refused(param, "that host has an address that is not public; send the file as base64")
+            raise refused_medium(param, "that host has an address that is not public; send the file as base64")
         pinned = url.copy_with(host=addresses[0], port=self.port, fragment=None)
         if not self.transport and not self._tls:
             self._tls = await asyncio.to_thread(httpx.create_ssl_context)
@@ -119,23 +119,14 @@ class Remote:
             if response.status_code in REDIRECTS and "location" in response.headers:
                 return url.join(response.headers["location"])
             if response.status_code != 200 or response.headers.get("content-encoding", "identity") != "identity":
-                raise _refused(param, "the URL gives no file; check it, or send the file as base64")
+                raise refused_medium(param, "the URL gives no file; check it, or send the file as base64")
             return await self._read(response, param)
 
-    async def _read(self, response: httpx.Response, param: str | None) -> bytes:
+    async def _read(self, response: httpx.Response, param: str) -> bytes:
         most = self.settings.limits.media_bytes
         data = bytearray()
         async for piece in response.aiter_raw():
             data += piece
             if len(data) > most:
-                raise Problem(
-                    f"{param or 'the file'}: more than the {most} bytes that are allowed",
-                    413,
-                    param=param,
-                    code="media_too_large",
-                )
+                raise too_large(param, f"more than the {most} bytes that are allowed")
         return bytes(data)
-
-
-def _refused(param: str | None, sentence: str) -> Problem:
-    return Problem(f"{param or 'the file'}: {sentence}", param=param, code="invalid_media")

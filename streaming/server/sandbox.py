@@ -105,7 +105,7 @@ class Sandbox:
         for worker in self._workers:
             self._free.put(worker)
 
-    async def check(self, data: bytes, kind: str, budget: Budget, param: str | None) -> None:
+    async def check(self, data: bytes, kind: str, budget: Budget, param: str) -> None:
         """Decode a medium once; Problem where it cannot be, or is larger than its budget."""
         if not self._threads:
             self._threads = ThreadPoolExecutor(WORKERS, "decoding")
@@ -120,7 +120,7 @@ class Sandbox:
         if found:
             status, sentence = found
             code = "media_too_large" if status == 413 else "invalid_media"
-            raise Problem(f"{param or 'the file'} {sentence}", status, param=param, code=code)
+            raise Problem(f"{param} {sentence}", status, param=param, code=code)
 
     def _ask(self, task: Task, data: bytes) -> tuple[int, str] | None:
         worker = self._free.get()

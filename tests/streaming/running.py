@@ -14,7 +14,7 @@ import httpx
 from omni.streaming.serve import Server, Tls, bind, server_of
 from omni.streaming.server.hub import Hub
 from omni.streaming.settings import Settings
-from tests.streaming.doors import Scripted
+from tests.streaming.doubles import Scripted
 
 
 class Still(Scripted):

@@ -16,7 +16,7 @@ from starlette.websockets import WebSocket
 
 from omni import Omni
 from omni.errors import MessageError
-from omni.events import AudioChunk, Done, Event, TextDelta
+from omni.events import AudioChunk, Capabilities, Done, Event, TextDelta
 from omni.session import Forgotten
 from omni.streaming.realtime.connection import realtime
 from omni.streaming.server.hub import Hub
@@ -41,7 +41,6 @@ class FakeSession:
     def __init__(self, omni: FakeOmni, voice: str | None) -> None:
         self._omni, self.voice = omni, voice
         self.tools: Sequence[Any] = ()
-        self.messages: list[Any] = []
         self.forgotten = Forgotten()
         self.began: list[Any] = []
         self.heard: list[NDArray[np.float32]] = []
@@ -50,9 +49,7 @@ class FakeSession:
         self.interrupted: list[float] = []
 
     def begin(self, messages: Sequence[Any]) -> None:
-        self.began, self.messages = [*messages], [*messages]
-        if self.messages and self.messages[-1]["role"] == "user":
-            self.messages.pop()
+        self.began = [*messages]
 
     def append_audio(self, samples: NDArray[np.float32], rate: int) -> None:
         self.heard.append(samples)
@@ -87,6 +84,7 @@ class FakeOmni:
     def __init__(self, *scripts: Sequence[Step]) -> None:
         self.voices = {"Chelsie": object(), "Ethan": object()}
         self.default_voice = "Chelsie"
+        self.capabilities = Capabilities(hears=True, sees=True, speaks=True)
         self.budget = None
         self.scripts = [*scripts]
         self.transcript: Sequence[Step] = (TextDelta("What "), TextDelta("moves?"), done())

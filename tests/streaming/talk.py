@@ -16,8 +16,8 @@ from openai.types.realtime import (
 )
 from pydantic import BaseModel, TypeAdapter
 
-from omni.events import Done, FinishReason, Limit, TextDelta, Timings, Usage
-from omni.streaming.audio.turn_detection import TurnEvent
+from omni.events import Capabilities, Done, FinishReason, Limit, TextDelta, Timings, Usage
+from omni.streaming.audio.turn_detection import SpeechEvent
 from omni.streaming.realtime.effects import Answer, Close, Cut, Effect, Hear, Release, Send, Stop, Transcribe
 from omni.streaming.realtime.protocol import Protocol
 from omni.streaming.realtime.session_config import Bounds
@@ -84,11 +84,14 @@ class Talk:
         *,
         kind: Any = "realtime",
         voices: tuple[str, ...] = ("Chelsie", "Ethan"),
+        hears: bool = True,
+        sees: bool = True,
         limits: Limits | None = None,
         session: Json | None = None,
     ) -> None:
-        bounds = Bounds(voices, limits or Limits())
-        setup = Setup("omni", bounds, voices[0] if voices else None, 2_000_000_000, kind)
+        can = Capabilities(hears, sees, bool(voices))
+        bounds = Bounds(can, voices, voices[0] if voices else None, limits or Limits())
+        setup = Setup("omni", bounds, 2_000_000_000, kind)
         self.now = 100.0
         self.protocol = Protocol(setup, self.now, counted())
         self.events: list[Json] = []
@@ -121,8 +124,8 @@ class Talk:
     def append(self, ms: int, format: str = "audio/pcm") -> list[Json]:
         return self.client("input_audio_buffer.append", audio=b64encode(silence(ms, format)).decode())
 
-    def turn(self, *events: TurnEvent) -> list[Json]:
-        return [told for event in events for told in self.take(self.protocol.turn(event, self.now))]
+    def speech(self, *events: SpeechEvent) -> list[Json]:
+        return [told for event in events for told in self.take(self.protocol.speech(event, self.now))]
 
     def say(self, text: str, **item: Any) -> str:
         """The user writes something; gives the item's id."""

@@ -1,4 +1,4 @@
-"""The application as a whole: what every door has in common, and what it says of itself."""
+"""The application as a whole: what every endpoint has in common, and what it says of itself."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 from omni.errors import CapacityError, ContextError, EngineError, MediaLimitError, OptionError
 from omni.streaming.app import PAGE, create_app, drain
 from omni.streaming.settings import Limits, Settings
-from tests.streaming.doors import MODEL, hub_of
+from tests.streaming.doubles import MODEL, hub_of
 from tests.streaming.running import Place, Still, running
 
 KEY = "a-key-of-the-server-0123456789"

@@ -24,7 +24,7 @@ from omni.errors import OptionError
 from omni.streaming import serve as module
 from omni.streaming.serve import Tls, bind, check_settings, greeting, serve
 from omni.streaming.settings import Settings
-from tests.streaming.doors import MODEL, done, hub_of
+from tests.streaming.doubles import MODEL, done, hub_of
 from tests.streaming.running import Place, Still, running
 
 DATA = Path(__file__).parents[1] / "data"
@@ -110,6 +110,13 @@ def test_greeting(settings: Settings, tls: Tls | None, has: list[str], has_not: 
     said = greeting(hub_of(Still(), settings), 8123, tls)
     assert [one for one in has if one not in said] == []
     assert [one for one in has_not if one in said] == []
+
+
+def test_greeting_tells_what_the_model_lacks() -> None:
+    omni = Still()
+    assert "does not" not in greeting(hub_of(omni), 8123, None)
+    omni.hears, omni.voices = False, {}
+    assert "reads and writes; it does not hear, speak" in greeting(hub_of(omni), 8123, None)
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,11 @@ def test_pieces_are_the_whole(speed: float) -> None:
     np.testing.assert_array_equal(at_speed(speed, sound, 777), at_speed(speed, sound, len(sound)))
 
 
+def test_at_its_own_speed_it_stays_as_it_is() -> None:
+    sound = tone(300, 1.0)
+    np.testing.assert_array_equal(at_speed(1.0, sound, 777), sound)
+
+
 @pytest.mark.parametrize("speed", [0.25, 0.5, 2.0])
 def test_the_last_sound_is_kept(speed: float) -> None:
     sound = np.concatenate((np.zeros(RATE, np.float32), tone(500, 0.05)))

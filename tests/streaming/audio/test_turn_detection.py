@@ -27,12 +27,12 @@ from omni.streaming.audio.turn_detection import (
     Eagerness,
     SemanticVad,
     ServerVad,
+    SpeechEvent,
     SpeechPaused,
     SpeechResumed,
     SpeechStarted,
     SpeechStopped,
-    TurnEvent,
-    TurnTaker,
+    TurnDetector,
     pitch,
     wait_ms,
 )
@@ -72,11 +72,11 @@ def around(wave: Wave, before_ms: float = 1000, after_ms: float = 1000, rate: in
     return np.concatenate([silence(before_ms, rate), wave, silence(after_ms, rate)])
 
 
-def heard(taker: TurnTaker, wave: Wave, speaking: bool = False, piece: int = 1000) -> list[TurnEvent]:
-    return [e for at in range(0, len(wave), piece) for e in taker.push(wave[at : at + piece], speaking)]
+def heard(detector: TurnDetector, wave: Wave, speaking: bool = False, piece: int = 1000) -> list[SpeechEvent]:
+    return [e for at in range(0, len(wave), piece) for e in detector.push(wave[at : at + piece], speaking)]
 
 
-def kinds(events: Iterable[TurnEvent]) -> list[str]:
+def kinds(events: Iterable[SpeechEvent]) -> list[str]:
     return [type(event).__name__.removeprefix("Speech") for event in events]
 
 
@@ -91,7 +91,7 @@ WHOLE_TURN = ["Started", "Paused", "Stopped"]
 def test_a_sentence_is_one_turn(path: Path, background: float | None) -> None:
     begins, ends = (1000 + ms for ms in voice_ms(recorded(path)))
     wave = around(recorded(path))
-    events = heard(TurnTaker(ServerVad(), RATE), wave if background is None else noisy(wave, background))
+    events = heard(TurnDetector(ServerVad(), RATE), wave if background is None else noisy(wave, background))
     assert kinds(events) == WHOLE_TURN
     started, paused, stopped = events
     assert isinstance(started, SpeechStarted) and isinstance(paused, SpeechPaused) and isinstance(stopped, SpeechStopped)
@@ -103,8 +103,8 @@ def test_a_sentence_is_one_turn(path: Path, background: float | None) -> None:
 
 @pytest.mark.parametrize("rate", [8000, 24000, 44100])
 def test_the_rate_changes_no_time(rate: int) -> None:
-    truth = heard(TurnTaker(ServerVad(), RATE), around(recorded(QUESTIONS[0])))
-    events = heard(TurnTaker(ServerVad(), rate), around(recorded(QUESTIONS[0], rate), rate=rate))
+    truth = heard(TurnDetector(ServerVad(), RATE), around(recorded(QUESTIONS[0])))
+    events = heard(TurnDetector(ServerVad(), rate), around(recorded(QUESTIONS[0], rate), rate=rate))
     assert kinds(events) == kinds(truth) == WHOLE_TURN
     for event, true in zip(events, truth, strict=True):
         assert not isinstance(event, SpeechResumed) and not isinstance(true, SpeechResumed)
@@ -129,7 +129,7 @@ NO_VOICE = {
 
 @pytest.mark.parametrize("name", NO_VOICE)
 def test_what_is_no_voice_begins_no_turn(name: str) -> None:
-    assert heard(TurnTaker(ServerVad(), RATE), NO_VOICE[name].astype(np.float32)) == []
+    assert heard(TurnDetector(ServerVad(), RATE), NO_VOICE[name].astype(np.float32)) == []
 
 
 CONVERSATION = np.concatenate(
@@ -141,8 +141,8 @@ CONVERSATION = np.concatenate(
 
 
 @cache
-def conversation(detection: ServerVad | SemanticVad) -> tuple[TurnEvent, ...]:
-    return tuple(TurnTaker(detection, 24000).push(CONVERSATION, False))
+def conversation(detection: ServerVad | SemanticVad) -> tuple[SpeechEvent, ...]:
+    return tuple(TurnDetector(detection, 24000).push(CONVERSATION, False))
 
 
 @settings(max_examples=12, deadline=None)
@@ -151,12 +151,12 @@ def conversation(detection: ServerVad | SemanticVad) -> tuple[TurnEvent, ...]:
     detection=st.sampled_from([ServerVad(), SemanticVad("high")]),
 )
 def test_pieces_bring_about_what_the_whole_does(cuts: list[int], detection: ServerVad | SemanticVad) -> None:
-    taker = TurnTaker(detection, 24000)
-    events: list[TurnEvent] = []
+    detector = TurnDetector(detection, 24000)
+    events: list[SpeechEvent] = []
     for start, end in pairwise([0, *sorted(cuts), len(CONVERSATION)]):
-        events += taker.push(CONVERSATION[start:end], False)
-        assert taker.offset_ms == end * 1000 // 24000
-        assert all(isinstance(e, SpeechResumed) or e.at_ms <= taker.offset_ms for e in events)
+        events += detector.push(CONVERSATION[start:end], False)
+        assert detector.offset_ms == end * 1000 // 24000
+        assert all(isinstance(e, SpeechResumed) or e.at_ms <= detector.offset_ms for e in events)
     assert tuple(events) == conversation(detection)
 
 
@@ -166,46 +166,46 @@ def test_a_pause_is_told_and_taken_back() -> None:
 
 def test_listeners_share_nothing() -> None:
     waves = [around(recorded(path), 200, 800) for path in QUESTIONS[:2]]
-    takers = [TurnTaker(ServerVad(), RATE) for _ in waves]
-    together: list[list[TurnEvent]] = [[], []]
+    detectors = [TurnDetector(ServerVad(), RATE) for _ in waves]
+    together: list[list[SpeechEvent]] = [[], []]
     for at in range(0, max(map(len, waves)), 700):
-        for taker, wave, events in zip(takers, waves, together, strict=True):
-            events += taker.push(wave[at : at + 700], False)
-    assert together == [heard(TurnTaker(ServerVad(), RATE), wave) for wave in waves]
+        for detector, wave, events in zip(detectors, waves, together, strict=True):
+            events += detector.push(wave[at : at + 700], False)
+    assert together == [heard(TurnDetector(ServerVad(), RATE), wave) for wave in waves]
 
 
 def test_padding_ends_where_the_last_turn_did() -> None:
-    taker = TurnTaker(ServerVad(prefix_padding_ms=3000), RATE)
+    detector = TurnDetector(ServerVad(prefix_padding_ms=3000), RATE)
     question = around(recorded(QUESTIONS[0]), 0, 700)
-    started, _, stopped, again, *_ = heard(taker, np.concatenate([question, question]))
+    started, _, stopped, again, *_ = heard(detector, np.concatenate([question, question]))
     assert started == SpeechStarted(0)
     assert isinstance(stopped, SpeechStopped) and again == SpeechStarted(stopped.at_ms)
 
 
 def test_listening_may_begin_later() -> None:
     wave = around(recorded(QUESTIONS[0]), 100)
-    usual = heard(TurnTaker(ServerVad(), RATE), wave)
-    taker = TurnTaker(ServerVad(), RATE, start_ms=5000)
-    later = heard(taker, wave)
-    assert taker.offset_ms == 5000 + len(wave) // 16
+    usual = heard(TurnDetector(ServerVad(), RATE), wave)
+    detector = TurnDetector(ServerVad(), RATE, start_ms=5000)
+    later = heard(detector, wave)
+    assert detector.offset_ms == 5000 + len(wave) // 16
     assert kinds(later) == kinds(usual) and later[0] == SpeechStarted(5000)
     for early, late in zip(usual[1:], later[1:], strict=True):
         assert not isinstance(early, SpeechResumed) and not isinstance(late, SpeechResumed)
         assert late.at_ms == early.at_ms + 5000
 
 
-def interrupted_after(taker: TurnTaker, wave: Wave) -> float | None:
+def interrupted_after(detector: TurnDetector, wave: Wave) -> float | None:
     """Milliseconds of `wave` until a turn began, while the model is being heard."""
     for at in range(0, len(wave), HOP_LEN):
-        if "Started" in kinds(taker.push(wave[at : at + HOP_LEN], True)):
+        if "Started" in kinds(detector.push(wave[at : at + HOP_LEN], True)):
             return (at + HOP_LEN) / RATE * 1000
     return None
 
 
-def after_a_turn() -> TurnTaker:
-    taker = TurnTaker(ServerVad(), RATE)
-    assert kinds(heard(taker, noisy(around(recorded(QUESTIONS[0]), 200, 800), -65))) == WHOLE_TURN
-    return taker
+def after_a_turn() -> TurnDetector:
+    detector = TurnDetector(ServerVad(), RATE)
+    assert kinds(heard(detector, noisy(around(recorded(QUESTIONS[0]), 200, 800), -65))) == WHOLE_TURN
+    return detector
 
 
 @pytest.mark.parametrize("path", QUESTIONS, ids=lambda path: path.stem)
@@ -238,7 +238,7 @@ LOUD = 0.1
 
 
 @pytest.fixture
-def hops(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[tuple[int, TurnEvent]]]:
+def hops(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[tuple[int, SpeechEvent]]]:
     """Events of hops with the given probabilities, each with the number of the hop that brought it about."""
 
     def run(
@@ -246,13 +246,13 @@ def hops(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[tuple[int, TurnE
         detection: ServerVad | SemanticVad | None = None,
         speaking: bool = False,
         amplitude: float = LOUD,
-        taker: TurnTaker | None = None,
-    ) -> list[tuple[int, TurnEvent]]:
+        detector: TurnDetector | None = None,
+    ) -> list[tuple[int, SpeechEvent]]:
         script = iter(probabilities)
-        taker = taker or TurnTaker(detection or ServerVad(prefix_padding_ms=0), RATE)
-        monkeypatch.setattr(taker, "_detector", type("Script", (), {"process_samples": lambda self, _: next(script)})())
+        detector = detector or TurnDetector(detection or ServerVad(prefix_padding_ms=0), RATE)
+        monkeypatch.setattr(detector, "_detector", type("Script", (), {"process_samples": lambda self, _: next(script)})())
         hop = np.full(HOP_LEN, amplitude, np.float32)
-        return [(i, event) for i in range(len(probabilities)) for event in taker.push(hop, speaking)]
+        return [(i, event) for i in range(len(probabilities)) for event in detector.push(hop, speaking)]
 
     return run
 
@@ -283,19 +283,19 @@ def test_what_interrupts(hops: Any, probability: float, amplitude: float, hop: i
 
 def test_loudness_is_learned_from_the_person(hops: Any) -> None:
     def interrupts(person: float, echo: float) -> bool:
-        taker = TurnTaker(ServerVad(), RATE)
-        hops([0.9] * 100 + [0.0] * 20, amplitude=person, taker=taker)
-        return bool(hops([0.9] * BARGE_IN_HOPS, speaking=True, amplitude=echo, taker=taker))
+        detector = TurnDetector(ServerVad(), RATE)
+        hops([0.9] * 100 + [0.0] * 20, amplitude=person, detector=detector)
+        return bool(hops([0.9] * BARGE_IN_HOPS, speaking=True, amplitude=echo, detector=detector))
 
     assert interrupts(0.2, 0.06) and not interrupts(0.2, 0.04)
     assert interrupts(0.01, 0.003) and not interrupts(0.01, 0.002)
 
 
 def test_loudness_is_not_learned_from_the_model(hops: Any) -> None:
-    taker = TurnTaker(ServerVad(), RATE)
-    hops([0.9] * 100, amplitude=0.01, taker=taker)
-    hops([0.9] * 100 + [0.0] * 20, amplitude=0.5, speaking=True, taker=taker)  # both at once: the turn goes on
-    assert kinds(event for _, event in hops([0.9] * BARGE_IN_HOPS, speaking=True, amplitude=0.01, taker=taker)) == [
+    detector = TurnDetector(ServerVad(), RATE)
+    hops([0.9] * 100, amplitude=0.01, detector=detector)
+    hops([0.9] * 100 + [0.0] * 20, amplitude=0.5, speaking=True, detector=detector)  # both at once: the turn goes on
+    assert kinds(event for _, event in hops([0.9] * BARGE_IN_HOPS, speaking=True, amplitude=0.01, detector=detector)) == [
         "Started"
     ]
 
@@ -379,7 +379,9 @@ def bent(wave: Wave, semitones: float) -> Wave:
 
 def silence_waited(wave: Wave, eagerness: Eagerness) -> int:
     """Milliseconds from the pause to the end of the turn."""
-    events = heard(TurnTaker(SemanticVad(eagerness), RATE), noisy(around(wave, 300, LONGEST_WAIT_MS[eagerness] + 500), -65))
+    events = heard(
+        TurnDetector(SemanticVad(eagerness), RATE), noisy(around(wave, 300, LONGEST_WAIT_MS[eagerness] + 500), -65)
+    )
     assert kinds(events) == WHOLE_TURN
     _, paused, stopped = events
     assert isinstance(paused, SpeechPaused) and isinstance(stopped, SpeechStopped)
@@ -394,10 +396,10 @@ def test_a_voice_that_sinks_is_answered_sooner(path: Path) -> None:
 
 def test_an_earlier_turn_does_not_count() -> None:
     question = noisy(around(recorded(QUESTIONS[0]), 300, 4500), -65)
-    taker = TurnTaker(SemanticVad(), RATE)
+    detector = TurnDetector(SemanticVad(), RATE)
     low = np.interp(np.arange(0, len(question), 0.7), np.arange(len(question)), question).astype(np.float32)
-    assert kinds(heard(taker, low)) == WHOLE_TURN
-    *_, paused, stopped = heard(taker, question)
+    assert kinds(heard(detector, low)) == WHOLE_TURN
+    *_, paused, stopped = heard(detector, question)
     assert isinstance(paused, SpeechPaused) and isinstance(stopped, SpeechStopped)
     assert stopped.at_ms - paused.at_ms == pytest.approx(silence_waited(recorded(QUESTIONS[0]), "auto"), abs=4 * HOP_MS)
 

@@ -21,7 +21,7 @@ from omni import Budget, Omni
 from omni.cli import bench as cli_bench
 from omni.cli.main import app
 from omni.errors import EngineError, EvaluationError
-from omni.streaming.audio.turn_detection import ServerVad, SpeechStopped, TurnTaker
+from omni.streaming.audio.turn_detection import ServerVad, SpeechStopped, TurnDetector
 from omni.streaming.audio.wire import Samples
 from omni.streaming.bench import barge_in as bench_barge_in
 from omni.streaming.bench import load as bench_load
@@ -30,13 +30,13 @@ from omni.streaming.bench import run as bench
 from omni.streaming.bench.barge_in import MOST_MS, Request
 from omni.streaming.bench.caller import SOUND, Caller, CallError, Order, Place, Refused, calling
 from omni.streaming.bench.load import Answer, Listener
-from omni.streaming.bench.recordings import PIECE_LEN, RATE, Conversation, is_steady, voice_of, voices_of
+from omni.streaming.bench.recordings import PIECE_LEN, RATE, Conversation, is_steady, utterance_of, utterances_of
 from omni.streaming.bench.run import Report, Task
 from omni.streaming.bench.script import LONG, STEADY_SOUND, Made, Script, Scripted, Sent, Step, timed
 from omni.streaming.bench.servers import Scripting, serving
 from omni.streaming.bench.spread import Spread
 from omni.streaming.server.hub import Hub
-from tests.streaming.doors import MEDIA, decoded
+from tests.streaming.doubles import MEDIA, decoded
 from tests.streaming.running import running
 
 SHORT: Script = [Step(0.05, 0.0), Step(0.05, 0.5)]
@@ -46,7 +46,7 @@ NOWHERE = Place("ws://127.0.0.1:9")
 @pytest.fixture(scope="module")
 def voice() -> Samples:
     """A second of a spoken question."""
-    found = voice_of(np.concatenate([decoded((MEDIA / "where.ogg").read_bytes()), np.zeros(PIECE_LEN, np.float32)]))
+    found = utterance_of(np.concatenate([decoded((MEDIA / "where.ogg").read_bytes()), np.zeros(PIECE_LEN, np.float32)]))
     assert found is not None
     return found[: 50 * PIECE_LEN]
 
@@ -140,14 +140,14 @@ def test_a_voice_is_cut_where_it_begins_and_ends() -> None:
     tone = np.full(PIECE_LEN * 10, 0.5, np.float32)
     tail = np.full(PIECE_LEN, 0.01, np.float32)
     recording = np.concatenate([silence[:-100], tone, tail, silence])
-    found = voice_of(recording)
+    found = utterance_of(recording)
     assert found is not None
     np.testing.assert_array_equal(found, np.concatenate([tone, tail]))
     noise = np.random.default_rng(0).normal(0, 0.01, len(recording)).astype(np.float32)
-    assert voice_of(recording + noise) is None
-    assert voice_of(silence) is None and voice_of(silence[:10]) is None
+    assert utterance_of(recording + noise) is None
+    assert utterance_of(silence) is None and utterance_of(silence[:10]) is None
     asked = [Conversation(None, (recording, recording + noise)), Conversation(b"", (silence,))]
-    (left,) = voices_of(asked)
+    (left,) = utterances_of(asked)
     assert len(left.questions) == 1
 
 
@@ -342,7 +342,7 @@ def test_marks() -> None:
 
 
 def test_the_table_fits_and_the_file_is_json(tmp_path: Path) -> None:
-    report, text, path = good(), StringIO(), tmp_path / "door.json"
+    report, text, path = good(), StringIO(), tmp_path / "server.json"
     bench.show(report, Console(file=text, width=80))
     lines = text.getvalue().splitlines()
     assert max(map(len, lines)) <= 80 and "…" not in text.getvalue()
@@ -370,10 +370,10 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, voice: Sam
     monkeypatch.setattr(bench_barge_in, "HEARD_SECONDS", (0.0, 0.1))
     monkeypatch.setattr(bench, "scripted", scripted)
     monkeypatch.setattr(cli_bench, "_task", lambda *_: task)
-    out = tmp_path / "door.json"
+    out = tmp_path / "server.json"
     with served(SHORT) as place:
         options = ["--url", place.url.replace("ws", "http"), "--json", str(out), "--check"]
-        done = CliRunner().invoke(app, ["bench", "door", *options])
+        done = CliRunner().invoke(app, ["bench", "server", *options])
     assert done.exit_code == 1, done.output
     tree = json.loads(out.read_text())
     assert tree["server"] == place.url
@@ -387,15 +387,15 @@ def test_what_the_command_asks() -> None:
     task = cli_bench._task([1, 4], 60.0, 30, 7)
     assert (task.sessions, task.seconds, task.trials, task.seed) == ([1, 4], 60.0, 30, 7)
     assert task.request.text == "Describe the picture." and task.request.picture
-    cut = voices_of(task.conversations)
+    cut = utterances_of(task.conversations)
     assert sum(len(each.questions) for each in cut) >= 8
     assert all(each.picture and each.picture.startswith(b"\x89PNG") for each in cut)
 
 
 def test_what_the_command_refuses() -> None:
     run = CliRunner().invoke
-    assert run(app, ["bench", "door", "--sessions", "many"]).exit_code == 2
-    assert run(app, ["bench", "door", "--json", "nowhere/door.json"]).exit_code == 2
+    assert run(app, ["bench", "server", "--sessions", "many"]).exit_code == 2
+    assert run(app, ["bench", "server", "--json", "nowhere/server.json"]).exit_code == 2
 
 
 def test_a_server_that_does_not_start(capfd: pytest.CaptureFixture[str]) -> None:
@@ -410,7 +410,7 @@ def test_a_server_that_does_not_start(capfd: pytest.CaptureFixture[str]) -> None
 
 def test_silence_of_half_a_second_ends_what_load_says(voice: Samples) -> None:
     """Questions are said whole: no pause within this one is taken for its end."""
-    taker = TurnTaker(ServerVad(), RATE)
-    told = taker.push(np.concatenate([voice, np.zeros(RATE, np.float32)]), False)
+    detector = TurnDetector(ServerVad(), RATE)
+    told = detector.push(np.concatenate([voice, np.zeros(RATE, np.float32)]), False)
     (stopped,) = [each for each in told if isinstance(each, SpeechStopped)]
     assert stopped.at_ms > len(voice) * 1000 / RATE

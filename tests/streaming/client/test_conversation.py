@@ -15,8 +15,8 @@ from demos import converse
 from omni import Omni
 from omni.cli.main import app
 from omni.errors import InputError
-from omni.streaming.client.conversation import Client, Turn
-from tests.streaming.doors import MEDIA, hub_of, serving
+from omni.streaming.client.conversation import Answer, Client
+from tests.streaming.doubles import MEDIA, hub_of, serving
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +25,8 @@ def url(omni: Omni) -> Iterator[str]:
         yield address.replace("http", "ws")
 
 
-def whole(turns: Iterator[Turn]) -> Turn:
-    return [*turns][-1]
+def whole(answers: Iterator[Answer]) -> Answer:
+    return [*answers][-1]
 
 
 def test_typed_turns_remember_what_was_before(url: str) -> None:
@@ -35,7 +35,7 @@ def test_typed_turns_remember_what_was_before(url: str) -> None:
             client.show(picture)
         assert whole(client.ask("Where is the green heart?")).text == "It is at the top right."
         answer = whole(client.ask("And the blue one?"))
-    assert answer == Turn(text="It is at the bottom.", status="completed")
+    assert answer == Answer(text="It is at the bottom.", status="completed")
 
 
 def test_aloud(url: str) -> None:

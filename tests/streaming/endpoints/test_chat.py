@@ -21,7 +21,7 @@ from omni import Omni, TextDelta
 from omni.errors import CapacityError, ContextError, EngineError
 from omni.events import TokenLogprob
 from omni.streaming.settings import Limits
-from tests.streaming.doors import MODEL, Scripted, data_url, decoded, done, hub_of, openai_of, serving, sound
+from tests.streaming.doubles import MODEL, Scripted, data_url, decoded, done, hub_of, openai_of, serving, sound
 
 SUM: Any = [{"role": "user", "content": "What is two plus three?"}]
 ALOUD: Any = {"modalities": ["text", "audio"]}
@@ -364,7 +364,7 @@ def test_a_client_that_leaves_frees_the_engine(omni: Omni) -> None:
         )
         next(endless)
         endless.close()
-        ends = {"door": "chat", "finish_reason": "cancelled"}
+        ends = {"endpoint": "chat", "finish_reason": "cancelled"}
         deadline = time.monotonic() + 20
         while omni.engine._num_open and time.monotonic() < deadline:
             omni.ping(1)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from omni.streaming.app import create_app
 from omni.streaming.endpoints.chat_request import ChatRequest
-from tests.streaming.doors import MODEL, Scripted, hub_of
+from tests.streaming.doubles import MODEL, Scripted, hub_of
 
 SUM = [{"role": "user", "content": "What is two plus three?"}]
 ALOUD: dict[str, Any] = {"modalities": ["text", "audio"]}

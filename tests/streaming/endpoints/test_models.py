@@ -8,7 +8,7 @@ import openai
 import pytest
 from openai import OpenAI
 
-from tests.streaming.doors import MODEL, Scripted, hub_of, openai_of, serving
+from tests.streaming.doubles import MODEL, Scripted, hub_of, openai_of, serving
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,7 @@ from omni.streaming.app import create_app
 from omni.streaming.audio.wire import FILE_FORMATS
 from omni.streaming.endpoints.speech import SpeechRequest
 from omni.streaming.settings import Limits, Settings
-from tests.streaming.doors import MODEL, RATE, Scripted, decoded, done, hub_of, openai_of, serving, sound
+from tests.streaming.doubles import MODEL, RATE, Scripted, decoded, done, hub_of, openai_of, serving, sound
 
 FORMATS = ["mp3", "opus", "aac", "flac", "wav", "pcm"]
 LOUDNESS = 0.5 / np.sqrt(2)
@@ -132,11 +132,6 @@ def test_sound_is_sent_as_it_is_made() -> None:
         assert len(first) == 1000 and omni.ended.wait(20), "leaving ends the speech"
 
 
-def test_voices(told: OpenAI) -> None:
-    reply = httpx.get(f"{told.base_url}audio/voices", trust_env=False)
-    assert reply.json() == {"voices": ["Chelsie", "Ethan"], "default": "Chelsie"}
-
-
 # ---- what goes wrong
 
 
@@ -170,7 +165,6 @@ def test_a_model_without_a_voice() -> None:
     omni.voices = {}
     with serving(hub_of(omni)) as address, openai_of(address) as client:
         assert "does not speak" in post(client).json()["error"]["message"]
-        assert httpx.get(f"{client.base_url}audio/voices", trust_env=False).json() == {"voices": [], "default": None}
 
 
 @pytest.mark.parametrize("stream_format", ["audio", "sse"])

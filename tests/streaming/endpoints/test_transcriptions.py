@@ -22,7 +22,7 @@ from omni.streaming.app import create_app
 from omni.streaming.audio.wire import encode_file
 from omni.streaming.endpoints.transcriptions import TranscriptionRequest, seconds_of
 from omni.streaming.settings import Limits, Settings
-from tests.streaming.doors import MEDIA, MODEL, Scripted, done, hub_of, openai_of, serving
+from tests.streaming.doubles import MEDIA, MODEL, Scripted, done, hub_of, openai_of, serving
 
 WHERE = ("where.ogg", (MEDIA / "where.ogg").read_bytes())
 SAID = "Where is the green heart?"

@@ -51,7 +51,8 @@ class Script:
 
     Attributes:
         events: of the page, in order; sessions: how many there were.
-        health: status of /health; key: the one that opens the door; open: whether it lets anybody talk.
+        health: status of /health; key: the one that opens the server; open: whether it lets anybody talk.
+        can: what the model does beside reading and writing.
     """
 
     events: list[dict[str, Any]] = field(default_factory=list)
@@ -59,6 +60,7 @@ class Script:
     health: int = 200
     key: str = ""
     open: bool = True
+    can: set[str] = field(default_factory=lambda: {"hears", "sees", "speaks"})
 
     def reset(self) -> None:
         self.__dict__.update(vars(Script()))
@@ -219,7 +221,8 @@ def create(script: Script) -> Starlette:
     async def models(request: Request) -> Response:
         if not allowed(request.headers.get("authorization", "").removeprefix("Bearer ")):
             return JSONResponse({"error": {"message": "no such key"}}, 401)
-        return JSONResponse({"object": "list", "data": [{"id": "scripted", "object": "model"}]})
+        can = {name: name in script.can for name in ("hears", "sees", "speaks")}
+        return JSONResponse({"object": "list", "data": [{"id": "scripted", "object": "model", "capabilities": can}]})
 
     async def voices(request: Request) -> Response:
         return JSONResponse({"voices": ["Chelsie", "Ethan"]})

@@ -261,6 +261,26 @@ def test_answers_in_text_alone(visit: Open, script: Script) -> None:
     expect(page.locator(".omni .ahead")).to_be_empty()
 
 
+def test_a_model_that_only_reads_and_writes(visit: Open, script: Script) -> None:
+    script.can = set()
+    page = visit(flags=())
+    expect(page.locator("#lead")).to_have_text("This model does not hear, see or speak. It answers in writing.")
+    for name in ("mute", "camera", "screen", "picture"):
+        expect(page.locator(f"#{name}")).to_be_hidden()
+    expect(page.locator("#talk")).to_have_text("Write")
+    page.click("#talk")
+    phase(page, "ready")
+    expect(page.locator("#message")).to_be_focused()
+    say(page, "hello")
+    expect(page.locator(".omni .said")).to_have_text("It is a red circle, and it stands in the middle.")
+    (update,) = script.of("session.update")
+    assert update["session"]["output_modalities"] == ["text"]
+    assert update["session"]["audio"]["input"].keys() == {"format"}
+    page.click("[data-panel=settings]")
+    expect(page.locator("#s-voice")).to_be_hidden()
+    expect(page.locator("[name=turns]").first).to_be_hidden()
+
+
 @pytest.mark.parametrize(
     ("fault", "words"),
     [

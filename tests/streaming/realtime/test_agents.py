@@ -15,7 +15,7 @@ from agents.realtime.items import AssistantAudio, AssistantMessageItem, InputAud
 from agents.realtime.session import RealtimeSession
 
 from omni import Omni
-from tests.streaming.doors import MEDIA, MODEL, hub_of, serving
+from tests.streaming.doubles import MEDIA, MODEL, hub_of, serving
 
 SECONDS = 60.0
 

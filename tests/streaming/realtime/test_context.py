@@ -117,6 +117,6 @@ def test_a_session_that_forgot_all_but_the_turn() -> None:
 
 def test_an_answer_to_a_function() -> None:
     items = [user("a"), Item("o", "function_call_output", call_id="c", output="x")]
-    context = context_of(items, "")
-    context.forget(Forgotten())
-    assert not any(item.forgotten for item in items)
+    context = context_of(items, "")  # there is no turn: all of it is past
+    context.forget(Forgotten(1, 1))
+    assert [item.forgotten for item in items] == [True, False]

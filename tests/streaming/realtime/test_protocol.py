@@ -479,6 +479,6 @@ def test_ids_are_hard_to_guess() -> None:
 def test_turns_do_not_begin_twice_from_one_report() -> None:
     talk = Talk()
     talk.append(1000)
-    talk.turn(SpeechStarted(200))
+    talk.speech(SpeechStarted(200))
     assert types(talk.client("input_audio_buffer.clear")) == ["input_audio_buffer.cleared"]
     assert talk.commands[-1].start_ms == 1000

@@ -188,7 +188,7 @@ def act(talk: Talk, action: tuple[str, Any]) -> None:
             names = {f"${i}": item.id for i, item in enumerate(reversed(talk.items))}
             talk.take(protocol.receive(with_names(event, names), talk.now, {PICTURE: b"png"}))
         case "turn", event:
-            talk.turn(event)
+            talk.speech(event)
         case "told", (n, told):
             if answer := nth(Answer, n):
                 if isinstance(told, bytes) and answer.voice is None:

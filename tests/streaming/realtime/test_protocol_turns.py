@@ -20,9 +20,9 @@ STOPPED = ["input_audio_buffer.speech_stopped", *COMMITTED]
 def spoken_turn(talk: Talk) -> None:
     """2 seconds of sound, in which somebody speaks from 0.5 to 1.5."""
     talk.append(600)
-    talk.turn(SpeechStarted(500))
+    talk.speech(SpeechStarted(500))
     talk.append(1400)
-    talk.turn(SpeechStopped(1500))
+    talk.speech(SpeechStopped(1500))
 
 
 # ---- by hand
@@ -129,13 +129,13 @@ def test_a_turn() -> None:
     talk = Talk()
     talk.append(600)
     assert talk.last(Hear).data == bytes(600 * 48)
-    events = talk.turn(SpeechStarted(500))
+    events = talk.speech(SpeechStarted(500))
     assert types(events) == ["input_audio_buffer.speech_started"]
     assert events[0]["audio_start_ms"] == 500
     assert len(talk.last(Read).data) == 100 * 48
     talk.append(1400)
     assert len(talk.last(Read).data) == 1400 * 48
-    events += talk.turn(SpeechStopped(1500))
+    events += talk.speech(SpeechStopped(1500))
     assert types(events[1:]) == [*STOPPED, "response.created"]
     assert events[1]["audio_end_ms"] == 1500
     assert {event["item_id"] for event in events[:3]} == {talk.items[0].id}
@@ -149,7 +149,7 @@ def test_turns_follow_each_other_in_one_piece_of_sound() -> None:
     talk = Talk()
     talk.update(audio={"input": {"turn_detection": {"create_response": False}}})
     talk.append(9000)
-    talk.turn(SpeechStarted(1000), SpeechStopped(2000), SpeechStarted(5000), SpeechStopped(8500))
+    talk.speech(SpeechStarted(1000), SpeechStopped(2000), SpeechStarted(5000), SpeechStopped(8500))
     assert [item.parts[0].ms for item in talk.items] == [1000, 3500]
     assert not talk.all(Answer)
 
@@ -158,18 +158,18 @@ def test_sound_that_nobody_says_is_not_kept() -> None:
     talk = Talk()
     for _ in range(50):
         talk.append(1000)
-    talk.turn(SpeechStarted(49_500))
+    talk.speech(SpeechStarted(49_500))
     assert len(talk.last(Read).data) == 500 * 48
     talk.client("input_audio_buffer.clear")
     talk.append(1000)
-    talk.turn(SpeechStarted(3000))  # long gone
+    talk.speech(SpeechStarted(3000))  # long gone
     assert len(talk.last(Read).data) == 1000 * 48
 
 
 def test_who_goes_on_and_on_is_answered_at_last() -> None:
     talk = Talk(limits=Limits(buffered_seconds=3))
     talk.append(600)
-    talk.turn(SpeechStarted(100))
+    talk.speech(SpeechStarted(100))
     talk.append(2000)
     events = talk.append(900)
     assert types(events) == [*STOPPED, "response.created"]
@@ -180,25 +180,25 @@ def test_who_goes_on_and_on_is_answered_at_last() -> None:
 def test_a_turn_may_be_committed_or_cleared_by_hand() -> None:
     talk = Talk()
     talk.append(600)
-    (started,) = talk.turn(SpeechStarted(400))
+    (started,) = talk.speech(SpeechStarted(400))
     events = talk.client("input_audio_buffer.commit")
     assert types(events) == COMMITTED and events[0]["item_id"] == started["item_id"]
     assert talk.items[0].parts[0].ms == 200
     assert isinstance(talk.commands[-1], Detect) and talk.commands[-1].start_ms == 600
     talk.append(600)
-    talk.turn(SpeechStarted(700))
+    talk.speech(SpeechStarted(700))
     talk.client("input_audio_buffer.clear")
-    assert talk.turn(SpeechPaused(1000), SpeechResumed(), SpeechStopped(1100)) == []
+    assert talk.speech(SpeechPaused(1000), SpeechResumed(), SpeechStopped(1100)) == []
 
 
 def test_another_detection_ends_a_turn() -> None:
     talk = Talk()
     talk.append(600)
-    talk.turn(SpeechStarted(400))
+    talk.speech(SpeechStarted(400))
     talk.update(audio={"input": {"turn_detection": {"type": "semantic_vad"}}})
     assert isinstance(talk.commands[-1], Detect)
-    assert talk.turn(SpeechStopped(600)) == []
-    talk.turn(SpeechStarted(500))
+    assert talk.speech(SpeechStopped(600)) == []
+    talk.speech(SpeechStarted(500))
     talk.manual()
     talk.client("input_audio_buffer.commit")
     assert talk.items[0].parts[0].ms == 100
@@ -208,7 +208,7 @@ def test_a_turn_without_room_is_lost_aloud() -> None:
     talk = Talk(limits=Limits(items=1))
     talk.say("one")
     talk.append(1000)
-    events = talk.turn(SpeechStarted(300), SpeechPaused(800), SpeechStopped(1000))
+    events = talk.speech(SpeechStarted(300), SpeechPaused(800), SpeechStopped(1000))
     assert types(events) == ["input_audio_buffer.speech_started", "input_audio_buffer.speech_stopped", "error"]
     assert events[-1]["error"]["code"] == "conversation_full" and len(talk.items) == 1
 
@@ -219,12 +219,12 @@ def test_a_turn_without_room_is_lost_aloud() -> None:
 def test_an_answer_begins_at_a_pause_and_is_told_at_the_end() -> None:
     talk = Talk()
     talk.append(1000)
-    talk.turn(SpeechStarted(300))
-    assert talk.turn(SpeechPaused(900)) == []
+    talk.speech(SpeechStarted(300))
+    assert talk.speech(SpeechPaused(900)) == []
     answer = talk.last(Answer)
     assert answer.held and answer.items[-1].parts[0].ms == 700 and not talk.items
     talk.append(300)
-    events = talk.turn(SpeechStopped(1200))
+    events = talk.speech(SpeechStopped(1200))
     assert types(events) == [*STOPPED, "response.created"]
     assert events[-1]["response"]["id"] == answer.response_id and talk.last(Release).response_id == answer.response_id
     assert talk.items == [answer.items[-1]] and talk.items[0].id == events[0]["item_id"]
@@ -236,24 +236,24 @@ def test_an_answer_begins_at_a_pause_and_is_told_at_the_end() -> None:
 def test_who_goes_on_is_not_answered_yet() -> None:
     talk = Talk()
     talk.append(1000)
-    talk.turn(SpeechStarted(300), SpeechPaused(900))
+    talk.speech(SpeechStarted(300), SpeechPaused(900))
     first = talk.last(Answer)
-    assert talk.turn(SpeechResumed()) == [] and talk.last(Stop).response_id == first.response_id
+    assert talk.speech(SpeechResumed()) == [] and talk.last(Stop).response_id == first.response_id
     assert talk.text(first.response_id, "No.") == [] and talk.finish(first.response_id) == []
-    talk.turn(SpeechPaused(980))
+    talk.speech(SpeechPaused(980))
     second = talk.last(Answer)
     assert second.held and second.response_id != first.response_id
-    talk.turn(SpeechStopped(1000))
+    talk.speech(SpeechStopped(1000))
     assert talk.last(Release).response_id == second.response_id
 
 
 def test_what_changes_the_conversation_voids_the_trial() -> None:
     talk = Talk()
     talk.append(1000)
-    talk.turn(SpeechStarted(300), SpeechPaused(900))
+    talk.speech(SpeechStarted(300), SpeechPaused(900))
     talk.say("Wait.")
     assert talk.last(Stop).response_id == talk.last(Answer).response_id
-    talk.turn(SpeechStopped(1000))
+    talk.speech(SpeechStopped(1000))
     answer = talk.last(Answer)
     assert not answer.held and [item.id for item in answer.items] == [item.id for item in talk.items]
     assert len(talk.all(Answer)) == 2
@@ -262,11 +262,11 @@ def test_what_changes_the_conversation_voids_the_trial() -> None:
 def test_an_answer_that_was_asked_for_comes_before_the_trial() -> None:
     talk = Talk()
     talk.append(1000)
-    talk.turn(SpeechStarted(300), SpeechPaused(900))
+    talk.speech(SpeechStarted(300), SpeechPaused(900))
     trial = talk.last(Answer)
     talk.respond()
     assert talk.last(Stop).response_id == trial.response_id
-    events = talk.turn(SpeechStopped(1000))
+    events = talk.speech(SpeechStopped(1000))
     assert types(events) == [*STOPPED, "error"]
     assert events[-1]["error"]["code"] == "conversation_already_has_active_response"
 
@@ -275,7 +275,7 @@ def test_no_trial_where_turns_are_not_answered() -> None:
     talk = Talk()
     talk.update(audio={"input": {"turn_detection": {"create_response": False}}})
     talk.append(1000)
-    talk.turn(SpeechStarted(300), SpeechPaused(900), SpeechStopped(1000))
+    talk.speech(SpeechStarted(300), SpeechPaused(900), SpeechStopped(1000))
     assert not talk.all(Answer)
 
 
@@ -296,7 +296,7 @@ def test_barge_in() -> None:
     assert talk.protocol.is_heard(talk.now + 0.99) and not talk.protocol.is_heard(talk.now + 1)
     talk.now += 0.4
     talk.append(500)
-    events = talk.turn(SpeechStarted(100))
+    events = talk.speech(SpeechStarted(100))
     assert types(events) == [
         "input_audio_buffer.speech_started",
         "response.output_audio.done",
@@ -318,7 +318,7 @@ def test_without_interruption_an_answer_goes_on() -> None:
     talk.update(audio={"input": {"turn_detection": {"interrupt_response": False}}})
     response = speaking(talk)
     talk.append(1500)
-    events = talk.turn(SpeechStarted(100), SpeechPaused(900), SpeechStopped(1200))
+    events = talk.speech(SpeechStarted(100), SpeechPaused(900), SpeechStopped(1200))
     assert types(events) == ["input_audio_buffer.speech_started", *STOPPED, "error"]
     assert events[-1]["error"]["code"] == "conversation_already_has_active_response"
     assert types(talk.sound(response, 100)) == ["response.output_audio.delta"]
@@ -330,9 +330,9 @@ def test_words_that_were_not_heard_are_cut_though_the_client_says_nothing() -> N
     response = speaking(talk)
     talk.now += 0.4
     talk.append(500)
-    talk.turn(SpeechStarted(100))
+    talk.speech(SpeechStarted(100))
     assert not talk.all(Cut)
-    talk.turn(SpeechStopped(500))
+    talk.speech(SpeechStopped(500))
     cut, answer = talk.last(Cut), talk.last(Answer)
     assert (cut.response_id, cut.ms, cut.announced) == (response, 400, False)
     assert talk.commands.index(cut) < talk.commands.index(answer)
@@ -346,8 +346,8 @@ def test_an_answer_that_was_told_whole_and_still_plays_is_cut_too() -> None:
     talk.finish(response)
     talk.now += 1
     talk.append(500)
-    assert types(talk.turn(SpeechStarted(100))) == ["input_audio_buffer.speech_started"]
-    talk.turn(SpeechStopped(500))
+    assert types(talk.speech(SpeechStarted(100))) == ["input_audio_buffer.speech_started"]
+    talk.speech(SpeechStopped(500))
     assert talk.last(Cut).ms == 1000
 
 
@@ -364,14 +364,14 @@ def test_a_client_that_tells_knows_better() -> None:
     speaking(talk)
     talk.now += 0.4
     talk.append(500)
-    talk.turn(SpeechStarted(100))
+    talk.speech(SpeechStarted(100))
     item = talk.items[1]
     assert talk.client("conversation.item.truncate", item_id=item.id, content_index=0, audio_end_ms=300) == []
     cut = talk.last(Cut)
     (event,) = talk.take(talk.protocol.heard(cut, "Once"))
     assert event["type"] == "conversation.item.truncated" and event["audio_end_ms"] == 300
     assert isinstance(talk.commands[-2], Listen)  # the user is speaking behind other words now
-    talk.turn(SpeechStopped(500))
+    talk.speech(SpeechStopped(500))
     assert talk.all(Cut) == [cut]
 
 
@@ -405,7 +405,7 @@ def test_a_turn_is_no_silence() -> None:
     talk.finish(speaking(talk))
     talk.now += 5
     talk.append(3000)
-    talk.turn(SpeechStarted(2500))
+    talk.speech(SpeechStarted(2500))
     assert talk.append(4000) == []
 
 
@@ -463,7 +463,7 @@ def test_a_transcription_of_what_was_deleted() -> None:
 def test_a_session_that_only_writes_down() -> None:
     talk = Talk(kind="transcription")
     talk.append(1000)
-    events = talk.turn(SpeechStarted(100), SpeechPaused(700), SpeechStopped(900))
+    events = talk.speech(SpeechStarted(100), SpeechPaused(700), SpeechStopped(900))
     assert types(events) == ["input_audio_buffer.speech_started", *STOPPED]
     assert talk.all(Transcribe) and not talk.all(Answer) and not talk.all(Listen)
     assert "transcription" in error(talk.client("response.create"))["message"]

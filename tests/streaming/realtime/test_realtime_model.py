@@ -16,7 +16,7 @@ from openai.resources.realtime.realtime import AsyncRealtimeConnection
 from openai.types.realtime.realtime_conversation_item_user_message_param import Content
 
 from omni import Omni
-from tests.streaming.doors import MEDIA, MODEL, data_url, decoded, hub_of, serving
+from tests.streaming.doubles import MEDIA, MODEL, data_url, decoded, hub_of, serving
 
 PIECE_MS = 100
 

@@ -14,7 +14,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from omni.streaming.server.hub import Hub
-from tests.streaming.doors import MODEL, hub_of, serving
+from tests.streaming.doubles import MODEL, hub_of, serving
 from tests.streaming.socket_client import FakeOmni, Step, TextDelta, chunk, done
 from tests.streaming.talk import Json
 

@@ -27,7 +27,7 @@ from websockets.sync.client import connect
 from omni import Budget, Omni
 from omni.streaming.server.hub import TRANSCRIBE_BUNDLED, Hub
 from omni.streaming.settings import Limits, Settings
-from tests.streaming.doors import MODEL
+from tests.streaming.doubles import MODEL
 from tests.streaming.files import boastful_clip, clip, picture, sound, vast_picture
 from tests.streaming.running import Place, everything, running
 

@@ -18,10 +18,11 @@ import httpx
 import pytest
 
 from omni import Budget, Omni
+from omni.streaming.fields import Kind
 from omni.streaming.problems import Problem
 from omni.streaming.server import remote
 from omni.streaming.server.hub import Hub
-from omni.streaming.server.media import Kind, fetch, verify
+from omni.streaming.server.media import fetch, verify
 from omni.streaming.server.remote import is_public
 from omni.streaming.settings import Limits, Settings
 from tests.streaming.files import boastful_clip, clip, picture, sound, vast_picture

@@ -15,7 +15,7 @@ import pytest
 from omni import TextDelta
 from omni.streaming.server import transport
 from omni.streaming.settings import Limits, Settings
-from tests.streaming.doors import MODEL, done, hub_of
+from tests.streaming.doubles import MODEL, done, hub_of
 from tests.streaming.running import Place, Still, everything, running
 
 SLOW = 0.3

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from omni.streaming.audio.wire import encode_file
-from omni.streaming.endpoints.content import Message, Spoken, to_omni
+from omni.streaming.endpoints.chat_messages import Message, Spoken, to_omni
 from omni.streaming.problems import Problem
 from omni.streaming.server.hub import Hub
 from omni.streaming.settings import Limits, Settings
-from tests.streaming.doors import MEDIA, Scripted, data_url, hub_of
+from tests.streaming.doubles import MEDIA, Scripted, data_url, hub_of
 
 MESSAGES: TypeAdapter[list[Message]] = TypeAdapter(list[Message])
 PNG = (MEDIA / "scene.png").read_bytes()

@@ -9,18 +9,16 @@ import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, assert_never
+from typing import Annotated, Any, Literal, TypeAlias, assert_never
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from omni.streaming.audio.wire import unbase64
-from omni.streaming.endpoints.http import Strict
-from omni.streaming.problems import Problem
-from omni.streaming.server.media import Kind, fetch, verify
+from omni.streaming.fields import Kind, Strict, check_medium
+from omni.streaming.problems import Problem, refused, too_large
+from omni.streaming.server.hub import Hub
+from omni.streaming.server.media import fetch, verify
 from omni.streaming.settings import Limits
-
-if TYPE_CHECKING:
-    from omni.streaming.server.hub import Hub
 
 MOST_BYTES_A_TOKEN = 16
 """No language has longer tokens on the whole: a text that is too long by this measure is not even cut into tokens."""
@@ -190,10 +188,10 @@ class Spoken:
         """Problem where it is not kept, or no longer."""
         expires_at, text = self._said.get(spoken_id, (0, ""))
         if expires_at <= time.time():
-            raise Problem(
-                f"{param}: no spoken answer is kept under this id; it may have expired: send its transcript as content",
-                param=param,
-                code="audio_not_found",
+            raise refused(
+                param,
+                "no spoken answer is kept under this id; it may have expired: send its transcript as content",
+                "audio_not_found",
             )
         return text
 
@@ -201,7 +199,7 @@ class Spoken:
 def check_messages(messages: Sequence[Message], limits: Limits) -> None:
     """Problem where there are too many messages or media, too much text, or a tool's result answers no call."""
     if not 1 <= len(messages) <= limits.items:
-        raise _refused("messages", f"there are {len(messages)}; give 1 to {limits.items}")
+        raise refused("messages", f"there are {len(messages)}; give 1 to {limits.items}")
     num_media, num_bytes, called = 0, 0, set[str]()
     for i, message in enumerate(messages):
         for part in message.content or []:
@@ -211,9 +209,9 @@ def check_messages(messages: Sequence[Message], limits: Limits) -> None:
             called |= {call.id for call in message.tool_calls or []}
             num_bytes += sum(len(call.function.arguments) for call in message.tool_calls or [])
         elif isinstance(message, ToolMessage) and message.tool_call_id not in called:
-            raise _refused(f"messages[{i}].tool_call_id", "no call before it has this id; send the assistant's message too")
+            raise refused(f"messages[{i}].tool_call_id", "no call before it has this id; send the assistant's message too")
     if num_media > limits.media_parts:
-        raise _refused("messages", f"there are {num_media} pictures, clips and sounds; {limits.media_parts} are allowed")
+        raise refused("messages", f"there are {num_media} pictures, clips and sounds; {limits.media_parts} are allowed")
     if num_bytes > limits.tokens * MOST_BYTES_A_TOKEN:
         raise Problem(
             f"the messages have {num_bytes} bytes of text, more than any context holds; shorten them",
@@ -256,7 +254,7 @@ class _Reader:
         if message.audio:
             text = text or self.spoken.text(message.audio.id, f"{where}.audio.id")
         elif message.content is None and message.refusal is None and not message.tool_calls:
-            raise _refused(f"{where}.content", "an answer without content needs an audio id or tool_calls")
+            raise refused(f"{where}.content", "an answer without content needs an audio id or tool_calls")
         if not message.tool_calls:
             return {"role": "assistant", "content": text}
         calls = [call.model_dump() for call in message.tool_calls]
@@ -274,6 +272,7 @@ class _Reader:
                 return await self._fetched(part.video_url.url, "video", f"{where}.video_url.url")
             case InputAudioPart():
                 param = f"{where}.input_audio.data"
+                check_medium(self.hub.omni.capabilities, "audio", param)
                 most = self.hub.settings.limits.media_bytes
                 data = await asyncio.to_thread(unbase64, part.input_audio.data, most, param)
                 return self._medium("audio", await verify(self.hub, data, "audio", param), param)
@@ -281,18 +280,14 @@ class _Reader:
                 assert_never(part)
 
     async def _fetched(self, url: str, kind: Kind, param: str) -> dict[str, Any]:
+        check_medium(self.hub.omni.capabilities, kind, param)
         return self._medium(kind, await fetch(self.hub, url, kind, param), param)
 
     def _medium(self, kind: Kind, data: bytes, param: str) -> dict[str, Any]:
         self.room -= len(data)
         if self.room < 0:
             most = self.hub.settings.limits.body_bytes
-            raise Problem(
-                f"{param}: all media up to here are more than the {most} bytes that one request may bring",
-                413,
-                param=param,
-                code="media_too_large",
-            )
+            raise too_large(param, f"all media up to here are more than the {most} bytes that one request may bring")
         return {"type": kind, kind: data}
 
 
@@ -302,7 +297,3 @@ def _text(part: TextPart | RefusalPart) -> str:
 
 def _join(parts: Sequence[TextPart | RefusalPart]) -> str:
     return "".join(map(_text, parts))
-
-
-def _refused(param: str, sentence: str) -> Problem:
-    return Problem(f"{param}: {sentence}", param=param, code="invalid_value")

@@ -1,4 +1,4 @@
-"""A server on this machine for a test's HTTP doors, and a runtime that says what it is told to."""
+"""A server on this machine for a test's HTTP endpoints, and a runtime that says what it is told to."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from openai import DefaultHttpxClient, OpenAI
 
-from omni import AudioChunk, Budget, Done, Event, Omni, TextDelta, Timings, Usage
+from omni import AudioChunk, Budget, Capabilities, Done, Event, Omni, TextDelta, Timings, Usage
 from omni.streaming.serve import bind, server_of
 from omni.streaming.server.hub import TRANSCRIBE_BUNDLED, Hub
 from omni.streaming.settings import Settings
@@ -92,6 +92,7 @@ class Scripted:
 
     Attributes:
         asked: the arguments of each call.
+        hears, sees: what it can do; it speaks where it has voices.
         begun: set when an answer has begun.
         ended: set when an answer has been closed, however it ended.
     """
@@ -101,10 +102,16 @@ class Scripted:
     default_voice = "Chelsie"
     budget = Budget()
 
+    hears = sees = True
+
     def __init__(self, *script: Event | Exception | None) -> None:
         self.script: Sequence[Event | Exception | None] = script or (TextDelta("Yes."), done())
         self.asked: list[dict[str, Any]] = []
         self.begun, self.ended = threading.Event(), threading.Event()
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(self.hears, self.sees, bool(self.voices))
 
     async def astream(self, messages: Any, **options: Any) -> AsyncGenerator[Event]:
         self.asked.append({"messages": messages, **options})
