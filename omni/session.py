@@ -68,19 +68,6 @@ class _Answer:
             self.said.append(event.text)
 
 
-@dataclass(frozen=True)
-class Forgotten:
-    """What a session has let go, from the front on, but never a leading system message.
-
-    Attributes:
-        messages: so many are gone of all that it had in `messages` since `begin`, the system's not counted.
-        pictures: of so many, counted likewise, at least the pictures and clips are gone.
-    """
-
-    messages: int = 0
-    pictures: int = 0
-
-
 @dataclass(eq=False)
 class _Said:
     """A sound that the user is making, as far as it was read.
