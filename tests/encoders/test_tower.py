@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from omni import Omni
-from omni.encoders.features import Picture, Sound
+from omni.encoders.features import Medium, Picture, Sound
 from omni.encoders.tower import Senses
 from tests.oracle.tiny import tiny
 
@@ -18,12 +18,12 @@ def test_media_of_both_kinds_keep_their_order() -> None:
     sounds = [Sound(torch.randn(ears.config.num_mel_bins, n)) for n in (401, 7)]
     pictures = [Picture(torch.randn(t * 24, eyes.config.patch_dim), (t, 4, 6)) for t in (1, 3)]
     senses = Senses(ears, eyes)
-    media = [sounds[0], pictures[1], pictures[0], sounds[1]]
+    media: list[Medium] = [sounds[0], pictures[1], pictures[0], sounds[1]]
     assert [senses.num_rows(medium) for medium in media] == [100, 18, 6, 2]
     assert [len(senses.pieces(medium)) for medium in media] == [2, 3, 1, 1]
     for rows, medium in zip(senses.encode(media), media, strict=True):
-        tower = ears if isinstance(medium, Sound) else eyes
-        torch.testing.assert_close(rows, tower.encode([medium])[0], atol=1e-5, rtol=0)
+        alone = ears.encode([medium]) if isinstance(medium, Sound) else eyes.encode([medium])
+        torch.testing.assert_close(rows, alone[0], atol=1e-5, rtol=0)
     assert [len(rows) for rows in Senses(ears, None).encode(sounds)] == [100, 2]
     with pytest.raises(AssertionError, match="does not see"):
         Senses(ears, None).num_rows(pictures[0])
