@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import pairwise
 from random import Random
 from typing import Any
@@ -15,11 +16,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from omni import Done, Omni, Reply, TextDelta
+from omni import Capabilities, Done, Omni, Reply, TextDelta
+from omni.encoders import mel
+from omni.encoders.features import Sound
+from omni.engine.outbox import Outbox
 from omni.engine.request import Request
-from omni.errors import CapacityError, InputError, MediaError, MessageError, VoiceError
+from omni.errors import CapacityError, InputError, MediaError, MediaLimitError, MessageError, VoiceError
 from omni.events import collect
-from omni.session import Session
+from omni.prompt.reader import Prompt, PromptReader
+from omni.recent import Recent
+from omni.session import AGAIN, Forgotten, Session
 from tests.oracle.tiny import tiny
 
 RATE = 16000
@@ -41,6 +47,35 @@ def sound(seconds: float, seed: int = 0, rate: int = RATE) -> NDArray[np.float32
 
 def answer(session: Session, **options: Any) -> Reply:
     return collect(session.respond(**options), 24000, spoken=session.voice is not None)
+
+
+def say(session: Session, wave: NDArray[np.float32], rate: int, rng: Random) -> None:
+    """Append a sound in pieces of any size, each read as far as can be before the next comes."""
+    at = 0
+    while at < len(wave):
+        size = round(rate * rng.choice([0.001, 0.02, 0.25, 0.7, 2.0, 5.1]))
+        session.append_audio(wave[at : at + size], rate)
+        session.settle()
+        at += size
+
+
+@contextmanager
+def read_ahead(omni: Omni, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[Prompt, list[bytes]]]]:
+    """What sessions have read ahead meanwhile: prompts, and their pages' keys."""
+    found, submit = list[tuple[Prompt, list[bytes]]](), omni.engine.submit
+
+    def noted(requests: list[Request], outbox: Outbox) -> None:
+        found.extend((r.prompt, [*r.page_keys]) for r in requests if r.only_reads)
+        submit(requests, outbox)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(omni.engine, "submit", noted)
+        yield found
+
+
+def fresh_reader(omni: Omni) -> PromptReader:
+    """One that remembers nothing."""
+    return replace(omni.runtime.reader, recent=Recent(0))
 
 
 @contextmanager
@@ -112,6 +147,171 @@ def test_turns_equal_one_call_with_the_whole_past(omni: Omni) -> None:
         omni.engine.call(omni.engine.think.lane.pool.forget)
         expected = omni.generate([*before, user], voice="Chelsie", **OPTIONS)
         assert (reply.text, reply.done.codes) == (expected.text, expected.done.codes)
+
+
+def late_peak(seconds: float, rate: int) -> NDArray[np.float32]:
+    """Words between silences, and a shout at the end: all before it is then another sound to the model."""
+    wave = sound(seconds, rate=rate) * (np.arange(round(seconds * rate)) // rate % 2).astype(np.float32)
+    wave[-rate // 5 :] += sound(0.2, seed=1, rate=rate)[: rate // 5] * 40
+    return wave
+
+
+def even(seconds: float, rate: int) -> NDArray[np.float32]:
+    return sound(seconds, rate=rate)
+
+
+def silence(seconds: float, rate: int) -> NDArray[np.float32]:
+    return np.zeros(round(seconds * rate), np.float32)
+
+
+def ever_louder(seconds: float, rate: int) -> NDArray[np.float32]:
+    return late_peak(seconds, rate) * np.geomspace(1e-3, 1, round(seconds * rate)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("wave", "rate"),
+    [
+        (even, 16000),
+        (even, 44100),
+        (even, 8000),
+        (silence, 16000),
+        (late_peak, 16000),
+        (late_peak, 44100),
+        (ever_louder, 8000),
+    ],
+)
+def test_what_is_read_ahead_is_what_a_fresh_read_gives(
+    omni: Omni, wave: Callable[[float, int], NDArray[np.float32]], rate: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ids, positions, log-mel, keys of pages, and so the answer; behind words, pictures and earlier turns too."""
+    rng, reader, page = Random(rate), fresh_reader(omni), omni.engine.think.lane.pool.page_size
+    session = omni.session(system="You are brief.", voice="Ethan", **OPTIONS)
+    for turn in range(2):
+        session.append_text(f"Hear {turn}.")
+        session.append_image(np.roll(PIXELS, turn))
+        with read_ahead(omni, monkeypatch) as ahead:
+            say(session, wave(6.3 + turn, rate), rate, rng)
+            if turn:
+                session.append_text("And then?")
+                say(session, wave(4.5, rate), rate, rng)
+            reply = answer(session)
+        assert len(ahead) >= 1 + turn
+        asked = session.messages[:-1]
+        whole = reader.read(asked, speaking=True)
+        for prompt, keys in ahead:
+            n = prompt.num_tokens
+            assert n == len(keys) * page > 0
+            assert torch.equal(prompt.ids, whole.ids[:n])
+            assert torch.equal(prompt.positions, whole.positions[:, :n])
+            assert torch.equal(prompt.is_media, whole.is_media[:n])
+            assert reader.page_keys(prompt, page) == keys
+        if wave in (even, silence):
+            longest = max((keys for _, keys in ahead), key=len)
+            assert longest == reader.page_keys(whole, page)[: len(longest)]
+        told = omni.runtime.request(asked, "Ethan", session._options, known=session._known)
+        assert told.page_keys == reader.page_keys(whole, page)
+        for ours, theirs in zip(told.prompt.media, whole.media, strict=True):
+            assert ours.digest == theirs.digest
+        omni.engine.call(omni.engine.think.lane.pool.forget)
+        expected = omni.generate(asked, voice="Ethan", **OPTIONS)
+        assert (reply.text, reply.done.codes) == (expected.text, expected.done.codes)
+
+
+def test_a_sound_that_gets_louder_and_louder_is_read_again_a_few_times_at_most(
+    omni: Omni, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wave = np.tile(late_peak(2, RATE), 20) * np.geomspace(1e-4, 1, 40 * RATE).astype(np.float32)
+    session = omni.session(**OPTIONS)
+    with read_ahead(omni, monkeypatch) as ahead:
+        for at in range(0, len(wave), RATE // 2):
+            session.append_audio(wave[at : at + RATE // 2], RATE)
+            session.settle()
+    blocks = [[medium.digest for medium in prompt.media if isinstance(medium, Sound)] for prompt, _ in ahead]
+    again = 0
+    for before, after in pairwise(blocks):
+        again += next((len(before) - i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), 0)
+    assert 0 < again <= AGAIN * 19
+    assert 4 < len(blocks) < 19, "it has to wait sometimes"
+    reply = answer(session)
+    omni.engine.call(omni.engine.think.lane.pool.forget)
+    assert reply.text == omni.generate(session.messages[:-1], **OPTIONS).text
+
+
+def test_nothing_that_came_before_is_worked_on_again(omni: Omni, monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = {"blocks": 0, "renderings": 0}
+    log_power, template = mel._log_power, omni.runtime.reader.template
+    render = template.render
+
+    def powered(*args: Any) -> Any:
+        counts["blocks"] += 1
+        return log_power(*args)
+
+    def rendered(*args: Any, **how: Any) -> Any:
+        counts["renderings"] += 1
+        return render(*args, **how)
+
+    session = omni.session(voice="Ethan", **OPTIONS)
+    session.append_image(PIXELS)
+    session.append_audio(sound(3.0), RATE)
+    answer(session)
+    monkeypatch.setattr(mel, "_log_power", powered)
+    monkeypatch.setattr(template, "render", rendered)
+    wave = sound(30, seed=4)
+    for at in range(0, len(wave), RATE // 4):
+        session.append_audio(wave[at : at + RATE // 4], RATE)
+        session.settle()
+    assert counts == {"blocks": 14, "renderings": 1}
+    answer(session)
+    assert counts == {"blocks": 16, "renderings": 2}  # the rest of the sound, and silence where its maximum might lie
+
+
+def test_a_sound_that_is_refused_leaves_what_was_said(omni: Omni, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = omni.runtime.reader
+    assert reader.mel
+    monkeypatch.setattr(omni.runtime, "reader", replace(reader, mel=replace(reader.mel, chunk_length=3)))
+    session = omni.session(**OPTIONS)
+    session.append_audio(sound(2.5), RATE)
+    with pytest.raises(MediaLimitError, match=r"3\.5 s.*3 s"):
+        session.append_audio(sound(1.0), RATE)
+    with pytest.raises(MediaError, match="no sample rate"):
+        session.append_audio(sound(1.0), 0)
+    assert answer(session).text == omni.generate(session.messages[:-1], **OPTIONS).text
+    session.append_audio(sound(0.01), RATE)
+    for _ in range(2):
+        with pytest.raises(MediaError, match=r"content\[0\].*too short"):
+            answer(session)
+    session.begin([])
+    session.append_audio(sound(0.0), RATE)
+    with pytest.raises(MessageError, match="nothing to respond to"):
+        answer(session)
+
+
+def test_a_model_without_ears_or_eyes_says_so(omni: Omni, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert omni.capabilities == Capabilities(hears=True, sees=True, speaks=True)
+    reader = fresh_reader(omni)
+    wave, heard = sound(1.0), {"type": "audio", "audio": (sound(1.0), RATE)}
+    shown = ({"type": "image", "image": PIXELS}, {"type": "video", "video": [PIXELS, PIXELS]})
+    monkeypatch.setattr(omni.runtime, "reader", replace(reader, ears=None, mel=None))
+    assert omni.capabilities == Capabilities(hears=False, sees=True, speaks=True)
+    session = omni.session(**OPTIONS)
+    with pytest.raises(MediaError, match="this model does not hear"):
+        session.append_audio(wave, RATE)
+    with pytest.raises(MediaError, match=r"messages\[0\].content\[0\]: this model does not hear"):
+        omni.generate([{"role": "user", "content": [heard]}])
+    session.append_image(PIXELS)
+    assert answer(session).usage.image_tokens > 0
+    monkeypatch.setattr(omni.runtime, "reader", replace(reader, eyes=None, pixels=None))
+    assert omni.capabilities == Capabilities(hears=True, sees=False, speaks=True)
+    session = omni.session(**OPTIONS)
+    with pytest.raises(MediaError, match="this model does not see"):
+        session.append_image(PIXELS)
+    with pytest.raises(MediaError, match="this model does not see"):
+        session.append_frames([PIXELS, PIXELS], 2.0)
+    for part in shown:
+        with pytest.raises(MediaError, match=r"content\[0\]: this model does not see"):
+            omni.generate([{"role": "user", "content": [part]}])
+    session.append_audio(wave, RATE)
+    assert answer(session).usage.audio_tokens == 25
 
 
 def test_what_is_left_to_read_does_not_grow_with_the_turn(omni: Omni, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,7 +419,7 @@ def test_a_long_conversation_forgets_and_goes_on() -> None:
     """Pictures of old turns first, then old turns; never the system prompt, never with an error."""
     small = Omni.load(tiny("7b-like"), dtype="float32", cache_tokens=512, progress=False)
     session = small.session(system="Be brief.", voice="Chelsie", **OPTIONS)
-    lengths = []
+    lengths, everything = [], list[dict[str, Any]]()
     for i in range(14):
         if i < 4:
             session.append_image(PIXELS)
@@ -228,10 +428,18 @@ def test_a_long_conversation_forgets_and_goes_on() -> None:
         lengths.append(len(session.messages))
         assert session.messages[0] == {"role": "system", "content": "Be brief."}
         assert session.messages[-2]["content"][-1] == {"type": "text", "text": f"This is turn number {i}."}
+        everything += map(dict, session.messages[-2:])
+        gone, bare = session.forgotten.messages, session.forgotten.pictures
+        assert gone <= bare
+        assert len(session.messages) == 1 + len(everything) - gone
+        for k, message in enumerate(session.messages[1:], gone):
+            assert (message == everything[k]) is (k >= bare or "image" not in str(everything[k]["content"])[:20])
     assert any(a > b for a, b in pairwise(lengths)), lengths
     session.append_text("x" * 600)
     with pytest.raises(CapacityError, match="rows free"):
         answer(session)
+    session.begin([])
+    assert session.forgotten == Forgotten()
 
 
 def test_sessions_in_an_event_loop(omni: Omni) -> None:
