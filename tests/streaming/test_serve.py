@@ -213,9 +213,11 @@ def test_answers_that_do_not_end_are_cut(monkeypatch: pytest.MonkeyPatch) -> Non
 
 PROGRAM = """
 from types import SimpleNamespace
+from omni import Capabilities
 from omni.streaming.serve import serve
 from omni.streaming.settings import Settings
-serve(SimpleNamespace(ping=lambda timeout: True), "omni-small", Settings(port=0))
+omni = SimpleNamespace(ping=lambda timeout: True, capabilities=Capabilities(True, True, True))
+serve(omni, "omni-small", Settings(port=0))
 print("ended", flush=True)
 """
 
