@@ -22,8 +22,32 @@ DEQUANTISED = 1 << 20
 """Weights that twins dequantise at once; bounds the memory beside them."""
 
 
+class _Quantised:
+    """What weights of either kind tell of their tensors, the first of which has a row for each output."""
+
+    @property
+    def is_cpu(self) -> bool:
+        return self._tensors[0].is_cpu
+
+    @property
+    def is_cuda(self) -> bool:
+        return self._tensors[0].is_cuda
+
+    @property
+    def num_outputs(self) -> int:
+        return len(self._tensors[0])
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self._tensors)
+
+    @property
+    def _tensors(self) -> tuple[Tensor, ...]:
+        return tuple(vars(self).values())
+
+
 @dataclass(frozen=True)
-class Int8:
+class Int8(_Quantised):
     """w[o, c] = values[o, c] * scale[o].
 
     Attributes:
@@ -34,22 +58,6 @@ class Int8:
     values: Tensor
     scale: Tensor
 
-    @property
-    def is_cpu(self) -> bool:
-        return self.values.is_cpu
-
-    @property
-    def is_cuda(self) -> bool:
-        return self.values.is_cuda
-
-    @property
-    def num_outputs(self) -> int:
-        return len(self.values)
-
-    @property
-    def nbytes(self) -> int:
-        return self.values.nbytes + self.scale.nbytes
-
     def blocks(self) -> Iterator[tuple[slice, Int8]]:
         """All rows, in runs to be dequantised at once."""
         for rows in row_blocks(len(self.values), self.values.shape[1], DEQUANTISED):
@@ -57,7 +65,7 @@ class Int8:
 
 
 @dataclass(frozen=True)
-class Int4:
+class Int4(_Quantised):
     """w[o, c] = (v - MIDDLE) * scale[o, g] + zero[o, g] with v from 0 to 15, and g the group that c is in.
 
     Attributes:
@@ -68,22 +76,6 @@ class Int4:
     pairs: Tensor
     scale: Tensor
     zero: Tensor
-
-    @property
-    def is_cpu(self) -> bool:
-        return self.pairs.is_cpu
-
-    @property
-    def is_cuda(self) -> bool:
-        return self.pairs.is_cuda
-
-    @property
-    def num_outputs(self) -> int:
-        return len(self.pairs)
-
-    @property
-    def nbytes(self) -> int:
-        return self.pairs.nbytes + self.scale.nbytes + self.zero.nbytes
 
     def blocks(self) -> Iterator[tuple[slice, Int4]]:
         """All rows, in runs to be dequantised at once."""
