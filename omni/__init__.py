@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from omni.api import Omni
     from omni.encoders.media import Budget
     from omni.engine.options import Options
-    from omni.engine.sampler import Sampling
     from omni.events import AudioChunk, Done, Event, Reply, TextDelta, Timings, Usage
+    from omni.kernels.sampling import Sampling
     from omni.talker.vocoder import ChunkPolicy
 
 __version__ = "0.1.0"
@@ -24,7 +24,7 @@ _HOME = {
     "Omni": "omni.api",
     "Budget": "omni.encoders.media",
     "Options": "omni.engine.options",
-    "Sampling": "omni.engine.sampler",
+    "Sampling": "omni.kernels.sampling",
     "ChunkPolicy": "omni.talker.vocoder",
     **dict.fromkeys(("AudioChunk", "Done", "Event", "Reply", "TextDelta", "Timings", "Usage"), "omni.events"),
 }

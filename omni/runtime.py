@@ -14,11 +14,11 @@ from omni.engine.loop import Engine
 from omni.engine.options import Options, SpeechArgs
 from omni.engine.outbox import Hungry, Outbox
 from omni.engine.request import Request, Speech
-from omni.engine.sampler import Sampler
 from omni.engine.text import TextTrack
 from omni.errors import MessageError, OptionError, VoiceError
 from omni.events import Done, Event, Failed
 from omni.families.qwen2_5_omni import Qwen2_5Omni
+from omni.kernels.sampling import Sampler
 from omni.prompt.reader import Message, PromptReader
 from omni.prompt.tokenizer import PieceEncoder, StreamDecoder
 from omni.talker.vocoder import CODES_PER_SECOND, WHOLE, PreparedVoice

@@ -25,11 +25,11 @@ from omni.bench.report import Report, Row, hardware
 from omni.bench.timing import Pairs
 from omni.engine.options import Options
 from omni.engine.request import Request
-from omni.engine.sampler import Sampling
 from omni.engine.scheduler import Costs, Kind
 from omni.errors import EvaluationError
 from omni.evaluation.evaluate import read_set
 from omni.events import AudioChunk, Done, TextDelta
+from omni.kernels.sampling import Sampling
 from omni.loading.device import leave_cores
 from omni.prompt.reader import Message, Prompt
 from omni.talker.vocoder import CODES_PER_SECOND

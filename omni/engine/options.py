@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
-from omni.engine.sampler import Sampling
 from omni.errors import OptionError
+from omni.kernels.sampling import Sampling
 from omni.talker.vocoder import CODES_PER_SECOND, STREAMED, ChunkPolicy
 
 VOICE_SAMPLING = Sampling(temperature=0.9, top_k=40, top_p=0.8, repetition_penalty=1.05)

@@ -11,9 +11,9 @@ from torch import Tensor
 from omni.engine.options import Options
 from omni.engine.outbox import Outbox
 from omni.engine.relay import Relay
-from omni.engine.sampler import Sampler
 from omni.engine.text import TextState, TextTrack
 from omni.events import Limit, TextDelta, TokenLogprob
+from omni.kernels.sampling import Sampler
 from omni.models.kv_store import CachedSequence, SavedSequence
 from omni.prompt.positions import Clock
 from omni.prompt.reader import MediaRun, Prompt

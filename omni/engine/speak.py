@@ -14,9 +14,9 @@ from omni.engine.align import attention_scores, telling_heads, token_starts
 from omni.engine.options import Options
 from omni.engine.request import Request, Speech
 from omni.engine.runner import Lane
-from omni.engine.sampler import Sampler
 from omni.events import AudioChunk
 from omni.kernels.replay import replays_on
+from omni.kernels.sampling import Sampler
 from omni.models.decoder import Decoder
 from omni.models.kv_store import CachedSequence
 from omni.prompt.reader import Prompt

@@ -21,8 +21,8 @@ from demos.small_model.training.talker_data import Reader, Sample, prompt_ids
 from demos.small_model.training.trainer import DEVICE
 from omni.engine.options import VOICE_SAMPLING
 from omni.engine.runner import Lane
-from omni.engine.sampler import Sampler, Sampling
 from omni.evaluation.recogniser import edits
+from omni.kernels.sampling import Sampler, Sampling
 from omni.models.decoder import STACKS, Decoder
 from omni.models.kv_store import CachedSequence
 from omni.talker.dual_track import Talker, TextEnd
