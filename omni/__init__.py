@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from omni.engine.options import Options
     from omni.events import AudioChunk, Done, Event, Reply, TextDelta, Timings, Usage
     from omni.kernels.sampling import Sampling
-    from omni.talker.vocoder import ChunkPolicy
+    from omni.talker.voice import ChunkPolicy
 
 __version__ = "0.1.0"
 
@@ -25,7 +25,7 @@ _HOME = {
     "Budget": "omni.encoders.media",
     "Options": "omni.engine.options",
     "Sampling": "omni.kernels.sampling",
-    "ChunkPolicy": "omni.talker.vocoder",
+    "ChunkPolicy": "omni.talker.voice",
     **dict.fromkeys(("AudioChunk", "Done", "Event", "Reply", "TextDelta", "Timings", "Usage"), "omni.events"),
 }
 __all__ = [

@@ -29,7 +29,8 @@ from omni.prompt.template import Template
 from omni.prompt.tokenizer import Tokenizer
 from omni.runtime import Runtime
 from omni.session import Session
-from omni.talker.vocoder import FAITHFUL, SAMPLE_RATE, WHOLE, pick_preset
+from omni.talker.vocoder import FAITHFUL, pick_preset
+from omni.talker.voice import WHOLE
 from omni.talker.voices import Voice, read_voices
 
 CACHE_TOKENS = 65536
@@ -41,8 +42,6 @@ class Omni:
     Attributes:
         runtime: makes and runs the requests behind every call.
     """
-
-    sample_rate = SAMPLE_RATE
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
@@ -56,6 +55,11 @@ class Omni:
     def engine(self) -> Engine:
         """Runs the requests of all callers."""
         return self.runtime.engine
+
+    @property
+    def sample_rate(self) -> int:
+        """Of its sound, in Hz; 0 in a model without speech."""
+        return self.runtime.sample_rate
 
     @property
     def voices(self) -> dict[str, Voice]:

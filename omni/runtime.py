@@ -13,15 +13,19 @@ from omni.engine.align import Word, join_words
 from omni.engine.loop import Engine
 from omni.engine.options import Options, SpeechArgs
 from omni.engine.outbox import Hungry, Outbox
-from omni.engine.request import Request, Speech
+from omni.engine.request import Request, Script
+from omni.engine.scheduler import READING
+from omni.engine.speak import SpeakStage
+from omni.engine.speech import Speech
 from omni.engine.text import TextTrack
+from omni.engine.think import ThinkStage
 from omni.errors import MessageError, OptionError, VoiceError
 from omni.events import Done, Event, Failed
 from omni.families.qwen2_5_omni import Qwen2_5Omni
 from omni.kernels.sampling import Sampler
 from omni.prompt.reader import Message, PromptReader
 from omni.prompt.tokenizer import PieceEncoder, StreamDecoder
-from omni.talker.vocoder import CODES_PER_SECOND, WHOLE, PreparedVoice
+from omni.talker.voice import WHOLE
 from omni.talker.voices import Voice, pick
 
 T = TypeVar("T")
@@ -45,10 +49,20 @@ class Runtime:
         self, model: Qwen2_5Omni, reader: PromptReader, voices: dict[str, Voice], *, cache_tokens: int, graphs: bool = True
     ) -> None:
         self.model, self.reader, self.voices = model, reader, voices
-        self.engine = Engine(model, cache_tokens=cache_tokens, graphs=graphs)
-        self.think, self.speak = self.engine.think, self.engine.speak
-        self._prepared: dict[str, PreparedVoice] = {}
+        self.speak: SpeakStage | None = None
+        if model.talker and model.token2wav:
+            words = model.thinker.embed_tokens.weight
+            self.speak = SpeakStage(model.talker, model.token2wav, words, cache_tokens=cache_tokens, graphs=graphs)
+        spoken = (self.speak,) if self.speak else ()
+        self.think = ThinkStage(model.thinker, spoken, cache_tokens=cache_tokens, graphs=graphs)
+        self.engine = Engine((self.think, *spoken), pace=self.speak.pace if self.speak else READING)
+        self._prepared: dict[str, Any] = {}  # what the vocoder makes of a voice is its own
         self._decoder, self._encoder = StreamDecoder(reader.tokenizer), PieceEncoder(reader.tokenizer)
+
+    @property
+    def sample_rate(self) -> int:
+        """Of its sound, in Hz; 0 in a model without speech."""
+        return self.speak.vocoder.sample_rate if self.speak else 0
 
     @property
     def default_voice(self) -> str:
@@ -72,7 +86,7 @@ class Runtime:
         prompt = self.reader.read(messages, speaking=voice is not None, audio_in_video=audio_in_video, tools=tools)
         self.engine.check(prompt)
         seed = secrets.randbelow(2**62) if options.seed is None else options.seed
-        config, device = self.model.thinker.config, self.think.lane.device
+        config, device = self.model.thinker.config, self.engine.device
         sampler = Sampler(options.sampling, config.vocab_size, seed=seed, device=device)
         sampler.saw(prompt.ids.to(device))
         track = TextTrack(self._decoder, options.stop_strings)
@@ -85,7 +99,7 @@ class Runtime:
             track=track,
             text=track.start(),
             speech=self._speech(voice, options, seed) if voice is not None else None,
-            page_keys=prompt.page_keys(self.think.lane.pool.page_size, config.audio.chunk_frames),
+            block_keys=prompt.page_keys(self.engine.block_size, config.audio.chunk_frames),
             started=started,
         )
         if tools and (call := self.reader.tokenizer.specials.get(CALL)) is not None:
@@ -105,7 +119,7 @@ class Runtime:
         assert stage
         if name not in self._prepared:
             self._prepared[name] = self.engine.call(lambda: stage.vocoder.prepare(voice))
-        return stage.begin(voice, self._prepared[name], options, seed)
+        return stage.start(voice, self._prepared[name], options, seed)
 
     def saying(self, text: str | None, voice: str | None, context: str | Sequence[Message], options: SpeechArgs) -> Request:
         """The request of `say`; without a text it is still to be written."""
@@ -116,7 +130,7 @@ class Runtime:
             raise OptionError(f"say takes the words as they are; leave out {', '.join(sorted(others))}")
         request = self.request(before, voice or self.default_voice, Options(**options))
         if text is None:
-            request.given = []
+            request.script = Script()
         else:
             self.give(request, text)
         return request
@@ -125,7 +139,7 @@ class Runtime:
         """Have a request that was not run yet answered with exactly these words; ContextError where they do not fit."""
         ids = self.reader.tokenizer.encode(text)
         self.engine.check_text(request.prompt, len(ids))
-        request.given, request.given_ended = ids, True
+        request.script = Script(ids, ended=True)
 
     def ids_of(self, pieces: Iterable[str]) -> Iterator[list[int]]:
         """Ids of text that comes in pieces, the same as those of the whole."""
@@ -190,14 +204,14 @@ class Runtime:
         request: has been answered, or was interrupted; messages, voice: what it was made from.
         """
         stage, speech = self.speak, request.speech
-        if not stage or not speech or not speech.codes:
+        if not stage or not speech or not speech.track.frames:
             return []
         if stage.heads is None:
             self.warm_up()
         starts = self._starts(request, messages, voice)
         state = self._decoder.start()
         pieces = [self._decoder.step(state, [token]) for token in request.ids[: len(starts)]]
-        times = [start / CODES_PER_SECOND for start in [*starts, len(speech.codes)]]
+        times = [start / stage.vocoder.frames_per_second for start in [*starts, len(speech.track.frames)]]
         words = join_words(pieces, times)
         if speech.ended and not request.limits & {"audio", "context"}:
             return words
@@ -213,13 +227,13 @@ class Runtime:
             self._starts(request, (), self.default_voice)
 
     def _starts(self, request: Request, messages: Sequence[Message], voice: str) -> list[int]:
-        """The code at which each id of a spoken answer begins."""
+        """The frame at which each id of a spoken answer begins."""
         stage, speech, starts = self.speak, request.speech, list[int]()
         assert stage and speech
         again = self.request(messages, voice, request.options)
         assert again.speech
         cache = again.speech.cache
-        again.only_reads = True
+        again.prefill_only = True
         again.then = lambda: starts.extend(stage.token_starts(again.prompt, cache, speech))
         list(self.run(again))
         return starts

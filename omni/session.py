@@ -307,11 +307,11 @@ class Session:
         prompt = request.prompt
         last = prompt.runs[-1]
         settled = int(share * (last.last - last.first)) - (last.last - last.first)
-        page = self._runtime.think.lane.pool.page_size
+        page = self._runtime.engine.block_size
         num_pages = (int(prompt.is_media.nonzero()[-1]) + 1 + settled) // page
         if num_pages:
-            request.prompt, request.only_reads = prompt.head(num_pages * page), True
-            request.page_keys = request.page_keys[:num_pages]
+            request.prompt, request.prefill_only = prompt.head(num_pages * page), True
+            request.block_keys = request.block_keys[:num_pages]
             self._reading = Outbox()
             self._runtime.engine.submit([request], self._reading)
 

@@ -13,8 +13,9 @@ from omni.bench import baseline
 from omni.bench.case import FEWER_BITS, Case, Setting, distinct_of, name_of, normal, weights
 from omni.bench.weights import both, linears, pack, untied
 from omni.engine.runner import Lane
+from omni.kernels.sampling import Sampler, Sampling
 from omni.models.kv_store import CachedSequence
-from omni.talker.dual_track import TextEnd
+from omni.talker.dual_track import DualTrackState, TextEnd
 
 THIRD = 3
 """The part of the thinker that reads a prompt, where weights are random: all of it takes minutes on a small CPU."""
@@ -97,9 +98,10 @@ def talker(s: Setting) -> Iterator[Case]:
     if ours is None:
         return
     thought = normal(1, ours.config.embedding_size, s=s)
-    state = ours.start(TextEnd(thought[0], thought[0]))
     code = torch.tensor([3], device=s.device)
-    state.code, state.text_ended = code[0], True
+    sampler = Sampler(Sampling(), ours.config.vocab_size, seed=0, device=s.device)
+    ending = TextEnd(thought[0], thought[0])
+    state = DualTrackState(sampler=sampler, speaker=thought[0], ending=ending, code=code[0], text_ended=True)
     lane = Lane(ours.decoder, s.sizes.context + 256)  # type: ignore[arg-type]  # ours is a Thinker, which torch types as Module
     taken = step(lane, ref.model if ref else None, s.sizes.context, ours.config.hidden_size, s)
 
@@ -117,7 +119,7 @@ def talker(s: Setting) -> Iterator[Case]:
     yield Case(
         "talker step",
         f"{name_of(s.dtype)}, {lane.decoder.config.num_layers} layers, a code at context {s.sizes.context}",
-        lambda: ours.logits(taken.ours(ours.step_rows([state]))),
+        lambda: ours.logits(taken.ours(ours.step_rows([state])[0])),
         reference if ref else None,
         s.dtype,
         moved=nbytes + lane.pool.bytes_per_row * s.sizes.context,

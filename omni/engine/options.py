@@ -8,10 +8,7 @@ from typing import TypedDict
 
 from omni.errors import OptionError
 from omni.kernels.sampling import Sampling
-from omni.talker.vocoder import CODES_PER_SECOND, STREAMED, ChunkPolicy
-
-VOICE_SAMPLING = Sampling(temperature=0.9, top_k=40, top_p=0.8, repetition_penalty=1.05)
-"""As transformers samples codec ids."""
+from omni.talker.voice import STREAMED, ChunkPolicy
 
 MAX_LOGPROBS = 20
 
@@ -28,7 +25,7 @@ class SpeechArgs(TypedDict, total=False):
     """The fields of `Options` that shape speech, for calls that take them one by one."""
 
     max_audio_seconds: float
-    voice_sampling: Sampling
+    voice_sampling: Sampling | None
     seed: int | None
     chunks: ChunkPolicy
 
@@ -53,7 +50,7 @@ class Options:
         max_tokens: of text.
         max_audio_seconds: of speech.
         temperature, top_k, top_p, repetition_penalty: of text; greedy unless told otherwise, as the model was released.
-        voice_sampling: of codec ids; the released defaults.
+        voice_sampling: of codec ids; None as the model's voice was released.
         stop: a string, or several, that end the answer; neither written nor spoken.
         logprobs: tell how likely each token was, and so many of the likeliest at its place; None tells nothing.
         seed: of every random draw; None for a new one each time.
@@ -66,7 +63,7 @@ class Options:
     top_k: int = 0
     top_p: float = 1.0
     repetition_penalty: float = 1.0
-    voice_sampling: Sampling = VOICE_SAMPLING
+    voice_sampling: Sampling | None = None
     stop: str | Sequence[str] | None = ()
     logprobs: int | None = None
     seed: int | None = None
@@ -75,9 +72,8 @@ class Options:
     def __post_init__(self) -> None:
         if not _is_int(self.max_tokens) or self.max_tokens < 1:
             raise OptionError(f"max_tokens is {self.max_tokens!r}; give a whole number from 1 on")
-        shortest = 1 / CODES_PER_SECOND
-        if not _is_number(self.max_audio_seconds) or not shortest <= self.max_audio_seconds < float("inf"):
-            raise OptionError(f"max_audio_seconds is {self.max_audio_seconds!r}; give a number from {shortest} on")
+        if not _is_number(self.max_audio_seconds) or not 0 < self.max_audio_seconds < float("inf"):
+            raise OptionError(f"max_audio_seconds is {self.max_audio_seconds!r}; give a number above 0")
         if not all(isinstance(s, str) and s for s in self.stop_strings):
             raise OptionError(f"stop is {self.stop!r}; give strings of at least one character")
         if self.logprobs is not None and not (_is_int(self.logprobs) and 0 <= self.logprobs <= MAX_LOGPROBS):
@@ -93,7 +89,3 @@ class Options:
     @property
     def stop_strings(self) -> tuple[str, ...]:
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
-
-    @property
-    def max_codes(self) -> int:
-        return round(self.max_audio_seconds * CODES_PER_SECOND)

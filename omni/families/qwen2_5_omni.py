@@ -13,8 +13,8 @@ from omni.models.config import OmniConfig
 from omni.models.decoder import STACKS as DECODER_STACKS
 from omni.models.decoder import Decoder
 from omni.models.thinker import Thinker
-from omni.talker.dual_track import Talker
-from omni.talker.vocoder import Vocoder
+from omni.talker.dual_track import DualTrack
+from omni.talker.vocoder import FlowVocoder
 
 SPEECH = ("talker.*", "token2wav.*")
 LAYOUT = Layout(
@@ -37,8 +37,8 @@ LAYOUT = Layout(
 class Qwen2_5Omni(nn.Module):
     """Thinker, and with speech talker and vocoder."""
 
-    talker: Talker | None
-    token2wav: Vocoder | None
+    talker: DualTrack | None
+    token2wav: FlowVocoder | None
 
     def __init__(self, config: OmniConfig, *, speech: bool = True) -> None:
         super().__init__()
@@ -46,8 +46,8 @@ class Qwen2_5Omni(nn.Module):
         self.thinker = Thinker(config.thinker)
         self.talker = self.token2wav = None
         if speech and config.talker and config.talker_decoder and config.dit and config.bigvgan:
-            self.talker = Talker(config.talker, Decoder(config.talker_decoder))
-            self.token2wav = Vocoder(config.dit, config.bigvgan)
+            self.talker = DualTrack(config.talker, Decoder(config.talker_decoder), config.dit.num_codes + 1)
+            self.token2wav = FlowVocoder(config.dit, config.bigvgan)
 
 
 def build(config: OmniConfig, *, speech: bool = True) -> Qwen2_5Omni:

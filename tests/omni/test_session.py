@@ -46,10 +46,10 @@ def answer(session: Session, **options: Any) -> Reply:
 @contextmanager
 def rows_read(omni: Omni, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, int]]:
     """Rows of prompts that thinker and talker read meanwhile."""
-    assert omni.engine.speak
+    assert omni.runtime.speak
     read = {"think": 0, "speak": 0}
     with monkeypatch.context() as patch:
-        for name, lane in (("think", omni.engine.think.lane), ("speak", omni.engine.speak.lane)):
+        for name, lane in (("think", omni.runtime.think.lane), ("speak", omni.runtime.speak.lane)):
             advance = lane.advance
 
             def noted(sequences: Any, rows: Any, positions: Any, name: str = name, advance: Any = advance) -> Any:
@@ -63,17 +63,17 @@ def rows_read(omni: Omni, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str,
 @contextmanager
 def caches_at_the_end(omni: Omni, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Tensor]]:
     """Keys and values of thinker and talker, `[L, rows, K, D]` each, that the answer made meanwhile leaves behind."""
-    rows, room = list[Tensor](), omni.engine._room
+    rows, admission = list[Tensor](), omni.engine._admission
     with monkeypatch.context() as patch:
-        release = room.release
+        release = admission.release
 
         def look(request: Request) -> None:
-            if request.options.max_tokens == OPTIONS["max_tokens"] and not request.only_reads:
-                for pool, held in room._held(request):
+            if request.options.max_tokens == OPTIONS["max_tokens"] and not request.prefill_only:
+                for pool, held in admission._held(request):
                     rows.extend(x[:, held.pages].flatten(1, 2)[:, : held.length].clone() for x in (pool.keys, pool.values))
             release(request)
 
-        patch.setattr(room, "release", look)
+        patch.setattr(admission, "release", look)
         yield rows
 
 
@@ -109,7 +109,7 @@ def test_turns_equal_one_call_with_the_whole_past(omni: Omni) -> None:
         reply = answer(session)
         user, assistant = session.messages[-2:]
         assert assistant == {"role": "assistant", "content": reply.text}
-        omni.engine.call(omni.engine.think.lane.pool.forget)
+        omni.engine.call(omni.runtime.think.lane.pool.forget)
         expected = omni.generate([*before, user], voice="Chelsie", **OPTIONS)
         assert (reply.text, reply.done.codes) == (expected.text, expected.done.codes)
 
@@ -200,7 +200,7 @@ def test_after_an_interruption_only_what_was_heard_was_said(
     replies = []
     for each in (session, fresh):
         if each is fresh:  # reads all again
-            for stage in (omni.engine.think, omni.engine.speak):
+            for stage in (omni.runtime.think, omni.runtime.speak):
                 assert stage
                 omni.engine.call(stage.lane.pool.forget)
         with caches_at_the_end(omni, monkeypatch) as rows:

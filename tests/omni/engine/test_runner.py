@@ -14,7 +14,7 @@ from tests.oracle.tiny import GEOMETRIES, tiny
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 @torch.inference_mode()
 def test_advance_in_chunks_equals_whole(geometry: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    lane = Omni.load(tiny(geometry), dtype="float32", speech=False, progress=False).engine.think.lane
+    lane = Omni.load(tiny(geometry), dtype="float32", speech=False, progress=False).runtime.think.lane
     lens = (31, 8, 15)
     rows = [torch.randn(n, lane.decoder.config.hidden_size) for n in lens]
     # three axes that part, so that a chunk with another chunk's positions shows
