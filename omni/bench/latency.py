@@ -157,7 +157,7 @@ def measure(
     folder: of the checkpoint that `omni` was loaded from.
     """
     device = omni.engine.device
-    dtype = omni.runtime.think.lane.pool.keys.dtype
+    dtype = omni.runtime.think.runner.cache.store.keys.dtype
     ref = baseline.load(folder, dtype, device) if baseline.INSTALLED else None
     ours, theirs, differ = list[tuple[Answer, Answer]](), list[tuple[Answer, Answer]](), 0
     for question in asked:
@@ -248,7 +248,7 @@ def ask_ours(omni: Omni, messages: list[Message], limits: Limits) -> Answer:
     """An answer by the engine, which has never seen its prompt."""
     answer, request, engine = Answer(), _request(omni, messages, limits), omni.engine
     for stage in engine.stages:
-        engine.call(stage.lane.pool.forget)
+        engine.call(stage.runner.cache.blocks.forget)
     engine.call(omni.runtime.think.features.forget)
     kept, engine.costs = engine.costs, _Watched(answer)
     start = time.perf_counter()

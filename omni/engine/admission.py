@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 
+from omni.engine.block_manager import CachedSequence
+from omni.engine.kv_cache import KVCache
 from omni.engine.request import Request
 from omni.engine.stage import Stage
 from omni.errors import CapacityError
-from omni.models.kv_store import CachedSequence, PagePool
 
 GROWTH = 1
 """Blocks that must be free beside its prompt's for a request to come in, and for each that runs already."""
@@ -27,36 +28,36 @@ class Admission:
     def check(self, request: Request) -> None:
         """Raise CapacityError for a request that would not fit if it were alone."""
         need = request.prompt.num_tokens + 1
-        for pool, _ in self._held(request):
-            if need > pool.max_pages * pool.page_size:
+        for cache, _ in self._held(request):
+            if need > cache.blocks.max_rows:
                 raise CapacityError(
-                    f"the cache has {pool.max_pages * pool.page_size} rows free when nothing runs, and {need} are needed; "
+                    f"the cache has {cache.blocks.max_rows} rows free when nothing runs, and {need} are needed; "
                     "shorten the prompt, or load with a larger cache"
                 )
 
     def has_room_for(self, request: Request, num_running: int) -> bool:
         """Whether a request may come in beside so many others."""
         need = request.prompt.num_tokens + 1
-        return all(self._fits(pool, need, num_running) for pool, _ in self._held(request))
+        return all(self._fits(cache, need, num_running) for cache, _ in self._held(request))
 
     def admit(self, request: Request) -> None:
         """Take the places of its prompt's rows that it has not found in the cache, for a request that has come in."""
-        for pool, sequence in self._held(request):
-            pool.reserve(sequence, request.prompt.num_tokens - sequence.length)
+        for cache, sequence in self._held(request):
+            cache.reserve(sequence, request.prompt.num_tokens - sequence.length)
 
     def grow(self, request: Request, stage: Stage, num_rows: int, running: Collection[Request]) -> None:
         """Take the places of more rows of a request that runs; it may be preempted for them itself.
 
         CapacityError where no one else holds any.
         """
-        pool, sequence = stage.lane.pool, stage.sequence(request)
+        cache, sequence = stage.runner.cache, stage.sequence(request)
         assert sequence
         while True:
             try:
-                pool.reserve(sequence, num_rows)
+                cache.reserve(sequence, num_rows)
                 return
             except CapacityError:
-                holding = [r for r in running if (held := stage.sequence(r)) and held.pages]
+                holding = [r for r in running if (held := stage.sequence(r)) and held.blocks]
                 if holding == [request]:
                     raise
                 latest = max(holding, key=lambda r: r.key)
@@ -65,29 +66,29 @@ class Admission:
                     return
 
     def preempt(self, request: Request) -> None:
-        request.saved = [pool.save(sequence) for pool, sequence in self._held(request)]
+        request.saved = [cache.save(sequence) for cache, sequence in self._held(request)]
 
     def resume(self, request: Request, num_running: int) -> None:
         """Give a request that was preempted its rows again, if there is room beside so many others."""
         if request.saved is None:
             return
         held = list(zip(self._held(request), request.saved, strict=True))
-        if all(self._fits(pool, saved.length, num_running) for (pool, _), saved in held):
-            for (pool, sequence), saved in held:
-                pool.restore(saved, sequence)
+        if all(self._fits(cache, saved.length, num_running) for (cache, _), saved in held):
+            for (cache, sequence), saved in held:
+                cache.restore(saved, sequence)
             request.saved = None
 
     def release(self, request: Request) -> None:
         request.saved = None
-        for pool, sequence in self._held(request):
-            pool.release(sequence)
+        for cache, sequence in self._held(request):
+            cache.blocks.free(sequence)
 
-    def _held(self, request: Request) -> Iterator[tuple[PagePool, CachedSequence]]:
+    def _held(self, request: Request) -> Iterator[tuple[KVCache, CachedSequence]]:
         for stage in self._stages:
             if sequence := stage.sequence(request):
-                yield stage.lane.pool, sequence
+                yield stage.runner.cache, sequence
 
     @staticmethod
-    def _fits(pool: PagePool, num_rows: int, num_running: int) -> bool:
+    def _fits(cache: KVCache, num_rows: int, num_running: int) -> bool:
         growth = GROWTH * (num_running + 1) if num_running else 0
-        return -(-num_rows // pool.page_size) + growth <= pool.num_free
+        return cache.blocks.count(num_rows) + growth <= cache.blocks.num_free

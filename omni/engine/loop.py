@@ -59,16 +59,16 @@ class Engine(Worker):
     @property
     def device(self) -> torch.device:
         """Where prompts are read."""
-        return self.stages[0].lane.device
+        return self.stages[0].runner.device
 
     @property
     def block_size(self) -> int:
         """Rows in a block of the caches; whole blocks of a prompt are found again."""
-        return self.stages[0].lane.pool.page_size
+        return self.stages[0].runner.cache.blocks.block_size
 
     @property
     def _max_positions(self) -> int:
-        return min(stage.lane.max_positions for stage in self.stages)
+        return min(stage.runner.max_positions for stage in self.stages)
 
     @property
     def _opening(self) -> int:
@@ -84,12 +84,12 @@ class Engine(Worker):
 
     def has_room_for(self, request: Request, num_tokens: int) -> bool:
         """Whether prompt and so many tokens more would fit context and cache, were the request alone."""
-        held = min(stage.lane.pool.max_pages * stage.lane.pool.page_size for stage in self.stages)
+        held = min(stage.runner.cache.blocks.max_rows for stage in self.stages)
         return request.prompt.num_tokens + max(self._opening, num_tokens) <= min(self._max_positions, held)
 
     def check_text(self, prompt: Prompt, num_tokens: int) -> None:
         """Raise ContextError where a text that is to be spoken does not fit behind its prompt."""
-        room = self.stages[0].lane.max_positions - prompt.num_tokens
+        room = self.stages[0].runner.max_positions - prompt.num_tokens
         if num_tokens > room:
             raise ContextError(
                 f"the text has {num_tokens} tokens and the model's context {room} left; say it in several calls"

@@ -10,6 +10,8 @@ from typing import get_args
 
 from torch import Tensor
 
+from omni.engine.block_manager import CachedSequence
+from omni.engine.kv_cache import SavedSequence
 from omni.engine.options import Options
 from omni.engine.outbox import Outbox
 from omni.engine.scheduler import READING
@@ -17,7 +19,6 @@ from omni.engine.speech import Speech
 from omni.engine.text import TextState, TextTrack
 from omni.events import Done, FinishReason, Limit, TextDelta, Timings, TokenLogprob, Usage
 from omni.kernels.sampling import Sampler
-from omni.models.kv_store import CachedSequence, SavedSequence
 from omni.prompt.positions import Clock
 from omni.prompt.reader import MediaRun, Prompt
 

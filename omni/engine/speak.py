@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from omni.engine.align import attention_scores, telling_heads, token_starts
+from omni.engine.block_manager import CachedSequence
 from omni.engine.options import Options
 from omni.engine.request import Phase, Request
-from omni.engine.runner import Lane
+from omni.engine.runner import ModelRunner
 from omni.engine.scheduler import Kind, Pace
 from omni.engine.speech import Speech
 from omni.events import AudioChunk
 from omni.models.decoder import Decoder
-from omni.models.kv_store import CachedSequence
 from omni.prompt.reader import Prompt
 from omni.talker.voice import Frame, Talker, Vocoder
 
@@ -34,7 +34,7 @@ class SpeakStage:
         words: the thinker's embedding `[V, C]`.
 
     Attributes:
-        lane: the talker's decoder with its cache.
+        runner: the talker's decoder with its cache.
         heads: whose attention tells when a thought is spoken; None until a speech has told them.
     """
 
@@ -43,7 +43,7 @@ class SpeakStage:
     def __init__(self, talker: Talker, vocoder: Vocoder, words: Tensor, *, cache_tokens: int, graphs: bool = True) -> None:
         assert isinstance(talker.decoder, Decoder)
         self.talker, self.vocoder, self.words = talker, vocoder, words
-        self.lane = Lane(talker.decoder, cache_tokens, graphs=graphs)
+        self.runner = ModelRunner(talker.decoder, cache_tokens, graphs=graphs)
         self.heads: list[int] | None = None
         if graphs:
             vocoder.record()
@@ -79,7 +79,7 @@ class SpeakStage:
         speech.positions = torch.cat([prompt.positions[:, rows.start : rows.stop] for rows in heard], 1)
         whole = list(heard) == [range(prompt.num_tokens)]  # only then are the prompt's blocks the talker's, too
         speech.block_keys = request.block_keys if whole else ()
-        known = self.lane.pool.adopt(speech.cache, speech.block_keys)
+        known = self.runner.cache.blocks.adopt(speech.cache, speech.block_keys)
         speech.unheard = deque([range(known, prompt.num_tokens)] if whole else heard)
 
     def ready(self, request: Request) -> Mapping[Kind, int]:
@@ -164,9 +164,9 @@ class SpeakStage:
             rows.append(left[:num])
             positions.append(speech.positions[:, at : at + num])
             speech.rows = [left[num:]]
-        self.lane.advance([speech.cache for speech, _ in parts], rows, positions)
+        self.runner.advance([speech.cache for speech, _ in parts], rows, positions)
         for speech, _ in parts:
-            self.lane.pool.publish(speech.cache, speech.block_keys)
+            self.runner.cache.blocks.insert(speech.cache, speech.block_keys)
 
     def decode(self, speaking: Sequence[tuple[Request, Speech]]) -> None:
         """One frame of answers whose next thought is there."""
@@ -179,10 +179,10 @@ class SpeakStage:
                 positions.append(self._opening_positions(request, speech))
                 new, speech.rows = torch.cat((*speech.rows, new)), []
             rows.append(new)
-        hidden = self.lane.advance([speech.cache for _, speech in speaking], rows, positions)
+        hidden = self.runner.advance([speech.cache for _, speech in speaking], rows, positions)
         for _, speech in speaking:
             if not speech.track.frames:
-                self.lane.pool.publish(speech.cache, speech.block_keys)
+                self.runner.cache.blocks.insert(speech.cache, speech.block_keys)
         frames = self.talker.pick([s.track for _, s in speaking], torch.cat([h[-1:] for h in hidden]))
         for (request, speech), frame in zip(speaking, frames, strict=True):
             self._say(request, speech, frame)
@@ -203,7 +203,7 @@ class SpeakStage:
         self.vocoder.push(speech.sound, frame)
         if len(speech.track.frames) >= speech.max_frames:
             request.limits.add("audio")
-        elif speech.cache.length >= self.lane.max_positions:
+        elif speech.cache.length >= self.runner.max_positions:
             request.limits.add("context")
         else:
             return
@@ -244,7 +244,7 @@ class SpeakStage:
         opening = clock.text(self.num_opening_rows)
         steps = (clock.top + 1 + torch.arange(num - 1)).expand(3, -1)
         queries, keys = defaultdict[int, list[Tensor]](list), defaultdict[int, list[Tensor]](list)
-        layers = cycle(range(self.lane.decoder.config.num_layers))
+        layers = cycle(range(self.runner.decoder.config.num_layers))
 
         def tap(q: Tensor, k: Tensor) -> None:
             layer = next(layers)
@@ -252,7 +252,7 @@ class SpeakStage:
             keys[layer].append(k)
 
         rows = self.talker.replay_rows(track)
-        self.lane.advance([cache], [rows], [torch.cat((opening, steps), 1)], tap)
+        self.runner.advance([cache], [rows], [torch.cat((opening, steps), 1)], tap)
         q, k = ([torch.cat(of[layer]) for layer in sorted(of)] for of in (queries, keys))
         scores = attention_scores(q, k, first, min(num, len(track.told)))
         if self.heads is None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from omni.models.kv_store import CachedSequence
+from omni.engine.block_manager import CachedSequence
 from omni.talker.voice import TalkerState
 
 

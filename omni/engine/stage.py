@@ -7,10 +7,10 @@ from typing import Protocol
 
 from torch import Tensor
 
+from omni.engine.block_manager import CachedSequence
 from omni.engine.request import Request
-from omni.engine.runner import Lane
+from omni.engine.runner import ModelRunner
 from omni.engine.scheduler import Kind
-from omni.models.kv_store import CachedSequence
 
 
 class Stage(Protocol):
@@ -21,7 +21,7 @@ class Stage(Protocol):
         """The work that is done here and nowhere else."""
 
     @property
-    def lane(self) -> Lane:
+    def runner(self) -> ModelRunner:
         """The decoder, in whose cache a request needs places for its prompt before it may begin."""
 
     @property

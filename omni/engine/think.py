@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from omni.encoders.features import Picture, Sound
+from omni.engine.block_manager import CachedSequence
 from omni.engine.features import FeatureCache
 from omni.engine.request import Phase, Request, Script
-from omni.engine.runner import Lane
+from omni.engine.runner import ModelRunner
 from omni.engine.scheduler import Kind
 from omni.engine.stage import Listener
 from omni.events import Limit, TokenLogprob
-from omni.models.kv_store import CachedSequence
 from omni.models.thinker import Thinker
 
 
@@ -24,7 +24,7 @@ class ThinkStage:
         listeners: are handed the thinker's rows.
 
     Attributes:
-        lane: the thinker's decoder with its cache.
+        runner: the thinker's decoder with its cache.
         features: rows of media that were encoded lately.
     """
 
@@ -35,7 +35,7 @@ class ThinkStage:
         self, thinker: Thinker, listeners: Sequence[Listener] = (), *, cache_tokens: int, graphs: bool = True
     ) -> None:
         self.model, self.listeners = thinker, listeners
-        self.lane = Lane(thinker.decoder, cache_tokens, graphs=graphs)
+        self.runner = ModelRunner(thinker.decoder, cache_tokens, graphs=graphs)
         self.features = FeatureCache()
 
     # ---- what the loop asks
@@ -45,10 +45,10 @@ class ThinkStage:
 
     def begin(self, request: Request) -> None:
         """Begin with what the cache holds of the prompt already, as far as nobody else has to be handed it."""
-        pool, prompt = self.lane.pool, request.prompt
+        blocks, prompt = self.runner.cache.blocks, request.prompt
         # the last row before an answer is always read: it tells how the answer begins
         rows = [prompt.num_tokens - (not request.prefill_only), *(each.needs(request) for each in self.listeners)]
-        pool.adopt(request.cache, request.block_keys[: min(rows) // pool.page_size])
+        blocks.adopt(request.cache, request.block_keys[: min(rows) // blocks.block_size])
         request.runs = prompt.runs_after(request.cache.length)
         known = [name for name in request.wanted_media() if self.features.has(self._pieces(prompt.medium(*name)))]
         for name in known:
@@ -118,9 +118,9 @@ class ThinkStage:
         """Read so many more rows of each request's prompt; an answer of the model's own then gets its first id."""
         requests, firsts = [request for request, _ in parts], [request.cache.length for request, _ in parts]
         rows, media, positions = zip(*(self._next_rows(*part) for part in parts), strict=True)
-        hidden = self.lane.advance([r.cache for r in requests], rows, positions)
+        hidden = self.runner.advance([r.cache for r in requests], rows, positions)
         for request, first, *heard in zip(requests, firsts, hidden, rows, media, strict=True):
-            self.lane.pool.publish(request.cache, request.block_keys)
+            self.runner.cache.blocks.insert(request.cache, request.block_keys)
             for listener in self.listeners:
                 listener.hear(request, first, *heard)
         read = [(request, h[-1:]) for request, h in zip(requests, hidden, strict=True) if not request.num_unread]
@@ -138,7 +138,7 @@ class ThinkStage:
 
     def _embed(self, request: Request) -> tuple[Tensor, Tensor]:
         features = [request.features[run.is_sound, run.index][run.first : run.last] for run in request.runs]
-        ids = request.prompt.ids[request.cache.length :].to(self.lane.device)
+        ids = request.prompt.ids[request.cache.length :].to(self.runner.device)
         return self.model.embed(ids, features)
 
     @staticmethod
@@ -182,9 +182,9 @@ class ThinkStage:
 
     def _read(self, reading: Sequence[tuple[Request, list[int]]]) -> list[Tensor]:
         """Append ids of answers; hidden rows `[n, C]` of each. Each id becomes a thought for the talker."""
-        rows = [self.model.embed_tokens(torch.tensor(ids, device=self.lane.device)) for _, ids in reading]
+        rows = [self.model.embed_tokens(torch.tensor(ids, device=self.runner.device)) for _, ids in reading]
         positions = [request.clock.text(len(ids)) for request, ids in reading]
-        hidden = self.lane.advance([request.cache for request, _ in reading], rows, positions)
+        hidden = self.runner.advance([request.cache for request, _ in reading], rows, positions)
         for (request, _), h, e in zip(reading, hidden, rows, strict=True):
             for listener in self.listeners:
                 listener.think(request, h, e)
@@ -213,7 +213,7 @@ class ThinkStage:
             self._end(request)
         elif len(request.ids) >= request.options.max_tokens:
             self._cut(request, "text")
-        elif request.cache.length + 1 >= self.lane.max_positions:
+        elif request.cache.length + 1 >= self.runner.max_positions:
             self._cut(request, "context")
 
     def _cut(self, request: Request, limit: Limit) -> None:

@@ -44,7 +44,7 @@ def brief() -> Omni:
 def _nothing_is_left(omni: Omni) -> Iterator[None]:
     yield
     for stage in (omni.runtime.think, omni.runtime.speak):
-        assert stage and stage.lane.pool.num_free == stage.lane.pool.max_pages
+        assert stage and stage.runner.cache.blocks.num_free == stage.runner.cache.blocks.max_blocks
 
 
 def transformers_codes(messages: list[Message], omni: Omni, max_tokens: int, voice: str = "Chelsie") -> list[int]:
@@ -167,7 +167,7 @@ def test_limits_are_named(omni: Omni, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (reply.finish_reason, reply.limits) == ("length", ("text", "audio")), "the same order whichever came first"
     assert len(reply.done.codes) == 10
     assert len(reply.done.token_ids) == 50
-    decoder = omni.runtime.think.lane.decoder
+    decoder = omni.runtime.think.runner.decoder
     prompt = omni.runtime.request(HELLO, None, Options()).prompt.num_tokens
     monkeypatch.setattr(decoder, "config", replace(decoder.config, max_positions=prompt + 6))
     reply = omni.generate(HELLO, max_tokens=50)
@@ -180,7 +180,7 @@ def test_limits_are_named(omni: Omni, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_talkers_context_is_a_limit(omni: Omni, monkeypatch: pytest.MonkeyPatch) -> None:
     assert omni.runtime.speak
-    decoder = omni.runtime.speak.lane.decoder
+    decoder = omni.runtime.speak.runner.decoder
     prompt = omni.runtime.request(HELLO, "Chelsie", Options()).prompt.num_tokens
     monkeypatch.setattr(decoder, "config", replace(decoder.config, max_positions=prompt + 2 + 11))
     reply = omni.generate(HELLO, max_tokens=4, **(SPOKEN | {"max_audio_seconds": 60}))
@@ -277,7 +277,7 @@ def test_closing_a_stream_frees_everything(omni: Omni) -> None:
     stream = omni.stream(HELLO, max_tokens=900, **(SPOKEN | {"max_audio_seconds": 60}))
     for _ in range(5):
         next(stream)
-    assert omni.runtime.think.lane.pool.num_free < omni.runtime.think.lane.pool.max_pages
+    assert omni.runtime.think.runner.cache.blocks.num_free < omni.runtime.think.runner.cache.blocks.max_blocks
     stream.close()
 
 
@@ -464,7 +464,7 @@ def test_a_fault_ends_one_request_of_a_batch() -> None:
     assert isinstance(ends[0], Done) and isinstance(ends[2], Done)
     assert isinstance(ends[1], Failed) and isinstance(ends[1].error, CapacityError)
     assert ends[0].token_ids == ends[2].token_ids
-    assert small.runtime.think.lane.pool.num_free == 4
+    assert small.runtime.think.runner.cache.blocks.num_free == 4
 
 
 def test_a_full_cache_ends_only_whoever_needs_more() -> None:
@@ -484,4 +484,4 @@ def test_a_full_cache_is_an_error_of_one_request() -> None:
     with pytest.raises(CapacityError, match="rows free"):
         small.generate([{"role": "user", "content": "x" * 300}], max_tokens=5)
     assert isinstance(list(stream)[-1], Done)
-    assert small.runtime.think.lane.pool.num_free == 4
+    assert small.runtime.think.runner.cache.blocks.num_free == 4

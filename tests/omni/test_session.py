@@ -49,14 +49,14 @@ def rows_read(omni: Omni, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str,
     assert omni.runtime.speak
     read = {"think": 0, "speak": 0}
     with monkeypatch.context() as patch:
-        for name, lane in (("think", omni.runtime.think.lane), ("speak", omni.runtime.speak.lane)):
-            advance = lane.advance
+        for name, runner in (("think", omni.runtime.think.runner), ("speak", omni.runtime.speak.runner)):
+            advance = runner.advance
 
             def noted(sequences: Any, rows: Any, positions: Any, name: str = name, advance: Any = advance) -> Any:
                 read[name] += sum(len(r) for r in rows if len(r) > 1)
                 return advance(sequences, rows, positions)
 
-            patch.setattr(lane, "advance", noted)
+            patch.setattr(runner, "advance", noted)
         yield read
 
 
@@ -69,8 +69,11 @@ def caches_at_the_end(omni: Omni, monkeypatch: pytest.MonkeyPatch) -> Iterator[l
 
         def look(request: Request) -> None:
             if request.options.max_tokens == OPTIONS["max_tokens"] and not request.prefill_only:
-                for pool, held in admission._held(request):
-                    rows.extend(x[:, held.pages].flatten(1, 2)[:, : held.length].clone() for x in (pool.keys, pool.values))
+                for cache, held in admission._held(request):
+                    rows.extend(
+                        x[:, held.blocks].flatten(1, 2)[:, : held.length].clone()
+                        for x in (cache.store.keys, cache.store.values)
+                    )
             release(request)
 
         patch.setattr(admission, "release", look)
@@ -109,7 +112,7 @@ def test_turns_equal_one_call_with_the_whole_past(omni: Omni) -> None:
         reply = answer(session)
         user, assistant = session.messages[-2:]
         assert assistant == {"role": "assistant", "content": reply.text}
-        omni.engine.call(omni.runtime.think.lane.pool.forget)
+        omni.engine.call(omni.runtime.think.runner.cache.blocks.forget)
         expected = omni.generate([*before, user], voice="Chelsie", **OPTIONS)
         assert (reply.text, reply.done.codes) == (expected.text, expected.done.codes)
 
@@ -202,7 +205,7 @@ def test_after_an_interruption_only_what_was_heard_was_said(
         if each is fresh:  # reads all again
             for stage in (omni.runtime.think, omni.runtime.speak):
                 assert stage
-                omni.engine.call(stage.lane.pool.forget)
+                omni.engine.call(stage.runner.cache.blocks.forget)
         with caches_at_the_end(omni, monkeypatch) as rows:
             replies.append((answer(each, max_audio_seconds=0.1), rows))
     (reply, rows), (expected, expected_rows) = replies

@@ -202,7 +202,7 @@ def ours(omni: Omni, messages: Sequence[list[Message]], *, sampled: bool = False
 
     for stage in (omni.runtime.think, omni.runtime.speak):
         assert stage
-        omni.engine.call(stage.lane.pool.forget)  # so that every row is read, and seen here
+        omni.engine.call(stage.runner.cache.blocks.forget)  # so that every row is read, and seen here
     for request in requests:
         encode = omni.runtime.think.encode
         chain.vision += [rows.float() for rows in omni.engine.call(partial(encode, request.prompt.pictures))]

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from omni import Omni
+from omni.engine.block_manager import CachedSequence
 from omni.engine.options import Options
-from omni.models.kv_store import CachedSequence
 from omni.prompt.reader import Prompt
 from tests.oracle.cases import cases
 from tests.oracle.chains import VOICE, media_args, theirs
@@ -105,7 +105,7 @@ def _forced_ours(omni: Omni, prompt: Prompt, ids: Tensor, codes: Sequence[int]) 
     rows, is_media = thinker.embed(ids, features)
     clock = prompt.clock_after()
     positions = torch.cat((prompt.positions, clock.text(len(answer))), 1)
-    hidden = omni.runtime.think.lane.advance([CachedSequence()], [rows], [positions])[0]
+    hidden = omni.runtime.think.runner.advance([CachedSequence()], [rows], [positions])[0]
     out["thinker logits"] = thinker.logits(hidden)
     P = prompt.num_tokens
     state = talker.start(omni.voices[VOICE], thinker.embed_tokens.weight, None, 0)
@@ -115,7 +115,7 @@ def _forced_ours(omni: Omni, prompt: Prompt, ids: Tensor, codes: Sequence[int]) 
     for code in codes[:-1]:
         state.code = torch.tensor(code)
         read += talker.step_rows([state])
-    lane = omni.runtime.speak.lane
-    states = lane.advance([CachedSequence()], [torch.cat(read)], [_talker_positions(prompt, len(codes))])[0]
+    runner = omni.runtime.speak.runner
+    states = runner.advance([CachedSequence()], [torch.cat(read)], [_talker_positions(prompt, len(codes))])[0]
     out["talker logits"] = talker.logits(states)[P + 1 :]
     return out

@@ -19,11 +19,11 @@ from demos.small_model.speech.corpus import VOICES
 from demos.small_model.training.files import log, save
 from demos.small_model.training.talker_data import Reader, Sample, prompt_ids
 from demos.small_model.training.trainer import DEVICE
-from omni.engine.runner import Lane
+from omni.engine.block_manager import CachedSequence
+from omni.engine.runner import ModelRunner
 from omni.evaluation.recogniser import edits
 from omni.kernels.sampling import Sampling
 from omni.models.decoder import STACKS, Decoder
-from omni.models.kv_store import CachedSequence
 from omni.talker.dual_track import RELEASED, DualTrack
 from omni.talker.voices import Voice
 
@@ -52,7 +52,7 @@ def speak(talker: DualTrack, read: Reader, samples: Sequence[Sample], sampling: 
     assert isinstance(talker.decoder, Decoder)
     rng = Random(0)
     most = [int(PATIENCE * len(s.clusters)) for s in samples]
-    lane = Lane(talker.decoder, sum(most) + 400 * len(samples))
+    runner = ModelRunner(talker.decoder, sum(most) + 400 * len(samples))
     caches = [CachedSequence() for _ in samples]
     states, rows = [], []
     for i, s in enumerate(samples):
@@ -67,7 +67,7 @@ def speak(talker: DualTrack, read: Reader, samples: Sequence[Sample], sampling: 
     going = list(range(len(samples)))
     while going:
         positions = [torch.arange(len(rows[i])).expand(3, -1) + caches[i].length for i in going]
-        hidden = lane.advance([caches[i] for i in going], [rows[i] for i in going], positions)
+        hidden = runner.advance([caches[i] for i in going], [rows[i] for i in going], positions)
         frames = talker.pick([states[i] for i in going], torch.stack([h[-1] for h in hidden]))
         for i, frame in zip(going, frames, strict=True):
             stopped[i] = frame is None
@@ -129,7 +129,7 @@ def compare(talker: DualTrack, net: TalkerNet, read_rows: Reader, samples: Seque
     config = talker.config
     batch = read_rows.batch(samples, prompt_ids(Random(1)), faults=False)
     hidden = net(batch.to(DEVICE))[0]
-    lane = Lane(talker.decoder, 4096)
+    runner = ModelRunner(talker.decoder, 4096)
     difference, strange, total = 0.0, 0, 0
     for i, s in enumerate(samples):
         n = len(s.clusters)
@@ -138,7 +138,7 @@ def compare(talker: DualTrack, net: TalkerNet, read_rows: Reader, samples: Seque
         rows = torch.cat((batch.prompt, batch.text[i, : n + 2] + talker.embed_tokens(ids)))
         positions = torch.arange(len(rows)).expand(3, -1)
         logits = talker.logits(
-            lane.advance([CachedSequence()], [talker.thinker_to_talker_proj(rows)], [positions])[0][len(batch.prompt) :]
+            runner.advance([CachedSequence()], [talker.thinker_to_talker_proj(rows)], [positions])[0][len(batch.prompt) :]
         )
         clusters, counters = (SHARPER * F.linear(hidden[i, : n + 2], w).cpu() for w in (net.cluster_out, net.counter_out))
         joint = (clusters[:, :CLUSTERS, None] + counters[:, None, :COUNTER]).flatten(1)

@@ -47,8 +47,8 @@ def assert_idle(omni: Omni) -> None:
     engine = omni.engine
     engine.call(lambda: None)
     for stage in engine.stages:
-        pool = stage.lane.pool
-        assert pool.num_free == pool.max_pages
+        blocks = stage.runner.cache.blocks
+        assert blocks.num_free == blocks.max_blocks
     assert (len(engine._live), len(engine._waiting), engine._num_open) == (0, 0, 0)
 
 
@@ -78,7 +78,7 @@ def replies(events: Sequence[tuple[int, Event | Failed]], requests: Sequence[Req
 
 def forget(omni: Omni) -> None:
     """Nothing is left of what was read and looked at."""
-    omni.engine.call(omni.runtime.think.lane.pool.forget)
+    omni.engine.call(omni.runtime.think.runner.cache.blocks.forget)
     omni.runtime.think.features.forget()
 
 
@@ -176,16 +176,16 @@ def test_a_call_is_written_and_not_spoken(omni: Omni) -> None:
 def test_what_two_prompts_share_is_read_once(omni: Omni, monkeypatch: pytest.MonkeyPatch) -> None:
     assert omni.runtime.speak
     system: Message = {"role": "system", "content": "You are a guide who has much to tell. " * 6}
-    lanes = {"think": omni.runtime.think.lane, "speak": omni.runtime.speak.lane}
-    read: dict[str, list[int]] = {name: [] for name in lanes}
-    for name, lane in lanes.items():
-        advance = lane.advance
+    runners = {"think": omni.runtime.think.runner, "speak": omni.runtime.speak.runner}
+    read: dict[str, list[int]] = {name: [] for name in runners}
+    for name, runner in runners.items():
+        advance = runner.advance
 
         def noted(sequences: Any, rows: Any, positions: Any, name: str = name, advance: Any = advance) -> Any:
             read[name] += [len(r) for r in rows]
             return advance(sequences, rows, positions)
 
-        monkeypatch.setattr(lane, "advance", noted)
+        monkeypatch.setattr(runner, "advance", noted)
     options: dict[str, Any] = {"max_tokens": 3, "voice": "Ethan", "max_audio_seconds": 0.1, "seed": 1}
     expected = omni.generate([system, {"role": "user", "content": "Who are you?"}], **options)
     first = {name: max(rows) for name, rows in read.items()}
