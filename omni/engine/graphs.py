@@ -9,8 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from omni.engine.step import AXES, FIELDS, LocalRunner, Step, on_device
-from omni.kernels import PageTable, Segments
+from omni.engine.step import AXES, FIELDS, LocalRunner, Step, block_table
 from omni.kernels.replay import Replays
 from omni.models.decoder import Decoder
 from omni.models.kv_store import KVStore
@@ -48,10 +47,8 @@ class RecordedRunner:
         return hidden
 
     def _step(self, rows: Tensor, numbers: Tensor) -> tuple[Tensor]:
-        batch = len(rows)
-        cu_len = torch.arange(batch + 1, dtype=torch.int32, device=rows.device)
         # what the host would know is not known here, and not asked for
-        table = PageTable(Segments((1,) * batch, cu_len), (0,) * batch, *on_device(numbers), (-1,) * batch)
+        table = block_table(numbers, (0,) * len(rows), (-1,) * len(rows))
         return (self._decoder(rows, numbers[:, :AXES].T, self._store, table),)
 
 

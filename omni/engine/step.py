@@ -35,10 +35,8 @@ class Step(NamedTuple):
     def of(cls, rows: Tensor, positions: Tensor, sequences: Sequence[CachedSequence], block_size: int) -> Step:
         """Of rows `[B, C]` at positions int64 `[3, B]` in host memory, for which places are reserved."""
         width = max(len(s.blocks) for s in sequences)
-        numbers = torch.zeros(len(sequences), FIELDS + width, dtype=torch.int64)
-        numbers[:, :AXES] = positions.T
-        numbers[:, AXES:] = torch.tensor([_numbers(s, block_size, width) for s in sequences])
-        return cls(rows, numbers)
+        each = zip(positions.T.tolist(), sequences, strict=True)
+        return cls(rows, torch.tensor([[*at, *_numbers(s, block_size, width)] for at, s in each]))
 
 
 def _numbers(sequence: CachedSequence, block_size: int, width: int) -> list[int]:
@@ -59,19 +57,18 @@ class LocalRunner:
         self._decoder, self._store = decoder, store
 
     def __call__(self, step: Step) -> Tensor:
+        host, size = step.numbers.tolist(), self._store.keys.shape[2]
+        kv_lens = [row[AXES] for row in host]
+        firsts = [_first(row[FIELDS:][: -(-kv_len // size)]) for row, kv_len in zip(host, kv_lens, strict=True)]
         numbers = step.numbers.to(step.rows.device)
-        table = self._table(step.numbers, numbers)
-        return self._decoder(step.rows, numbers[:, :AXES].T, self._store, table)
-
-    def _table(self, host: Tensor, numbers: Tensor) -> PageTable:
-        kv_lens, size = tuple(host[:, AXES].tolist()), self._store.keys.shape[2]
-        firsts = [_first(row[: -(-kv_len // size)]) for row, kv_len in zip(host[:, FIELDS:].tolist(), kv_lens, strict=True)]
-        return PageTable(Segments.of((1,) * len(host), numbers.device), kv_lens, *on_device(numbers), tuple(firsts))
+        return self._decoder(step.rows, numbers[:, :AXES].T, self._store, block_table(numbers, kv_lens, firsts))
 
 
-def on_device(numbers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of a block table: rows held `[B]`, blocks `[B, M]`, slots `[B]`."""
-    return numbers[:, AXES].int(), numbers[:, FIELDS:].int(), numbers[:, AXES + 1].contiguous()
+def block_table(numbers: Tensor, kv_lens: Sequence[int], firsts: Sequence[int]) -> PageTable:
+    """A step's block table, from its numbers on the device and what the host knows of it."""
+    cu_len = torch.arange(len(numbers) + 1, dtype=torch.int32, device=numbers.device)
+    kv_len, blocks, slots = numbers[:, AXES].int(), numbers[:, FIELDS:].int(), numbers[:, AXES + 1].contiguous()
+    return PageTable(Segments((1,) * len(numbers), cu_len), tuple(kv_lens), kv_len, blocks, slots, tuple(firsts))
 
 
 def _first(blocks: Sequence[int]) -> int:
