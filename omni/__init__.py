@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from omni.api import Omni
     from omni.encoders.media import Budget
     from omni.engine.options import Options
-    from omni.engine.sampler import Sampling
     from omni.events import AudioChunk, Capabilities, Done, Event, Reply, TextDelta, Timings, Usage
-    from omni.talker.vocoder import ChunkPolicy
+    from omni.kernels.sampling import Sampling
+    from omni.talker.voice import ChunkPolicy
 
 __version__ = "0.1.0"
 
@@ -24,8 +24,8 @@ _HOME = {
     "Omni": "omni.api",
     "Budget": "omni.encoders.media",
     "Options": "omni.engine.options",
-    "Sampling": "omni.engine.sampler",
-    "ChunkPolicy": "omni.talker.vocoder",
+    "Sampling": "omni.kernels.sampling",
+    "ChunkPolicy": "omni.talker.voice",
     **dict.fromkeys(
         ("AudioChunk", "Capabilities", "Done", "Event", "Reply", "TextDelta", "Timings", "Usage"), "omni.events"
     ),

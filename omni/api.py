@@ -21,7 +21,7 @@ from omni.models.model import OmniModel
 from omni.prompt.reader import Message
 from omni.runtime import Runtime
 from omni.session import Session
-from omni.talker.vocoder import SAMPLE_RATE, WHOLE
+from omni.talker.voice import WHOLE
 from omni.talker.voices import Voice
 
 CACHE_TOKENS = 65536
@@ -33,8 +33,6 @@ class Omni:
     Attributes:
         runtime: makes and runs the requests behind every call.
     """
-
-    sample_rate = SAMPLE_RATE
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
@@ -53,6 +51,11 @@ class Omni:
     def capabilities(self) -> Capabilities:
         """Whether it hears, sees and speaks."""
         return self.runtime.capabilities
+
+    @property
+    def sample_rate(self) -> int:
+        """Of its sound, in Hz; 0 in a model without speech."""
+        return self.runtime.sample_rate
 
     @property
     def voices(self) -> dict[str, Voice]:

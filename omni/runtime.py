@@ -13,15 +13,19 @@ from omni.engine.align import Word, join_words
 from omni.engine.loop import Engine
 from omni.engine.options import Options, SpeechArgs
 from omni.engine.outbox import Hungry, Outbox
-from omni.engine.request import Request, Speech
-from omni.engine.sampler import Sampler
+from omni.engine.request import Request, Script
+from omni.engine.scheduler import READING
+from omni.engine.speak import SpeakStage
+from omni.engine.speech import Speech
 from omni.engine.text import TextTrack
+from omni.engine.think import ThinkStage
 from omni.errors import MessageError, OptionError, VoiceError
 from omni.events import Capabilities, Done, Event, Failed
+from omni.kernels.sampling import Sampler
 from omni.loading.model import Loaded
 from omni.prompt.reader import Known, Message, Prompt
 from omni.prompt.tokenizer import PieceEncoder, StreamDecoder
-from omni.talker.vocoder import CODES_PER_SECOND, WHOLE, PreparedVoice
+from omni.talker.voice import WHOLE
 from omni.talker.voices import pick
 
 T = TypeVar("T")
@@ -44,15 +48,26 @@ class Runtime:
 
     def __init__(self, loaded: Loaded, *, cache_tokens: int, graphs: bool = True) -> None:
         self.model, self.reader, self.voices, self.defaults = loaded.model, loaded.reader, loaded.voices, loaded.defaults
-        self.engine = Engine(self.model, cache_tokens=cache_tokens, graphs=graphs)
-        self.think, self.speak = self.engine.think, self.engine.speak
-        self._prepared: dict[str, PreparedVoice] = {}
+        model = loaded.model
+        self.speak: SpeakStage | None = None
+        if model.talker and model.token2wav:
+            words = model.thinker.embed_tokens.weight
+            self.speak = SpeakStage(model.talker, model.token2wav, words, cache_tokens=cache_tokens, graphs=graphs)
+        spoken = (self.speak,) if self.speak else ()
+        self.think = ThinkStage(model.thinker, spoken, cache_tokens=cache_tokens, graphs=graphs)
+        self.engine = Engine((self.think, *spoken), pace=self.speak.pace if self.speak else READING)
+        self._prepared: dict[str, Any] = {}  # what the vocoder makes of a voice is its own
         self._decoder, self._encoder = StreamDecoder(self.reader.tokenizer), PieceEncoder(self.reader.tokenizer)
 
     @property
     def capabilities(self) -> Capabilities:
         """What the model can do."""
         return Capabilities(self.reader.ears is not None, self.reader.eyes is not None, self.speak is not None)
+
+    @property
+    def sample_rate(self) -> int:
+        """Of its sound, in Hz; 0 in a model without speech."""
+        return self.speak.vocoder.sample_rate if self.speak else 0
 
     @property
     def default_voice(self) -> str:
@@ -86,23 +101,23 @@ class Runtime:
             template_args=template_args,
             known=known,
         )
-        request = self.asking(prompt, self.page_keys(prompt), voice, options)
+        request = self.asking(prompt, self.block_keys(prompt), voice, options)
         if tools and (call := self.reader.tokenizer.specials.get(CALL)) is not None:
             request.mute_ids = frozenset({call})
         request.started = started
         request.media_read = request.elapsed()
         return request
 
-    def page_keys(self, prompt: Prompt, known: Sequence[bytes] = (), num_rows: int = 0) -> list[bytes]:
-        """As `PromptReader.page_keys`, of the engine's pages; known: of a prompt that begins with the same rows, so many."""
-        page_size = self.think.lane.pool.page_size
-        return self.reader.page_keys(prompt, page_size, known[: num_rows // page_size])
+    def block_keys(self, prompt: Prompt, known: Sequence[bytes] = (), num_rows: int = 0) -> list[bytes]:
+        """As `PromptReader.block_keys`, in the engine's blocks; known: of a prompt that begins with so many of its rows."""
+        block_size = self.engine.block_size
+        return self.reader.block_keys(prompt, block_size, known[: num_rows // block_size])
 
-    def asking(self, prompt: Prompt, page_keys: list[bytes], voice: str | None, options: Options) -> Request:
+    def asking(self, prompt: Prompt, block_keys: list[bytes], voice: str | None, options: Options) -> Request:
         """A request to answer to a prompt; ContextError where it leaves no room for that."""
         self.engine.check(prompt)
         seed = secrets.randbelow(2**62) if options.seed is None else options.seed
-        vocab_size, device = self.model.thinker.config.vocab_size, self.think.lane.device
+        vocab_size, device = self.model.thinker.config.vocab_size, self.engine.device
         sampler = Sampler(options.sampling(self.defaults.sampling), vocab_size, seed=seed, device=device)
         sampler.saw(prompt.ids.to(device))
         track = TextTrack(self._decoder, options.stop_strings)
@@ -115,19 +130,19 @@ class Runtime:
             track=track,
             text=track.start(),
             speech=self._speech(voice, options, seed) if voice is not None else None,
-            page_keys=page_keys,
+            block_keys=block_keys,
         )
 
-    def reading(self, prompt: Prompt, page_keys: list[bytes], voice: str | None, options: Options) -> Request | None:
+    def reading(self, prompt: Prompt, block_keys: list[bytes], voice: str | None, options: Options) -> Request | None:
         """A request to read the whole pages of a prompt and no more, for an answer to come; None where there is none.
 
-        page_keys: of the whole prompt.
+        block_keys: of the whole prompt.
         """
-        if not page_keys:
+        if not block_keys:
             return None
-        request = self.asking(prompt, page_keys, voice, options)
-        request.prompt = prompt.head(len(page_keys) * self.think.lane.pool.page_size)
-        request.only_reads = True
+        request = self.asking(prompt, block_keys, voice, options)
+        request.prompt = prompt.head(len(block_keys) * self.engine.block_size)
+        request.prefill_only = True
         return request
 
     def check_voice(self, name: str) -> None:
@@ -142,7 +157,7 @@ class Runtime:
         assert stage
         if name not in self._prepared:
             self._prepared[name] = self.engine.call(lambda: stage.vocoder.prepare(voice))
-        return stage.begin(voice, self._prepared[name], options, seed)
+        return stage.start(voice, self._prepared[name], options, seed)
 
     def saying(self, text: str | None, voice: str | None, context: str | Sequence[Message], options: SpeechArgs) -> Request:
         """The request of `say`; without a text it is still to be written."""
@@ -153,7 +168,7 @@ class Runtime:
             raise OptionError(f"say takes the words as they are; leave out {', '.join(sorted(others))}")
         request = self.request(before, voice or self.default_voice, Options(**options))
         if text is None:
-            request.given = []
+            request.script = Script()
         else:
             self.give(request, text)
         return request
@@ -162,7 +177,7 @@ class Runtime:
         """Have a request that was not run yet answered with exactly these words; ContextError where they do not fit."""
         ids = self.reader.tokenizer.encode(text)
         self.engine.check_text(request.prompt, len(ids))
-        request.given, request.given_ended = ids, True
+        request.script = Script(ids, ended=True)
 
     def ids_of(self, pieces: Iterable[str]) -> Iterator[list[int]]:
         """Ids of text that comes in pieces, the same as those of the whole."""
@@ -227,14 +242,14 @@ class Runtime:
         request: has been answered, or was interrupted; messages, voice: what it was made from.
         """
         stage, speech = self.speak, request.speech
-        if not stage or not speech or not speech.codes:
+        if not stage or not speech or not speech.track.frames:
             return []
         if stage.heads is None:
             self.warm_up()
         starts = self._starts(request, messages, voice)
         state = self._decoder.start()
         pieces = [self._decoder.step(state, [token]) for token in request.ids[: len(starts)]]
-        times = [start / CODES_PER_SECOND for start in [*starts, len(speech.codes)]]
+        times = [start / stage.vocoder.frames_per_second for start in [*starts, len(speech.track.frames)]]
         words = join_words(pieces, times)
         if speech.ended and not request.limits & {"audio", "context"}:
             return words
@@ -250,13 +265,13 @@ class Runtime:
             self._starts(request, (), self.default_voice)
 
     def _starts(self, request: Request, messages: Sequence[Message], voice: str) -> list[int]:
-        """The code at which each id of a spoken answer begins."""
+        """The frame at which each id of a spoken answer begins."""
         stage, speech, starts = self.speak, request.speech, list[int]()
         assert stage and speech
         again = self.request(messages, voice, request.options)
         assert again.speech
         cache = again.speech.cache
-        again.only_reads = True
+        again.prefill_only = True
         again.then = lambda: starts.extend(stage.token_starts(again.prompt, cache, speech))
         list(self.run(again))
         return starts

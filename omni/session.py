@@ -74,14 +74,14 @@ class _Said:
 
     Attributes:
         before: what stands before it; None until some of it has been read.
-        blocks, page_keys: of the sound, and of all up to its end, when it was read last.
+        blocks, block_keys: of the sound, and of all up to its end, when it was read last.
         num_again: blocks that were read again since a louder one changed them.
     """
 
     sound: LiveState
     before: Prompt | None = None
     blocks: list[Sound] = field(default_factory=list)
-    page_keys: list[bytes] = field(default_factory=list)
+    block_keys: list[bytes] = field(default_factory=list)
     num_again: int = 0
 
 
@@ -282,7 +282,7 @@ class Session:
         """What was read has another past now, or holds what is needed no more."""
         self.forgotten, self._known = Forgotten(messages, max(messages, pictures)), {}
         if self._said:
-            self._said = replace(self._said, before=None, blocks=[], page_keys=[])
+            self._said = replace(self._said, before=None, blocks=[], block_keys=[])
 
     def interrupt(self, played_ms: float) -> str:
         """Stop the answer that is being given, or was given last and still plays, where its listener heard it stop.
@@ -341,7 +341,7 @@ class Session:
         """The prompt up to what was shown last, with its pages' keys."""
         whole = self._runtime.reader.read([*self.messages, *self._turn(self._parts)], **self._how())
         prompt = whole.head(whole.num_to_media_end)
-        return prompt, self._runtime.page_keys(prompt)
+        return prompt, self._runtime.block_keys(prompt)
 
     def _heard(self, said: _Said) -> tuple[Prompt, list[bytes]] | None:
         """The prompt up to the last whole block of a sound, with its pages' keys; None where it should wait, see AGAIN."""
@@ -354,8 +354,8 @@ class Session:
         said.num_again, said.blocks = num_again, reader.live.blocks(said.sound)
         prompt = reader.heard(said.before, said.blocks)
         standing = said.before.num_tokens + sum(map(reader.senses.num_rows, said.blocks[:num_standing]))
-        said.page_keys = self._runtime.page_keys(prompt, said.page_keys, standing)
-        return prompt, said.page_keys
+        said.block_keys = self._runtime.block_keys(prompt, said.block_keys, standing)
+        return prompt, said.block_keys
 
     def _how(self) -> dict[str, Any]:
         return {"speaking": self.voice is not None, "tools": self.tools, "known": self._known}

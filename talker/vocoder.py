@@ -8,7 +8,6 @@ Windows are a matter of the policy alone; how codes arrive changes nothing.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -17,50 +16,20 @@ import torch
 from torch import Tensor, nn
 
 from omni.errors import CheckpointError, OptionError, VoiceError
-from omni.kernels.replay import Replays
+from omni.kernels.replay import Replays, replays_on
 from omni.talker.bigvgan import BigVGAN
 from omni.talker.config import BigVGANConfig, DiTConfig
 from omni.talker.dit import DiT, Place, Schedule
 from omni.talker.flow import PUBLISHED, Solver
+from omni.talker.voice import STREAMED, ChunkPolicy, Frame
 from omni.talker.voices import Voice
 
-SAMPLE_RATE = 24000
-CODES_PER_SECOND = 50
+MOST_SHAPES = 12
+"""Of chunks of sound, whose launches are recorded; the chunks of one speech have five, their waves as many."""
 WAVE_CONTEXT = 20
 """Mel frames on both sides of those that a BigVGAN window makes sound of; the cut errs by about float32's rounding."""
 WAVE_WINDOW = 512
 """Mel frames that BigVGAN makes sound of at once; bounds the memory of long speech."""
-
-
-@dataclass(frozen=True)
-class ChunkPolicy:
-    """How speech is cut into chunks, in blocks (0.24 s for the published models).
-
-    Attributes:
-        first: blocks in the first chunk.
-        growth: blocks by which each chunk is longer than the one before it.
-        largest: blocks that no chunk exceeds.
-        ahead: blocks of codes after a chunk that must be known before it is made. Against one window over everything the
-            log-mel frames then err by some 2e-3 (0), 4e-5 (1) or 4e-7 (2) relative to their RMS, whatever the chunks.
-    """
-
-    first: int = 2
-    growth: int = 1
-    largest: int = 6
-    ahead: int = 1
-
-    def __post_init__(self) -> None:
-        if self.first < 1 or self.largest < self.first or min(self.growth, self.ahead) < 0:
-            raise OptionError(f"{self} makes no chunks; give 1 <= first <= largest, and no negative number")
-
-    def size(self, index: int) -> int:
-        """Blocks in the chunk of that index."""
-        return min(self.first + index * self.growth, self.largest)
-
-
-STREAMED = ChunkPolicy()
-WHOLE = ChunkPolicy(first=sys.maxsize, largest=sys.maxsize)
-"""One window over everything, when the speech ends."""
 
 
 @dataclass(frozen=True)
@@ -173,15 +142,17 @@ def exact_convolutions() -> AbstractContextManager[None]:
     return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
 
 
-class Vocoder(nn.Module):
-    """Turns every code into `repeats * hop` samples (480 in the published models).
+class FlowVocoder(nn.Module):
+    """Frames of one code each to log-mel by flow matching, and these to a wave; the `Vocoder` of Qwen2.5-Omni.
+
+    It turns every code into `repeats * hop` samples (480 in the published models).
 
     Attributes:
         solver: integrates the speech of voices that are prepared from now on.
         replays: record solves and waves, where they are given.
     """
 
-    sample_rate = SAMPLE_RATE
+    sample_rate = 24000
 
     def __init__(self, dit: DiTConfig, bigvgan: BigVGANConfig) -> None:
         super().__init__()
@@ -200,8 +171,26 @@ class Vocoder(nn.Module):
         return self.config.num_codes + 1
 
     @property
+    def frames_per_second(self) -> float:
+        return self.sample_rate / (self.config.repeats * self.hop)
+
+    @property
+    def longest_chunk(self) -> int:
+        """Codes in the longest chunk of streamed speech."""
+        return STREAMED.largest * self.codes_per_block
+
+    @property
+    def longest_window(self) -> int:
+        """Codes that this chunk is made from."""
+        return (STREAMED.largest + STREAMED.ahead) * self.codes_per_block
+
+    @property
     def device(self) -> torch.device:
         return self.code2wav_bigvgan_model.taps.device
+
+    def record(self) -> None:
+        """Replay solves and waves from now on, on a device that can."""
+        self.replays = replays_on(self.device, MOST_SHAPES)
 
     def prepare(self, voice: Voice, solver: Solver | None = None) -> PreparedVoice:
         """What all speech by this voice shares; CheckpointError when the voice belongs to another model.
@@ -235,32 +224,19 @@ class Vocoder(nn.Module):
             source = Noise(noise.cpu(), block_size, None)
         return VocoderState(voice, chunks, source, mel=torch.empty(0, mel_dim, device=self.device))
 
-    def step(self, state: VocoderState, codes: Sequence[int]) -> Tensor:
-        """Take codes in, give the samples that they complete: float32 `[S]` on the model's device, S >= 0.
+    def push(self, state: VocoderState, frame: Frame | None) -> None:
+        """Take a frame of one code in, or None where no more will come.
 
         VoiceError names a code that is not in the table; the state is then as it was.
         """
-        self.push(state, codes)
-        return self._all_due(state)
-
-    def finish(self, state: VocoderState) -> Tensor:
-        """The samples that are left: float32 `[S]`."""
-        state.ended = True
-        return self._all_due(state)
-
-    def _all_due(self, state: VocoderState) -> Tensor:
-        waves = [state.mel.new_empty(0)]
-        while self.due(state):
-            waves += self.make([state])
-        return torch.cat(waves)
-
-    def push(self, state: VocoderState, codes: Sequence[int]) -> None:
-        """The first half of `step`: codes wait until `make` is called. Errors as there."""
-        assert not state.ended, "finish() was called"
-        for code in codes:
-            if not 0 <= code < self.num_codes:
-                raise VoiceError(f"code {code} cannot be spoken; codes are 0 to {self.num_codes - 1}")
-        state.codes.extend(codes)
+        assert not state.ended, "no frame comes after the end"
+        if frame is None:
+            state.ended = True
+            return
+        (code,) = frame
+        if not 0 <= code < self.num_codes:
+            raise VoiceError(f"code {code} cannot be spoken; codes are 0 to {self.num_codes - 1}")
+        state.codes.append(code)
 
     def due(self, state: VocoderState) -> int:
         """Codes in the window of the next chunk that is complete; 0 where none is, 1 where only its last samples wait."""

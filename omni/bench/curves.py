@@ -20,9 +20,9 @@ from omni.bench.think import step
 from omni.bench.timing import Timer
 from omni.bench.towers import sees
 from omni.bench.voice import evaluation, narrow, packed
-from omni.engine.runner import Lane
+from omni.engine.block_manager import CachedSequence
+from omni.engine.runner import ModelRunner
 from omni.errors import OptionError
-from omni.models.kv_store import CachedSequence
 from omni.talker.flow import Solver
 
 
@@ -89,7 +89,7 @@ def _context(s: Setting, points: Points) -> Iterator[tuple[float, Case]]:
     pair = both(s.shape, "thinker.decoder.", dtype=s.dtype, device=s.device, depth=s.sizes.depth)
     ours, ref = pair.ours.thinker.decoder, pair.their_thinker.model if pair.theirs else None
     for context in points.context:
-        one = step(Lane(ours, context + 256), ref, context, ours.config.hidden_size, s)
+        one = step(ModelRunner(ours, context + 256), ref, context, ours.config.hidden_size, s)
         setting = f"{len(ours.layers)} layers, a token at context {context}"
         yield context, Case("", setting, one.ours, one.theirs if ref is not None else None, s.dtype)
 
@@ -99,21 +99,21 @@ def _sessions(s: Setting, points: Points) -> Iterator[tuple[float, Case]]:
     pair = both(s.shape, "thinker.decoder.", dtype=s.dtype, device=s.device, depth=s.sizes.depth)
     decoder = pair.ours.thinker.decoder
     for sessions in points.sessions:
-        lane = Lane(decoder, sessions * (s.sizes.context + 256))
+        runner = ModelRunner(decoder, sessions * (s.sizes.context + 256))
         held = [CachedSequence() for _ in range(sessions)]
-        lane.pool.table(held, [s.sizes.context] * sessions)
-        lane.pool.commit(held, [s.sizes.context] * sessions)
-        lane.pool.keys.normal_()
-        lane.pool.values.normal_()
+        runner.cache.table(held, [s.sizes.context] * sessions)
+        runner.cache.commit(held, [s.sizes.context] * sessions)
+        runner.cache.store.keys.normal_()
+        runner.cache.store.values.normal_()
         rows = list(normal(sessions, 1, decoder.config.hidden_size, s=s))
         at = [torch.full((3, 1), s.sizes.context, device=s.device)] * sessions
 
         def run(
-            lane: Lane = lane, held: list[CachedSequence] = held, rows: list[Tensor] = rows, at: list[Tensor] = at
+            runner: ModelRunner = runner, held: list[CachedSequence] = held, rows: list[Tensor] = rows, at: list[Tensor] = at
         ) -> None:
-            lane.advance(held, rows, at)
+            runner.advance(held, rows, at)
             for sequence in held:
-                lane.pool.cut(sequence, s.sizes.context)
+                runner.cache.blocks.cut(sequence, s.sizes.context)
 
         setting = f"{len(decoder.layers)} layers, a token each of {sessions} at context {s.sizes.context}"
         yield sessions, Case("", setting, run, None, s.dtype)

@@ -25,14 +25,13 @@ from omni.bench.report import Report, Row, hardware
 from omni.bench.timing import Pairs
 from omni.engine.options import Options
 from omni.engine.request import Request
-from omni.engine.sampler import Sampling
 from omni.engine.scheduler import Costs, Kind
 from omni.errors import EvaluationError
 from omni.evaluation.evaluate import read_set
 from omni.events import AudioChunk, Done, TextDelta
+from omni.kernels.sampling import Sampling
 from omni.loading.device import leave_cores
 from omni.prompt.reader import Message, Prompt
-from omni.talker.vocoder import CODES_PER_SECOND
 
 GREEDY = Sampling(repetition_penalty=1.05)
 """Of codec ids; the penalty that transformers has as well."""
@@ -40,11 +39,11 @@ ENOUGH = 0.2
 """Seconds of sound that a listener must have before an answer counts as begun: a packet of 10 ms is no win."""
 STAGES: Mapping[Kind, str] = {
     Kind.ENCODE: "towers",
-    Kind.READ: "thinker, prompt",
-    Kind.THINK: "thinker, answer",
-    Kind.HEAR: "talker",  # it may read a prompt's end in the step of its first code
-    Kind.TALK: "talker",
-    Kind.VOICE: "vocoder",
+    Kind.PREFILL: "thinker, prompt",
+    Kind.DECODE: "thinker, answer",
+    Kind.TALKER_PREFILL: "talker",  # it may read a prompt's end in the step of its first code
+    Kind.TALKER_DECODE: "talker",
+    Kind.VOCODE: "vocoder",
 }
 
 
@@ -140,8 +139,8 @@ class Limits:
     codes: int
 
     @classmethod
-    def of(cls, max_tokens: int, max_seconds: float) -> Limits:
-        return cls(max_tokens, round(max_seconds * CODES_PER_SECOND))
+    def of(cls, max_tokens: int, max_seconds: float, frames_per_second: float) -> Limits:
+        return cls(max_tokens, round(max_seconds * frames_per_second))
 
 
 def measure(
@@ -157,8 +156,8 @@ def measure(
 
     folder: of the checkpoint that `omni` was loaded from.
     """
-    device = omni.engine.think.lane.device
-    dtype = omni.engine.think.lane.pool.keys.dtype
+    device = omni.engine.device
+    dtype = omni.runtime.think.runner.cache.store.keys.dtype
     ref = baseline.load(folder, dtype, device) if baseline.INSTALLED else None
     ours, theirs, differ = list[tuple[Answer, Answer]](), list[tuple[Answer, Answer]](), 0
     for question in asked:
@@ -220,10 +219,16 @@ def _plain(name: str, setting: str, pairs: Pairs, unit: str) -> Row:
     return Row(name, setting, row.ours / 1000, unit, theirs, row.ratio, row.low, row.high, row.noise)
 
 
+def frames_per_second(omni: Omni) -> float:
+    """Of the model's voice; EvaluationError where it has none."""
+    if omni.runtime.speak is None:
+        raise EvaluationError("a spoken answer is timed, and this model was loaded without speech; take one that speaks")
+    return omni.runtime.speak.vocoder.frames_per_second
+
+
 def _request(omni: Omni, messages: list[Message], limits: Limits) -> Request:
-    options = Options(
-        max_tokens=limits.ids, max_audio_seconds=limits.codes / CODES_PER_SECOND, voice_sampling=GREEDY, seed=0
-    )
+    seconds = limits.codes / frames_per_second(omni)
+    options = Options(max_tokens=limits.ids, max_audio_seconds=seconds, voice_sampling=GREEDY, seed=0)
     return omni.runtime.request(messages, omni.default_voice, options)
 
 
@@ -242,10 +247,9 @@ class _Watched(Costs):
 def ask_ours(omni: Omni, messages: list[Message], limits: Limits) -> Answer:
     """An answer by the engine, which has never seen its prompt."""
     answer, request, engine = Answer(), _request(omni, messages, limits), omni.engine
-    assert engine.speak
-    for lane in (engine.think.lane, engine.speak.lane):
-        engine.call(lane.pool.forget)
-    engine.call(engine.think.features.forget)
+    for stage in engine.stages:
+        engine.call(stage.runner.cache.blocks.forget)
+    engine.call(omni.runtime.think.features.forget)
     kept, engine.costs = engine.costs, _Watched(answer)
     start = time.perf_counter()
     try:
@@ -266,7 +270,7 @@ def ask_ours(omni: Omni, messages: list[Message], limits: Limits) -> Answer:
 
 def ask_theirs(ref: Any, prompt: Prompt, limits: Limits, omni: Omni) -> Answer:
     """An answer by `generate`, with the times at which its modules had done their work."""
-    answer, device = Answer(), omni.engine.think.lane.device
+    answer, device = Answer(), omni.engine.device
     args = {name: x.to(device) if isinstance(x, Tensor) else x for name, x in baseline.arguments(prompt).items()}
     omni.engine.call(leave_cores)
     start = time.perf_counter()
@@ -283,7 +287,7 @@ def ask_theirs(ref: Any, prompt: Prompt, limits: Limits, omni: Omni) -> Answer:
     answer.sounds.append((answer.total, len(wave) / omni.sample_rate))
     answer.ids = min(limits.ids, ids.shape[1] - prompt.num_tokens - 1)
     answer.texts = answer.texts[: answer.ids]
-    answer.codes = round(answer.audio * CODES_PER_SECOND)
+    answer.codes = round(answer.audio * frames_per_second(omni))
     return _sounding(answer)
 
 
@@ -311,20 +315,20 @@ def _watched(ref: Any, answer: Answer, start: float) -> Iterator[None]:
     stages = [
         (thinker.audio_tower, lambda _: Kind.ENCODE),
         (thinker.visual, lambda _: Kind.ENCODE),
-        (thinker.model, lambda kwargs: Kind.READ if kwargs["inputs_embeds"].shape[1] > 1 else None),
-        (wave, lambda _: Kind.VOICE),
+        (thinker.model, lambda kwargs: Kind.PREFILL if kwargs["inputs_embeds"].shape[1] > 1 else None),
+        (wave, lambda _: Kind.VOCODE),
     ]
     hooks = [module.register_forward_pre_hook(begin, with_kwargs=True) for module, _ in stages]
     hooks += [module.register_forward_hook(end(of), with_kwargs=True) for module, of in stages]
     hooks.append(thinker.lm_head.register_forward_hook(lambda *_: answer.texts.append(time.perf_counter() - start)))
     generates = thinker.generate, talker.generate
     thinker.generate, talker.generate = (
-        _timed(answer, *each) for each in zip((Kind.THINK, Kind.TALK), generates, strict=True)
+        _timed(answer, *each) for each in zip((Kind.DECODE, Kind.TALKER_DECODE), generates, strict=True)
     )
     try:
         yield
         # what is left of the thinker's time, with choosing ids, is the answer's
-        answer.busy[STAGES[Kind.THINK]] -= answer.busy[STAGES[Kind.ENCODE]] + answer.busy[STAGES[Kind.READ]]
+        answer.busy[STAGES[Kind.DECODE]] -= answer.busy[STAGES[Kind.ENCODE]] + answer.busy[STAGES[Kind.PREFILL]]
     finally:
         thinker.generate, talker.generate = generates
         for hook in hooks:

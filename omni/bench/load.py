@@ -212,7 +212,7 @@ def show(figures: Sequence[Figures], console: Console) -> None:
 def write(figures: Sequence[Figures], omni: Omni, path: Path) -> None:
     tree: dict[str, Any] = {
         "versions": {"omni": version("omni-runtime"), "torch": torch.__version__, "python": platform.python_version()},
-        "device": str(omni.engine.think.lane.device),
+        "device": str(omni.engine.device),
         "threads": torch.get_num_threads(),
         "rtf": "seconds from asking until the last sound was there, over seconds of sound, as the client sees them",
         "figures": [asdict(f) for f in figures],

@@ -16,7 +16,8 @@ from omni.bench.timing import Timer
 from omni.engine.options import Options
 from omni.evaluation.evaluate import EvalSet
 from omni.evaluation.recogniser import Recogniser, edits, words_of
-from omni.talker.vocoder import PRESETS, WHOLE
+from omni.talker.vocoder import PRESETS
+from omni.talker.voice import WHOLE, Frame
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ MAX_SECONDS = 10.0
 class Sentence:
     text: str
     voice: str
-    codes: list[int]
+    frames: list[Frame]
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def say(omni: Omni, texts: Sequence[str]) -> list[Sentence]:
         omni.runtime.give(request, text)
         list(omni.runtime.run(request))
         assert request.speech
-        out.append(Sentence(text, voice, request.speech.codes))
+        out.append(Sentence(text, voice, request.speech.track.frames))
     return out
 
 
@@ -118,8 +119,8 @@ def _make(omni: Omni, sentences: Sequence[Sentence], timer: Timer) -> tuple[list
     flow = total = 0.0
     for seed, sentence in enumerate(sentences):
         state = vocoder.start(voices[sentence.voice], seed=seed, chunks=WHOLE)
-        vocoder.push(state, sentence.codes)
-        state.ended = True
+        for frame in (*sentence.frames, None):
+            vocoder.push(state, frame)
         first = timer.once(_each(mels, vocoder.mels, [state]))
         second = timer.once(_each(waves, vocoder.waves, [state], mels[-1:]))
         flow, total = flow + first, total + first + second

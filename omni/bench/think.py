@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from omni.bench import baseline
 from omni.bench.case import FEWER_BITS, Case, Setting, distinct_of, name_of, normal, weights
 from omni.bench.models import both, head_of, linears, pack
-from omni.engine.runner import Lane
-from omni.models.kv_store import CachedSequence
-from omni.talker.dual_track import TextEnd
+from omni.engine.block_manager import CachedSequence
+from omni.engine.runner import ModelRunner
+from omni.kernels.sampling import Sampler, Sampling
+from omni.talker.dual_track import DualTrackState, TextEnd
 
 THIRD = 3
 """The part of the thinker that reads a prompt, where weights are random: all of it takes minutes on a small CPU."""
@@ -26,8 +27,8 @@ def thinker(s: Setting) -> Iterator[Case]:
     ours, ref = pair.ours.thinker, pair.their_thinker
     config, layers = ours.config.decoder, linears(pair.ours, "thinker.")
     body, head = weights(ours.decoder), ours.lm_head.weight
-    lane = Lane(ours.decoder, s.sizes.context + 256)
-    taken = step(lane, ref.model if ref else None, s.sizes.context, config.hidden_size, s)
+    runner = ModelRunner(ours.decoder, s.sizes.context + 256)
+    taken = step(runner, ref.model if ref else None, s.sizes.context, config.hidden_size, s)
     told = f"{config.num_layers} layers{distinct_of(s, config.num_layers)}"
 
     def decode(name: str, kept: str, nbytes: int) -> Case:
@@ -37,7 +38,9 @@ def thinker(s: Setting) -> Iterator[Case]:
             lambda: ours.logits(taken.ours()),
             (lambda: ref.lm_head(taken.theirs())) if ref else None,
             s.dtype,
-            moved=nbytes + (0 if "thinker.lm_head" in layers else head.nbytes) + lane.pool.bytes_per_row * s.sizes.context,
+            moved=nbytes
+            + (0 if "thinker.lm_head" in layers else head.nbytes)
+            + runner.cache.store.bytes_per_row * s.sizes.context,
             operations=2 * (body.products + head.numel()),
             most=FEWER_BITS.get(kept.partition(",")[0]),
         )
@@ -60,13 +63,13 @@ def prefill(s: Setting) -> Iterator[Case]:
         head.weight = nn.Parameter(head.weight[: len(head.weight) // share], requires_grad=False)
     rows = normal(num, ours.config.decoder.hidden_size, s=s)
     positions = torch.arange(num, device=s.device).expand(3, -1)
-    lane, layers, body = Lane(ours.decoder, num + 256), linears(pair.ours, "thinker."), weights(ours.decoder)
+    runner, layers, body = ModelRunner(ours.decoder, num + 256), linears(pair.ours, "thinker."), weights(ours.decoder)
     head_size = ours.lm_head.weight.numel()
 
     def read() -> Tensor:
         sequence = CachedSequence()
-        hidden = lane.advance([sequence], [rows], [positions])[0]
-        lane.pool.release(sequence)
+        hidden = runner.advance([sequence], [rows], [positions])[0]
+        runner.cache.blocks.free(sequence)
         return ours.logits(hidden[-1:])
 
     def reference() -> Tensor:
@@ -99,11 +102,12 @@ def talker(s: Setting) -> Iterator[Case]:
     ours, ref = pair.ours.talker, pair.theirs.talker if pair.theirs else None
     assert ours
     thought = normal(1, ours.config.embedding_size, s=s)
-    state = ours.start(TextEnd(thought[0], thought[0]))
     code = torch.tensor([3], device=s.device)
-    state.code, state.text_ended = code[0], True
-    lane = Lane(ours.decoder, s.sizes.context + 256)  # type: ignore[arg-type]  # ours is a Thinker, which torch types as Module
-    taken = step(lane, ref.model if ref else None, s.sizes.context, ours.config.hidden_size, s)
+    sampler = Sampler(Sampling(), ours.config.vocab_size, seed=0, device=s.device)
+    ending = TextEnd(thought[0], thought[0])
+    state = DualTrackState(sampler=sampler, speaker=thought[0], ending=ending, code=code[0], text_ended=True)
+    runner = ModelRunner(ours.decoder, s.sizes.context + 256)  # type: ignore[arg-type]  # ours is a Thinker, which torch types as Module
+    taken = step(runner, ref.model if ref else None, s.sizes.context, ours.config.hidden_size, s)
 
     def reference() -> Tensor:
         assert ref
@@ -118,11 +122,11 @@ def talker(s: Setting) -> Iterator[Case]:
     )
     yield Case(
         "talker step",
-        f"{name_of(s.dtype)}, {lane.decoder.config.num_layers} layers, a code at context {s.sizes.context}",
-        lambda: ours.logits(taken.ours(ours.step_rows([state]))),
+        f"{name_of(s.dtype)}, {runner.decoder.config.num_layers} layers, a code at context {s.sizes.context}",
+        lambda: ours.logits(taken.ours(ours.step_rows([state])[0])),
         reference if ref else None,
         s.dtype,
-        moved=nbytes + lane.pool.bytes_per_row * s.sizes.context,
+        moved=nbytes + runner.cache.store.bytes_per_row * s.sizes.context,
         operations=2 * (body.products + head.numel()),
     )
 
@@ -135,23 +139,27 @@ class Step:
     theirs: Callable[..., Tensor]
 
 
-def step(lane: Lane, ref: Any, context: int, width: int, s: Setting) -> Step:
+def step(runner: ModelRunner, ref: Any, context: int, width: int, s: Setting) -> Step:
     """A step of our decoder and of transformers' `ref`, if there is one, on the same row behind the same context."""
     row = normal(1, width, s=s)
     held, at = CachedSequence(), torch.full((3, 1), context, device=s.device)
-    lane.pool.table([held], [context])
-    lane.pool.commit([held], [context])
-    lane.pool.keys.normal_()
-    lane.pool.values.normal_()
-    cache = baseline.cache(ref, lane.pool.keys, lane.pool.values, held.pages, context) if ref is not None else None
+    runner.cache.table([held], [context])
+    runner.cache.commit([held], [context])
+    runner.cache.store.keys.normal_()
+    runner.cache.store.values.normal_()
+    cache = (
+        baseline.cache(ref, runner.cache.store.keys, runner.cache.store.values, held.blocks, context)
+        if ref is not None
+        else None
+    )
 
     def ours(row: Tensor = row) -> Tensor:
-        hidden = lane.advance([held], [row], [at])[0]
-        lane.pool.cut(held, context)
+        hidden = runner.advance([held], [row], [at])[0]
+        runner.cache.blocks.cut(held, context)
         return hidden
 
     def theirs(row: Tensor = row) -> Tensor:
-        places = baseline.positions(at, lane.decoder)
+        places = baseline.positions(at, runner.decoder)
         hidden: Tensor = ref(inputs_embeds=row.view(1, 1, -1), position_ids=places, past_key_values=cache)[0]
         assert cache
         cache.crop(context)

@@ -15,7 +15,8 @@ from omni.bench.models import Both, Shape, both, linears, pack
 from omni.kernels.linear import gains_int8
 from omni.talker.dit import Schedule
 from omni.talker.flow import PUBLISHED, Solver, guide, stage_times
-from omni.talker.vocoder import CODES_PER_SECOND, WHOLE, PreparedVoice, Vocoder
+from omni.talker.vocoder import FlowVocoder, PreparedVoice
+from omni.talker.voice import WHOLE
 
 PART = "token2wav.code2wav_dit_model."
 
@@ -130,15 +131,17 @@ def narrow(shape: Shape) -> Shape:
     return replace(shape, tree=tree)
 
 
-def speaker(vocoder: Vocoder, solver: Solver, s: Setting) -> Callable[[float], Tensor]:
+def speaker(vocoder: FlowVocoder, solver: Solver, s: Setting) -> Callable[[float], Tensor]:
     """Makes so many seconds of sound in one window."""
     config, dit = vocoder.config, vocoder.code2wav_dit_model
     ref_mel, cond = torch.randn(300, config.mel_dim, device=s.device), torch.randn(config.voice_dim, device=s.device)
     voice = PreparedVoice(dit.voice(ref_mel, cond), dit.schedule(solver))
 
     def speak(seconds: float) -> Tensor:
-        codes = [i % config.num_codes for i in range(round(seconds * CODES_PER_SECOND))]
         state = vocoder.start(voice, chunks=WHOLE)
-        return torch.cat((vocoder.step(state, codes), vocoder.finish(state)))
+        for i in range(round(seconds * vocoder.frames_per_second)):
+            vocoder.push(state, (i % config.num_codes,))
+        vocoder.push(state, None)
+        return vocoder.make([state])[0]
 
     return speak

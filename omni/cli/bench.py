@@ -83,7 +83,7 @@ def bench_latency(
         _ready(threads, out)
         omni = loaded(model, device, dtype, weights, speech=True, eager=eager)
         asked = latency.questions(questions)
-        limits = latency.Limits.of(max_tokens, max_seconds)
+        limits = latency.Limits.of(max_tokens, max_seconds, latency.frames_per_second(omni))
         _report(latency.measure(omni, find(model), asked, limits, rounds=rounds, notes=notes), check, out)
 
 

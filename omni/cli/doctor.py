@@ -15,7 +15,6 @@ from rich.table import Table
 
 from omni.api import CACHE_TOKENS
 from omni.engine.features import MAX_BYTES
-from omni.engine.speak import MOST_SHAPES
 from omni.errors import OmniError
 from omni.families import Family, family_of, read_config
 from omni.kernels.native import build as native
@@ -29,6 +28,7 @@ from omni.models.model import OmniModel, is_voice
 from omni.prompt.template import Template
 from omni.prompt.tokenizer import Tokenizer
 from omni.talker.flow import PUBLISHED
+from omni.talker.vocoder import MOST_SHAPES
 from omni.talker.voices import read_voices
 
 PACKAGES = ("omni-runtime", "torch", "triton", "safetensors", "tokenizers", "av", "soundfile", "soxr", "pillow", "numpy")

@@ -1,4 +1,4 @@
-"""Steps of one row a sequence, replayed.
+"""Decode steps, replayed.
 
 Steps of other sizes share a record: what is missing to its number of sequences is the first one once more, which writes the
 same row to the same place.
@@ -6,66 +6,62 @@ same row to the same place.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
-from omni.kernels import BlockTable, Segments
+from omni.engine.step import AXES, FIELDS, LocalRunner, Step, block_table
 from omni.kernels.replay import Replays
 from omni.models.decoder import Decoder
-from omni.models.kv_store import CachedSequence, PagePool
+from omni.models.kv_store import KVStore
 
 BATCHES = (1, 2, 4, 8, 16, 32)
 """Sequences of a record."""
 WIDTHS = (8, 32, 128, 512)
-"""Pages of its longest sequence: the launches of attention grow with them, not with what they hold."""
+"""Blocks of its longest sequence: the launches of attention grow with them, not with what they hold."""
 MOST = len(BATCHES) * len(WIDTHS)
 AT_ONCE = tuple((batch, width) for batch in BATCHES[:3] for width in WIDTHS[:2])
 """What is recorded while loading; the rest when it is first needed."""
-FIELDS = 5
-"""Of a sequence's numbers before its pages: three positions, the rows it then holds, and where its row goes."""
 
 
-class Steps:
+class RecordedRunner:
     """Args:
-        pool: the decoder's keys and values, at addresses that never change.
+        store: the decoder's keys and values, at addresses that never change.
 
     Raises:
         DeviceError: the device cannot record.
     """
 
-    def __init__(self, decoder: Decoder, pool: PagePool, replays: Replays) -> None:
-        self._decoder, self._pool, self._replays = decoder, pool, replays
+    def __init__(self, decoder: Decoder, store: KVStore, replays: Replays) -> None:
+        self._decoder, self._store, self._replays = decoder, store, replays
+        self._local = LocalRunner(decoder, store)
         weight = decoder.norm.weight
-        for batch, width in AT_ONCE:  # the pool is empty, and its first row means nothing yet
+        for batch, width in AT_ONCE:  # the store is empty, and its first row means nothing yet
             rows = torch.zeros(batch, decoder.config.hidden_size, dtype=weight.dtype, device=weight.device)
-            self._run(rows, torch.zeros(batch, FIELDS + width, dtype=torch.int64, device="cpu"))
+            self._run(Step(rows, torch.zeros(batch, FIELDS + width, dtype=torch.int64, device="cpu")))
 
-    @staticmethod
-    def fit(sequences: Sequence[CachedSequence]) -> bool:
-        """Whether one more row of each of these can be a recorded step."""
-        return len(sequences) <= BATCHES[-1] and max(len(s.pages) for s in sequences) < WIDTHS[-1]
+    def __call__(self, step: Step) -> Tensor:
+        return self._run(padded(step))[: len(step.rows)] if fits(step) else self._local(step)
 
-    def __call__(self, rows: Tensor, positions: Tensor, table: BlockTable) -> Tensor:
-        """Hidden rows `[B, C]` of rows `[B, C]` at positions int64 `[3, B]`; positions and table lie in host memory."""
-        num, pages = table.blocks.shape
-        batch, width = (next(n for n in sizes if n >= least) for sizes, least in ((BATCHES, num), (WIDTHS, pages)))
-        numbers = torch.zeros(batch, FIELDS + width, dtype=torch.int64, device="cpu")
-        numbers[:num, :3] = positions.T
-        numbers[:num, 3], numbers[:num, 4] = table.kv_len, table.slots
-        numbers[:num, FIELDS : FIELDS + pages] = table.blocks
-        numbers[num:] = numbers[0]
-        return self._run(torch.cat((rows, rows[:1].expand(batch - num, -1))), numbers)[:num]
-
-    def _run(self, rows: Tensor, numbers: Tensor) -> Tensor:
-        (hidden,) = self._replays("step", self._step, rows, numbers.to(rows.device), at_once=True)
+    def _run(self, step: Step) -> Tensor:
+        (hidden,) = self._replays("step", self._step, step.rows, step.numbers.to(step.rows.device), at_once=True)
         return hidden
 
     def _step(self, rows: Tensor, numbers: Tensor) -> tuple[Tensor]:
-        batch = len(rows)
-        kv_len, slots, pages = numbers[:, 3].int(), numbers[:, 4].contiguous(), numbers[:, FIELDS:].int()
-        cu_len = torch.arange(batch + 1, dtype=torch.int32, device=rows.device)
         # what the host would know is not known here, and not asked for
-        table = BlockTable(Segments((1,) * batch, cu_len), (0,) * batch, kv_len, pages, slots, (-1,) * batch)
-        return (self._decoder(rows, numbers[:, :3].T, self._pool, table),)
+        table = block_table(numbers, (0,) * len(rows), (-1,) * len(rows))
+        return (self._decoder(rows, numbers[:, :AXES].T, self._store, table),)
+
+
+def fits(step: Step) -> bool:
+    """Whether there can be a record of such a step."""
+    return len(step.rows) <= BATCHES[-1] and step.numbers.shape[1] - FIELDS <= WIDTHS[-1]
+
+
+def padded(step: Step) -> Step:
+    """The step with as many sequences and blocks as a record has."""
+    num, width = len(step.rows), step.numbers.shape[1]
+    batch = next(n for n in BATCHES if n >= num)
+    numbers = torch.zeros(batch, FIELDS + next(n for n in WIDTHS if n >= width - FIELDS), dtype=torch.int64, device="cpu")
+    numbers[:num, :width] = step.numbers
+    numbers[num:] = numbers[0]
+    return Step(torch.cat((step.rows, step.rows[:1].expand(batch - num, -1))), numbers)

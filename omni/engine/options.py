@@ -6,12 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import TypedDict
 
-from omni.engine.sampler import Sampling
 from omni.errors import OptionError
-from omni.talker.vocoder import CODES_PER_SECOND, STREAMED, ChunkPolicy
-
-VOICE_SAMPLING = Sampling(temperature=0.9, top_k=40, top_p=0.8, repetition_penalty=1.05)
-"""As transformers samples codec ids."""
+from omni.kernels.sampling import Sampling
+from omni.talker.voice import STREAMED, ChunkPolicy
 
 MAX_LOGPROBS = 20
 
@@ -28,7 +25,7 @@ class SpeechArgs(TypedDict, total=False):
     """The fields of `Options` that shape speech, for calls that take them one by one."""
 
     max_audio_seconds: float
-    voice_sampling: Sampling
+    voice_sampling: Sampling | None
     seed: int | None
     chunks: ChunkPolicy
 
@@ -54,7 +51,7 @@ class Options:
         max_audio_seconds: of speech.
         temperature, top_k, top_p, repetition_penalty: of text; None for the checkpoint's own, which is greedy unless its
             `generation_config.json` says otherwise. Temperature 0 is greedy.
-        voice_sampling: of codec ids; the released defaults.
+        voice_sampling: of codec ids; None as the model's voice was released.
         stop: a string, or several, that end the answer; neither written nor spoken.
         logprobs: tell how likely each token was, and so many of the likeliest at its place; None tells nothing.
         seed: of every random draw; None for a new one each time.
@@ -67,7 +64,7 @@ class Options:
     top_k: int | None = None
     top_p: float | None = None
     repetition_penalty: float | None = None
-    voice_sampling: Sampling = VOICE_SAMPLING
+    voice_sampling: Sampling | None = None
     stop: str | Sequence[str] | None = ()
     logprobs: int | None = None
     seed: int | None = None
@@ -76,9 +73,8 @@ class Options:
     def __post_init__(self) -> None:
         if not _is_int(self.max_tokens) or self.max_tokens < 1:
             raise OptionError(f"max_tokens is {self.max_tokens!r}; give a whole number from 1 on")
-        shortest = 1 / CODES_PER_SECOND
-        if not _is_number(self.max_audio_seconds) or not shortest <= self.max_audio_seconds < float("inf"):
-            raise OptionError(f"max_audio_seconds is {self.max_audio_seconds!r}; give a number from {shortest} on")
+        if not _is_number(self.max_audio_seconds) or not 0 < self.max_audio_seconds < float("inf"):
+            raise OptionError(f"max_audio_seconds is {self.max_audio_seconds!r}; give a number above 0")
         if not all(isinstance(s, str) and s for s in self.stop_strings):
             raise OptionError(f"stop is {self.stop!r}; give strings of at least one character")
         if self.logprobs is not None and not (_is_int(self.logprobs) and 0 <= self.logprobs <= MAX_LOGPROBS):
@@ -96,7 +92,3 @@ class Options:
     @property
     def stop_strings(self) -> tuple[str, ...]:
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
-
-    @property
-    def max_codes(self) -> int:
-        return round(self.max_audio_seconds * CODES_PER_SECOND)

@@ -5,47 +5,59 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import get_args
 
 from torch import Tensor
 
+from omni.engine.block_manager import CachedSequence
+from omni.engine.kv_cache import SavedSequence
 from omni.engine.options import Options
 from omni.engine.outbox import Outbox
-from omni.engine.relay import Relay
-from omni.engine.sampler import Sampler
+from omni.engine.scheduler import READING
+from omni.engine.speech import Speech
 from omni.engine.text import TextState, TextTrack
-from omni.events import Limit, TextDelta, TokenLogprob
-from omni.models.kv_store import CachedSequence, SavedSequence
+from omni.events import Done, FinishReason, Limit, TextDelta, Timings, TokenLogprob, Usage
+from omni.kernels.sampling import Sampler
 from omni.prompt.positions import Clock
 from omni.prompt.reader import MediaRun, Prompt
-from omni.talker.dual_track import TalkerState
-from omni.talker.vocoder import VocoderState
+
+
+class Phase(IntEnum):
+    """How far a request has come, in this order. One that is preempted keeps its phase."""
+
+    WAITING = 0
+    """For room."""
+    PREFILL = 1
+    """Its prompt is being read."""
+    DECODE = 2
+    """Its text is being found, or given and read."""
+    LAST = 3
+    """A limit has been met; the last id is still to be read."""
+    DRAIN = 4
+    """No more text will come; what follows the thinker goes on."""
+    DONE = 5
 
 
 @dataclass
-class Speech:
-    """The spoken side of an answer.
+class Script:
+    """A text that is to be spoken word for word.
 
     Attributes:
-        voice_row: the thinker's embedding of the voice's id, `[C]`.
-        prompt_rows: `[n, talker hidden]` each, those of the prompt that the talker has not read yet, in order.
-        relay: thoughts that wait for their text to be let out.
-        position: of the next codec step, the same on all axes.
-        due: when the sound that was delivered will have been played; None before the first.
-        ended: no more codes will come.
+        ids: that have not been read.
+        ended: no others will come.
+        asked: its writer was asked for more.
     """
 
-    sampler: Sampler
-    track: TalkerState
-    sound: VocoderState
-    voice_row: Tensor
-    cache: CachedSequence = field(default_factory=CachedSequence)
-    relay: Relay = field(default_factory=Relay)
-    prompt_rows: list[Tensor] = field(default_factory=list)
-    position: int = 0
-    codes: list[int] = field(default_factory=list)
-    num_samples: int = 0
-    due: float | None = None
+    ids: list[int] = field(default_factory=list)
     ended: bool = False
+    asked: bool = False
+
+    def take(self, ids: list[int], *, ended: bool) -> None:
+        """More of it has come."""
+        self.ids += ids
+        self.ended |= ended
+        self.asked = False
 
 
 @dataclass
@@ -55,19 +67,17 @@ class Request:
     Attributes:
         clock: where its next token stands.
         key: the engine's name for it, larger for later ones.
-        page_keys: of the prompt's whole pages, see `Prompt.page_keys`.
+        block_keys: of the prompt's whole blocks of rows, see `PromptReader.block_keys`.
         runs: of the media's rows that are still to be read.
         features: of media, by their index, until the prompt is read.
         rows, is_media: `[n, C]`, `[n]`, the prompt's rows that are still to be read, once all their media are encoded.
-        given: ids to be spoken word for word that have not been read; None for an answer that the model finds itself.
-        given_ended: no others will come; hungry: its reader was asked for more.
-        only_reads: it ends once its prompt is read, so that those that begin like it find that done; then: what is done with
-            it before it ends.
+        script: a text to be spoken word for word; None for an answer that the model finds itself.
+        prefill_only: it ends once its prompt is read, so that those that begin like it find that done; then: what is done
+            with it before it ends.
         next_id: the id that the thinker reads next.
-        last_id: a limit has been met; `next_id` is the last of the answer.
         logprobs: of ids whose text has not been let out.
-        mute_ids: from the first of them on, the answer is written and not spoken; muted: one has come.
-        saved: the rows of a request that was set aside to make room for others, thinker's and talker's.
+        mute_ids: from the first of them on, the answer is written and not spoken.
+        saved: the rows of a request that was preempted, those of each stage.
     """
 
     prompt: Prompt
@@ -78,46 +88,56 @@ class Request:
     track: TextTrack
     text: TextState
     speech: Speech | None
+    phase: Phase = Phase.WAITING
     key: int = -1
     outbox: Outbox = field(default_factory=Outbox)
-    page_keys: list[bytes] = field(default_factory=list)
+    block_keys: list[bytes] = field(default_factory=list)
     runs: tuple[MediaRun, ...] = ()
     features: dict[int, Tensor] = field(default_factory=dict)
     rows: Tensor | None = None
     is_media: Tensor | None = None
-    given: list[int] | None = None
-    given_ended: bool = False
-    hungry: bool = False
-    only_reads: bool = False
+    script: Script | None = None
+    prefill_only: bool = False
     then: Callable[[], None] | None = None
     started: float = field(default_factory=time.perf_counter)
     media_read: float = 0.0
     cache: CachedSequence = field(default_factory=CachedSequence)
     saved: list[SavedSequence] | None = None
     next_id: int | None = None
-    last_id: bool = False
     ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     mute_ids: frozenset[int] = frozenset()
-    muted: bool = False
-    text_ended: bool = False
     limits: set[Limit] = field(default_factory=set)
     prefilled: float | None = None
     first_text: float | None = None
     first_audio: float | None = None
-    done: bool = False
 
     def elapsed(self) -> float:
         return time.perf_counter() - self.started
 
     @property
-    def is_aside(self) -> bool:
+    def done(self) -> bool:
+        return self.phase is Phase.DONE
+
+    @property
+    def text_ended(self) -> bool:
+        return self.phase >= Phase.DRAIN
+
+    @property
+    def is_preempted(self) -> bool:
         return self.saved is not None
 
     @property
     def num_unread(self) -> int:
         """Rows of the prompt that the thinker has still to read."""
         return max(0, self.prompt.num_tokens - self.cache.length)
+
+    @property
+    def due(self) -> float | None:
+        """When what was delivered will have been heard, or read; None before the first of it."""
+        if self.speech:
+            return self.speech.due
+        return None if self.first_text is None else self.started + self.first_text + len(self.ids) / READING.per_second
 
     def wanted_media(self) -> list[int]:
         """Media whose rows are to be read and not encoded yet, in prompt order."""
@@ -131,17 +151,30 @@ class Request:
             self.outbox.put(self.key, TextDelta(text, tuple(self.logprobs)))
             self.logprobs.clear()
 
-    def think(self, thoughts: Tensor) -> None:
-        """New thoughts `[n, C]`, of ids whose text has been written or waits."""
-        if self.speech and not self.muted:
-            # the text of an id that ends inside a character is yet to come
-            made = self.text.num_made + bool(self.text.decoding.tail)
-            for thought in thoughts.to(self.speech.voice_row):
-                self.speech.relay.put(thought, made)
-        self.relay()
+    def outcome(self, *, interrupted: bool = False) -> Done:
+        """What its reader is told at its end."""
+        limits = tuple(limit for limit in get_args(Limit) if limit in self.limits)
+        reason: FinishReason = "interrupted" if interrupted else "length" if limits else "stop"
+        codes = self.speech.codes if self.speech else ()
+        return Done(reason, limits, self.seed, self._usage(len(codes)), self._timings(), tuple(self.ids), codes)
 
-    def relay(self) -> None:
-        """Hand the talker the thoughts whose text has been let out."""
-        if self.speech:
-            self.speech.track.rows.extend(self.speech.relay.take(self.text.num_released))
-            self.speech.track.text_ended |= self.muted and not self.speech.relay.held
+    def _usage(self, num_codes: int) -> Usage:
+        prompt = self.prompt
+        return Usage(
+            prompt_tokens=prompt.num_tokens,
+            image_tokens=prompt.image_tokens,
+            video_tokens=prompt.video_tokens,
+            audio_tokens=prompt.audio_tokens,
+            text_tokens=len(self.ids),
+            codec_tokens=num_codes,
+        )
+
+    def _timings(self) -> Timings:
+        return Timings(
+            media=self.media_read,
+            prefill=self.prefilled or 0.0,
+            first_text=self.first_text,
+            first_audio=self.first_audio,
+            total=self.elapsed(),
+            audio=self.speech.seconds if self.speech else 0.0,
+        )

@@ -18,17 +18,11 @@ CHUNK = 2048
 MIN_CHUNK = 64
 """Rows of prompts that a step may hold however little time there is."""
 SLICE = 0.05
-"""Seconds to which those who join may lengthen a step of ENCODE or VOICE, in which everybody's rows take their time."""
+"""Seconds to which those who join may lengthen a step of ENCODE or VOCODE, in which everybody's rows take their time."""
 MARGIN = 0.05
 """Seconds for which sound should lie ready before its listener needs it."""
 GRACE = 2.0
 """Seconds for which a request can be asked to wait for a better moment, or for the end of a step."""
-LONGEST_CHUNK = 72
-"""Codec ids in the longest chunk of streamed speech; records do not tell how many are missing to the next."""
-LONGEST_WINDOW = 84
-"""Codec ids in that chunk's window."""
-CODES_PER_SECOND = 50
-"""Codec ids in a second of sound."""
 GAIN = 0.25
 """Share, of the logarithm of its error, by which a prediction moves with each step."""
 LARGEST_ERROR = 4.0
@@ -41,15 +35,40 @@ class Kind(IntEnum):
     """What a step does, in the order data takes."""
 
     ENCODE = 1
-    READ = 2
-    THINK = 3
-    HEAR = 4
-    TALK = 5
-    VOICE = 6
+    PREFILL = 2
+    DECODE = 3
+    TALKER_PREFILL = 4
+    TALKER_DECODE = 5
+    VOCODE = 6
 
 
-PROMPT = (Kind.ENCODE, Kind.READ, Kind.HEAR)
+PREFILLS = frozenset({Kind.PREFILL, Kind.TALKER_PREFILL})
+"""Work that can be done for some rows now and for the rest later."""
+DECODES = frozenset({Kind.DECODE, Kind.TALKER_DECODE})
+"""Steps in which a request has a row or two."""
+CACHED = PREFILLS | DECODES
+"""Work whose rows need places in a KV cache."""
+PROMPT = (Kind.ENCODE, Kind.PREFILL, Kind.TALKER_PREFILL)
 """What is done once for each row of a prompt."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How what is delivered is made, and listened to.
+
+    Attributes:
+        per_second: frames of speech that a listener hears; tokens that a reader reads, where nobody speaks.
+        chunk: of them, in the longest piece that is delivered at once; records do not tell how many are missing to the next.
+        window: frames that this piece of sound is made from; 0 where nobody speaks.
+    """
+
+    per_second: float
+    chunk: int
+    window: int
+
+
+READING = Pace(per_second=15.0, chunk=1, window=0)
+"""At which whoever asked for text alone is taken to read."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +94,7 @@ class Work:
     """A step.
 
     Attributes:
-        parts: key and rows of each request that it serves; all its rows, or for READ and HEAR the next of them.
+        parts: key and rows of each request that it serves; all its rows, or for PREFILLS the next of them.
     """
 
     kind: Kind
@@ -92,11 +111,11 @@ class Costs:
     def __init__(self) -> None:
         self._of = {
             Kind.ENCODE: (5e-3, 1e-3, 3e-5),
-            Kind.READ: (4e-3, 5e-4, 3e-5),
-            Kind.THINK: (4e-3, 1e-4, 1e-4),
-            Kind.HEAR: (2e-3, 5e-4, 2e-5),
-            Kind.TALK: (2e-3, 1e-4, 1e-4),
-            Kind.VOICE: (2e-2, 1e-3, 3e-4),
+            Kind.PREFILL: (4e-3, 5e-4, 3e-5),
+            Kind.DECODE: (4e-3, 1e-4, 1e-4),
+            Kind.TALKER_PREFILL: (2e-3, 5e-4, 2e-5),
+            Kind.TALKER_DECODE: (2e-3, 1e-4, 1e-4),
+            Kind.VOCODE: (2e-2, 1e-3, 3e-4),
         }
 
     def predict(self, kind: Kind, num_requests: int, rows: int) -> float:
@@ -114,28 +133,29 @@ class Costs:
         self._of[kind] = max(base, FASTEST), request, row
 
 
-Policy = Callable[[Sequence[Record], float, Costs], Work | None]
+Policy = Callable[[Sequence[Record], float, Costs, Pace], Work | None]
 
 
-def first_sound_first(records: Sequence[Record], now: float, costs: Costs) -> Work | None:
+def first_sound_first(records: Sequence[Record], now: float, costs: Costs, pace: Pace) -> Work | None:
     """Sound that is about to be missed, then first sounds, then the rest by when it is due; None if nothing is ready."""
     live = [r for r in records if r.ready]
     hearing = sorted((r for r in live if _hears(r, now)), key=lambda r: (_due(r), r.key))
     waiting = sorted((r for r in live if not _hears(r, now)), key=lambda r: (r.arrived, r.key))
     head, spare = None, 0.0
     if waiting:
-        num_thinking = sum(Kind.THINK in r.ready for r in live)
-        num_talking = sum(Kind.THINK in r.ready or Kind.TALK in r.ready for r in live)
-        codes = _codes(num_talking, num_thinking, costs)
-        spare = _spare(hearing, now, codes, costs)
+        num_thinking = sum(Kind.DECODE in r.ready for r in live)
+        num_talking = sum(bool(DECODES & r.ready.keys()) for r in live)
+        decode = _decode(num_talking, num_thinking, costs, pace)
+        spare = _spare(hearing, now, decode, costs, pace)
         if spare > 0:
-            head = _next_waiting(waiting, now, spare, codes, costs)
+            second = (decode + _vocode(costs, pace)) / 2  # that chunk is half as long as the longest
+            head = _next_waiting(waiting, now, spare, second, costs)
     if head:
         return _step(head, waiting + hearing, spare, costs)
     return _step(hearing[0], hearing + waiting, spare, costs) if hearing else None
 
 
-def first_come_first_served(records: Sequence[Record], now: float, costs: Costs) -> Work | None:
+def first_come_first_served(records: Sequence[Record], now: float, costs: Costs, pace: Pace) -> Work | None:
     """The oldest request's work, with the same batching: to compare with."""
     ordered = sorted((r for r in records if r.ready), key=lambda r: (r.arrived, r.key))
     return _step(ordered[0], ordered, math.inf, costs) if ordered else None
@@ -150,47 +170,54 @@ def _hears(record: Record, now: float) -> bool:
     return record.due is not None and now - record.due < GRACE
 
 
-def _codes(num_talking: int, num_thinking: int, costs: Costs) -> float:
-    """Seconds in which so many, in step, make the codec ids of the longest chunk."""
-    think = costs.predict(Kind.THINK, num_thinking, num_thinking) if num_thinking else 0.0
-    return LONGEST_CHUNK * (think + costs.predict(Kind.TALK, num_talking, num_talking))
+def _decode(num_talking: int, num_thinking: int, costs: Costs, pace: Pace) -> float:
+    """Seconds in which so many, in step, find what the longest chunk is made from."""
+    think = costs.predict(Kind.DECODE, num_thinking, num_thinking) if num_thinking else 0.0
+    talk = costs.predict(Kind.TALKER_DECODE, num_talking, num_talking) if pace.window else 0.0
+    return pace.chunk * (think + talk)
 
 
-def _spare(hearing: Sequence[Record], now: float, codes: float, costs: Costs) -> float:
-    """Seconds that can go to others before one of these, ordered by due, can no longer be sure of its next sound.
+def _vocode(costs: Costs, pace: Pace) -> float:
+    """Seconds in which the longest chunk becomes sound."""
+    return costs.predict(Kind.VOCODE, 1, pace.window) if pace.window else 0.0
+
+
+def _spare(hearing: Sequence[Record], now: float, decode: float, costs: Costs, pace: Pace) -> float:
+    """Seconds that can go to others before one of these, ordered by due, can no longer be sure of what comes next.
 
     Infinity, too, for a machine that could not even supply one of them: it makes everybody's sound late in any case.
     """
-    voice = costs.predict(Kind.VOICE, 1, LONGEST_WINDOW)
-    if _codes(1, 1, costs) + voice > LONGEST_CHUNK / CODES_PER_SECOND:
+    vocode = _vocode(costs, pace)
+    if _decode(1, 1, costs, pace) + vocode > pace.chunk / pace.per_second:
         return math.inf
     needed, spare = MARGIN, math.inf
     for record in hearing:
-        window = record.ready.get(Kind.VOICE)
+        window = record.ready.get(Kind.VOCODE)
         if window is None:
-            needed += codes + voice
-            codes = 0.0  # the others' ids are made in the same steps
+            needed += decode + vocode
+            decode = 0.0  # the others' are found in the same steps
         else:
-            needed += costs.predict(Kind.VOICE, 1, window)
+            needed += costs.predict(Kind.VOCODE, 1, window)
         spare = min(spare, _due(record) - now - needed)
     return spare
 
 
-def _next_waiting(waiting: Sequence[Record], now: float, spare: float, codes: float, costs: Costs) -> Record | None:
+def _next_waiting(waiting: Sequence[Record], now: float, spare: float, second: float, costs: Costs) -> Record | None:
     """Whose turn it is among those, ordered by arrival, who have heard nothing yet; None if they had better wait.
 
     A prompt waits for as long as it will take and then goes before answers that have begun: once it is read, it joins their
     steps. A first sound is made when there is time for the second as well, and a medium encoded when there is time for the
     whole of it, or else somebody hears a gap.
+
+    second: seconds that a second chunk takes.
     """
     answering: Record | None = None
     prompt: Record | None = None
     turn = math.inf
-    second = (codes + costs.predict(Kind.VOICE, 1, LONGEST_WINDOW)) / 2  # that chunk is half as long as the longest
     for record in waiting:
         kind = max(record.ready)
         patient = now - record.arrived < GRACE
-        if kind is Kind.VOICE:
+        if kind is Kind.VOCODE:
             if spare > second:
                 return record
             if not patient:
@@ -211,7 +238,7 @@ def _step(head: Record, others: Sequence[Record], spare: float, costs: Costs) ->
     kind = max(head.ready)
     ready = [(r, rows) for r in others if r is not head and (rows := r.ready.get(kind))]
     rows = head.ready[kind]
-    if kind in (Kind.READ, Kind.HEAR):
+    if kind in PREFILLS:
         left = CHUNK
         while left > MIN_CHUNK and costs.predict(kind, 1, left) > min(spare, GRACE):
             left //= 2
@@ -225,9 +252,9 @@ def _step(head: Record, others: Sequence[Record], spare: float, costs: Costs) ->
     for record, more in ready:
         if len(parts) == MAX_REQUESTS:
             break
-        if kind is Kind.VOICE and (record.due is None) != (head.due is None):
+        if kind is Kind.VOCODE and (record.due is None) != (head.due is None):
             continue  # a first chunk is short and awaited, a later one long and in time
-        if kind in (Kind.THINK, Kind.TALK) or costs.predict(kind, len(parts) + 1, rows + more) <= SLICE:
+        if kind in DECODES or costs.predict(kind, len(parts) + 1, rows + more) <= SLICE:
             parts.append((record.key, more))
             rows += more
     return Work(kind, tuple(parts))

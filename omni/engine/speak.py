@@ -1,189 +1,222 @@
-"""The speaking stage: thoughts in, codec ids and sound out."""
+"""The speaking stage: thoughts in, frames of codes and sound out."""
 
 from __future__ import annotations
 
 import time
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import defaultdict, deque
+from collections.abc import Mapping, Sequence
 from itertools import cycle
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from omni.engine.align import attention_scores, telling_heads, token_starts
+from omni.engine.block_manager import CachedSequence
 from omni.engine.options import Options
-from omni.engine.request import Request, Speech
-from omni.engine.runner import Lane
-from omni.engine.sampler import Sampler
+from omni.engine.request import Phase, Request
+from omni.engine.runner import ModelRunner
+from omni.engine.scheduler import Kind, Pace
+from omni.engine.speech import Speech
 from omni.events import AudioChunk
-from omni.kernels.replay import replays_on
 from omni.models.decoder import Decoder
-from omni.models.kv_store import CachedSequence
 from omni.prompt.reader import Prompt
-from omni.talker.dual_track import Talker, TextEnd
-from omni.talker.vocoder import PreparedVoice, Vocoder
-from omni.talker.voices import Voice
+from omni.talker.voice import Frame, Talker, Vocoder
 
-OPENING_ROWS = 2
-"""What the talker reads between the prompt and the first code: who speaks, and the first thought."""
-MOST_SHAPES = 12
-"""Of chunks of sound, whose launches are recorded; the chunks of one speech have five, their waves as many."""
+OPENING_CHUNK = 1024
+"""Rows of a prompt that the talker may read together with its opening; longer ones it reads before."""
 
 
 class SpeakStage:
-    """Args:
-        words: the thinker's embedding `[V, C]`; voices and the end of the text have rows in it.
+    """A talker and a vocoder; listens to the thinker.
+
+    Args:
+        words: the thinker's embedding `[V, C]`.
 
     Attributes:
-        lane: the talker's decoder with its cache.
+        runner: the talker's decoder with its cache.
         heads: whose attention tells when a thought is spoken; None until a speech has told them.
     """
 
+    kinds = frozenset({Kind.TALKER_PREFILL, Kind.TALKER_DECODE, Kind.VOCODE})
+
     def __init__(self, talker: Talker, vocoder: Vocoder, words: Tensor, *, cache_tokens: int, graphs: bool = True) -> None:
         assert isinstance(talker.decoder, Decoder)
-        self.model, self.vocoder, self.words = talker, vocoder, words
-        self._weight = talker.thinker_to_talker_proj.weight
-        self.lane = Lane(talker.decoder, cache_tokens, graphs=graphs)
+        self.talker, self.vocoder, self.words = talker, vocoder, words
+        self.runner = ModelRunner(talker.decoder, cache_tokens, graphs=graphs)
         self.heads: list[int] | None = None
-        vocoder.replays = replays_on(vocoder.device, MOST_SHAPES) if graphs else None
+        if graphs:
+            vocoder.record()
 
-    def begin(self, voice: Voice, prepared: PreparedVoice, options: Options, seed: int) -> Speech:
-        """The spoken side of a new answer."""
-        config = self.model.config
-        sampler = Sampler(
-            options.voice_sampling,
-            config.vocab_size,
-            seed=seed + 1,
-            device=self.lane.device,
-            # transformers counts the ids that stand for the prompt on the codec track as spoken
-            seen=(config.codec_mask_id, config.codec_pad_id, config.codec_start_id),
-            suppress=(config.codec_start_id,),
-            valid=self.vocoder.num_codes,
-            stops=config.stop_ids,
-        )
-        end, pad, speaker = self.words[[config.text_end_id, config.text_pad_id, voice.bos_id]].to(self._weight)
-        sound = self.vocoder.start(prepared, seed=seed + 2, chunks=options.chunks)
-        return Speech(sampler, self.model.start(TextEnd(end, pad)), sound, speaker)
+    @property
+    def num_opening_rows(self) -> int:
+        return self.talker.num_opening_rows
 
-    def begin_reading(self, request: Request, speech: Speech) -> int:
-        """Begin with what the cache holds of the prompt already; how many pages that is."""
-        self.lane.pool.adopt(speech.cache, request.page_keys)
-        return len(speech.cache.pages)
+    @property
+    def pace(self) -> Pace:
+        """How its sound is listened to and made."""
+        vocoder = self.vocoder
+        return Pace(vocoder.frames_per_second, vocoder.longest_chunk, vocoder.longest_window)
 
-    def keep(self, speech: Speech, at: int, hidden: Tensor, embedded: Tensor, is_media: Tensor) -> None:
-        """Put aside what the talker has still to read of the prompt's rows from `at` on; arrays as `Talker.prompt_rows`."""
-        known = speech.cache.length + sum(len(rows) for rows in speech.prompt_rows) - at
-        if known < len(hidden):
-            skip = max(0, known)
-            heard, said = (x[skip:].to(self._weight) for x in (hidden, embedded))
-            speech.prompt_rows.append(self.model.prompt_rows(heard, said, is_media[skip:].to(self.lane.device)))
+    def start(self, speaker: Any, prepared: Any, options: Options, seed: int) -> Speech:
+        """The spoken side of a new answer; speaker, prepared: as talker and vocoder take them."""
+        track = self.talker.start(speaker, self.words, options.voice_sampling, seed + 1)
+        sound = self.vocoder.start(prepared, seed + 2, options.chunks)
+        num_frames = max(1, round(options.max_audio_seconds * self.vocoder.frames_per_second))
+        return Speech(track, sound, num_frames, self.vocoder.sample_rate)
 
-    def read(self, parts: Sequence[tuple[Request, Speech, int]]) -> None:
+    # ---- what the loop asks
+
+    def sequence(self, request: Request) -> CachedSequence | None:
+        return request.speech.cache if request.speech else None
+
+    def begin(self, request: Request) -> None:
+        """Begin with what the cache holds already of what the talker hears of the prompt."""
+        speech, prompt = request.speech, request.prompt
+        if speech is None:
+            return
+        heard = self.talker.hears(prompt.ids)
+        speech.positions = torch.cat([prompt.positions[:, rows.start : rows.stop] for rows in heard], 1)
+        whole = list(heard) == [range(prompt.num_tokens)]  # only then are the prompt's blocks the talker's, too
+        speech.block_keys = request.block_keys if whole else ()
+        known = self.runner.cache.blocks.adopt(speech.cache, speech.block_keys)
+        speech.unheard = deque([range(known, prompt.num_tokens)] if whole else heard)
+
+    def ready(self, request: Request) -> Mapping[Kind, int]:
+        ready, speech = dict[Kind, int](), request.speech
+        if speech is None:
+            return ready
+        if request.phase > Phase.PREFILL:
+            num, opening = speech.num_unread, 0 if request.prefill_only else OPENING_CHUNK
+            if num > opening:
+                ready[Kind.TALKER_PREFILL] = num - opening
+            elif speech.track.ready and not speech.ended:
+                ready[Kind.TALKER_DECODE] = 1 if speech.track.frames else num + self.num_opening_rows
+        if num := self.vocoder.due(speech.sound):
+            ready[Kind.VOCODE] = num
+        return ready
+
+    def run(self, kind: Kind, parts: Sequence[tuple[Request, int]]) -> None:
+        speaking = [(request, request.speech, num) for request, num in parts if request.speech]
+        match kind:
+            case Kind.TALKER_PREFILL:
+                self.prefill([(speech, num) for _, speech, num in speaking])
+            case Kind.TALKER_DECODE:
+                self.decode([(request, speech) for request, speech, _ in speaking])
+            case _:
+                self.vocode([(request, speech) for request, speech, _ in speaking])
+
+    def is_over(self, request: Request) -> bool:
+        speech = request.speech
+        if speech is None or request.prefill_only:
+            return speech is None or not (speech.unheard or speech.num_unread)
+        return speech.ended and not self.vocoder.due(speech.sound)
+
+    # ---- what the thinker hands on
+
+    def needs(self, request: Request) -> int:
+        speech = request.speech
+        return speech.unheard[0].start if speech and speech.unheard else request.prompt.num_tokens
+
+    def hear(self, request: Request, first: int, hidden: Tensor, embedded: Tensor, is_media: Tensor) -> None:
+        speech, last = request.speech, first + len(hidden)
+        while speech and speech.unheard and speech.unheard[0].start < last:
+            rows = speech.unheard.popleft()
+            if rows.stop > last:
+                speech.unheard.appendleft(range(last, rows.stop))
+            part = slice(rows.start - first, min(rows.stop, last) - first)
+            speech.rows.append(self.talker.prompt_rows(hidden[part], embedded[part], is_media[part]))
+
+    def think(self, request: Request, hidden: Tensor, embedded: Tensor) -> None:
+        speech, text = request.speech, request.text
+        if speech is None:
+            return
+        speech.muted |= request.ids[-1] in request.mute_ids
+        if not speech.muted:
+            made = text.num_made + bool(text.decoding.tail)  # an id that ends inside a character has its text yet to come
+            for thought in self.talker.thought(hidden, embedded):
+                speech.relay.put(thought, made)
+        self._relay(request, speech)
+
+    def end_text(self, request: Request) -> None:
+        speech = request.speech
+        if speech is None:
+            return
+        self._relay(request, speech)
+        speech.track.text_ended = True
+        if not (speech.ended or speech.track.thoughts or speech.track.frames):
+            self._end(request, speech)  # an empty answer is silent
+
+    @staticmethod
+    def _relay(request: Request, speech: Speech) -> None:
+        """Hand the talker the thoughts whose text has been let out."""
+        speech.track.thoughts.extend(speech.relay.take(request.text.num_released))
+        speech.track.text_ended |= speech.muted and not speech.relay.held
+
+    # ---- steps
+
+    def prefill(self, parts: Sequence[tuple[Speech, int]]) -> None:
         """Let the talker read so many more rows of each prompt."""
         rows, positions = [], []
-        for request, speech, num in parts:
-            left = torch.cat(speech.prompt_rows)
-            at = speech.cache.length
+        for speech, num in parts:
+            assert speech.positions is not None
+            left, at = torch.cat(speech.rows), speech.cache.length
             rows.append(left[:num])
-            positions.append(request.prompt.positions[:, at : at + num])
-            speech.prompt_rows = [left[num:]]
-        self.lane.advance([s.cache for _, s, _ in parts], rows, positions)
-        for request, speech, _ in parts:
-            self.lane.pool.publish(speech.cache, request.page_keys)
+            positions.append(speech.positions[:, at : at + num])
+            speech.rows = [left[num:]]
+        self.runner.advance([speech.cache for speech, _ in parts], rows, positions)
+        for speech, _ in parts:
+            self.runner.cache.blocks.insert(speech.cache, speech.block_keys)
 
-    def num_unread(self, speech: Speech) -> int:
-        """Rows of the prompt that the talker has still to read."""
-        return sum(len(rows) for rows in speech.prompt_rows)
-
-    def num_rows(self, speech: Speech) -> int:
-        """Rows that the next codec step reads: the first reads what is left of the prompt, too."""
-        return 1 if speech.track.code is not None else self.num_unread(speech) + OPENING_ROWS
-
-    def ready(self, speech: Speech) -> bool:
-        """Whether the next codec step has its thought."""
-        track = speech.track
-        return not speech.ended and (bool(track.rows) or (track.code is not None and track.text_ended))
-
-    def step(self, speaking: Sequence[tuple[Request, Speech]]) -> None:
-        """One codec step of answers whose next thought is there."""
-        begun = [s for _, s in speaking if s.track.code is not None]
-        stepped = iter(self.model.step_rows([s.track for s in begun])) if begun else iter(())
+    def decode(self, speaking: Sequence[tuple[Request, Speech]]) -> None:
+        """One frame of answers whose next thought is there."""
         rows, positions = [], []
-        for request, speech in speaking:
-            if speech.track.code is not None:
-                rows.append(next(stepped)[None])
+        for (request, speech), new in zip(speaking, self.talker.step_rows([s.track for _, s in speaking]), strict=True):
+            if speech.track.frames:
                 positions.append(torch.full((3, 1), speech.position))
                 speech.position += 1
             else:
-                opening, at = self._open(request, speech)
-                rows.append(opening)
-                positions.append(at)
-        hidden = self.lane.advance([s.cache for _, s in speaking], rows, positions)
-        for request, speech in speaking:
-            if speech.track.code is None:
-                self.lane.pool.publish(speech.cache, request.page_keys)
-        self._pick(speaking, torch.cat([h[-1:] for h in hidden]))
+                positions.append(self._opening_positions(request, speech))
+                new, speech.rows = torch.cat((*speech.rows, new)), []
+            rows.append(new)
+        hidden = self.runner.advance([speech.cache for _, speech in speaking], rows, positions)
+        for _, speech in speaking:
+            if not speech.track.frames:
+                self.runner.cache.blocks.insert(speech.cache, speech.block_keys)
+        frames = self.talker.pick([s.track for _, s in speaking], torch.cat([h[-1:] for h in hidden]))
+        for (request, speech), frame in zip(speaking, frames, strict=True):
+            self._say(request, speech, frame)
 
-    def _open(self, request: Request, speech: Speech) -> tuple[Tensor, Tensor]:
-        """What is left of the prompt, who speaks, and the first thought; and where these rows stand."""
+    def _opening_positions(self, request: Request, speech: Speech) -> Tensor:
+        """Of what is left of the prompt and of the opening."""
+        assert speech.positions is not None
         clock = request.prompt.clock_after()
-        positions = torch.cat((request.prompt.positions[:, speech.cache.length :], clock.text(OPENING_ROWS)), 1)
+        opening = clock.text(self.num_opening_rows)
         speech.position = clock.top + 1
-        opening = self.model.opening_rows(speech.voice_row, speech.track.next_row())
-        rows, speech.prompt_rows = torch.cat((*speech.prompt_rows, opening)), []
-        return rows, positions
+        return torch.cat((speech.positions[:, speech.cache.length :], opening), 1)
 
-    def token_starts(self, prompt: Prompt, cache: CachedSequence, speech: Speech) -> list[int]:
-        """The code at which each thought of a speech begins to be spoken; the first speech, a whole one, tells `heads`.
+    def _say(self, request: Request, speech: Speech, frame: Frame | None) -> None:
+        """One more frame, and whatever it ends."""
+        if frame is None:
+            self._end(request, speech)
+            return
+        self.vocoder.push(speech.sound, frame)
+        if len(speech.track.frames) >= speech.max_frames:
+            request.limits.add("audio")
+        elif speech.cache.length >= self.runner.max_positions:
+            request.limits.add("context")
+        else:
+            return
+        self._end(request, speech)
 
-        cache: holds the prompt; the speech's rows are read behind it once more.
-        """
-        track, num = speech.track, len(speech.codes)
-        if not num:
-            return []
-        clock = prompt.clock_after()
-        opening = clock.text(OPENING_ROWS)
-        steps = (clock.top + 1 + torch.arange(num - 1)).expand(3, -1)
-        queries, keys = defaultdict[int, list[Tensor]](list), defaultdict[int, list[Tensor]](list)
-        layers = cycle(range(self.lane.decoder.config.num_layers))
+    def _end(self, request: Request, speech: Speech) -> None:
+        """No more frames will come."""
+        speech.ended = True
+        self.vocoder.push(speech.sound, None)
+        if request.script:  # nothing more is asked of whoever writes the text
+            request.script.ended = True
 
-        def tap(q: Tensor, k: Tensor) -> None:
-            layer = next(layers)
-            queries[layer].append(q)
-            keys[layer].append(k)
-
-        rows = self.model.replay_rows(speech.voice_row, track, speech.codes)
-        self.lane.advance([cache], [rows], [torch.cat((opening, steps), 1)], tap)
-        q, k = ([torch.cat(of[layer]) for layer in sorted(of)] for of in (queries, keys))
-        scores = attention_scores(q, k, 1, min(num, len(track.told)))
-        if self.heads is None:
-            self.heads = telling_heads(scores)
-        return token_starts(scores[self.heads])
-
-    def _pick(self, speaking: Sequence[tuple[Request, Speech]], hidden: Tensor) -> None:
-        """Choose the next codec id of each answer from its last hidden row `[B, C]`."""
-        logits = self.model.logits(hidden)
-        picked = torch.stack([s.sampler.pick(row) for (_, s), row in zip(speaking, logits, strict=True)])
-        for (request, speech), code, number in zip(speaking, picked, picked.tolist(), strict=True):
-            if number in self.model.config.stop_ids:
-                self.end(speech)
-                continue
-            speech.track.code = code
-            speech.codes.append(number)
-            self.vocoder.push(speech.sound, [number])
-            if len(speech.codes) >= request.options.max_codes:
-                request.limits.add("audio")
-            elif speech.cache.length >= self.lane.max_positions:
-                request.limits.add("context")
-            else:
-                continue
-            self.end(speech)
-
-    def end(self, speech: Speech) -> None:
-        """No more codes will come."""
-        speech.ended = speech.sound.ended = True
-
-    def voice(self, speaking: Sequence[tuple[Request, Speech]]) -> None:
+    def vocode(self, speaking: Sequence[tuple[Request, Speech]]) -> None:
         """Sound for the next chunk of each answer, which must be due."""
         waves = self.vocoder.make([speech.sound for _, speech in speaking])
         for (request, speech), wave in zip(speaking, waves, strict=True):
@@ -192,7 +225,36 @@ class SpeakStage:
             if request.first_audio is None:
                 request.first_audio = request.elapsed()
             # whoever has run dry hears the new sound from now on
-            speech.due = max(speech.due or 0.0, time.perf_counter()) + len(wave) / self.vocoder.sample_rate
-            chunk = AudioChunk(wave.cpu().numpy(), self.vocoder.sample_rate, speech.num_samples)
+            speech.due = max(speech.due or 0.0, time.perf_counter()) + len(wave) / speech.sample_rate
+            chunk = AudioChunk(wave.cpu().numpy(), speech.sample_rate, speech.num_samples)
             request.outbox.put(request.key, chunk)
             speech.num_samples += len(wave)
+
+    # ---- when words are said
+
+    def token_starts(self, prompt: Prompt, cache: CachedSequence, speech: Speech) -> list[int]:
+        """The frame at which each thought of a speech begins to be spoken; the first speech, a whole one, tells `heads`.
+
+        cache: holds the prompt; the speech's rows are read behind it once more.
+        """
+        track, num = speech.track, len(speech.track.frames)
+        if not num:
+            return []
+        clock, first = prompt.clock_after(), self.num_opening_rows - 1
+        opening = clock.text(self.num_opening_rows)
+        steps = (clock.top + 1 + torch.arange(num - 1)).expand(3, -1)
+        queries, keys = defaultdict[int, list[Tensor]](list), defaultdict[int, list[Tensor]](list)
+        layers = cycle(range(self.runner.decoder.config.num_layers))
+
+        def tap(q: Tensor, k: Tensor) -> None:
+            layer = next(layers)
+            queries[layer].append(q)
+            keys[layer].append(k)
+
+        rows = self.talker.replay_rows(track)
+        self.runner.advance([cache], [rows], [torch.cat((opening, steps), 1)], tap)
+        q, k = ([torch.cat(of[layer]) for layer in sorted(of)] for of in (queries, keys))
+        scores = attention_scores(q, k, first, min(num, len(track.told)))
+        if self.heads is None:
+            self.heads = telling_heads(scores)
+        return token_starts(scores[self.heads])

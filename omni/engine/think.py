@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -10,36 +10,81 @@ from torch import Tensor
 
 from omni.encoders.features import Medium
 from omni.encoders.tower import Senses
+from omni.engine.block_manager import CachedSequence
 from omni.engine.features import FeatureCache
-from omni.engine.request import Request
-from omni.engine.runner import Lane
+from omni.engine.request import Phase, Request, Script
+from omni.engine.runner import ModelRunner
+from omni.engine.scheduler import Kind
+from omni.engine.stage import Listener
 from omni.events import Limit, TokenLogprob
 from omni.models.thinker import Thinker
 
 
 class ThinkStage:
-    """Attributes:
-    lane: the thinker's decoder with its cache.
-    features: rows of media that were encoded lately.
-    senses: the thinker's towers.
+    """Args:
+        listeners: are handed the thinker's rows.
+
+    Attributes:
+        runner: the thinker's decoder with its cache.
+        features: rows of media that were encoded lately.
+        senses: the thinker's towers.
     """
 
-    def __init__(self, thinker: Thinker, *, cache_tokens: int, graphs: bool = True) -> None:
-        self.model = thinker
-        self.lane = Lane(thinker.decoder, cache_tokens, graphs=graphs)
+    kinds = frozenset({Kind.ENCODE, Kind.PREFILL, Kind.DECODE})
+    num_opening_rows = 1
+
+    def __init__(
+        self, thinker: Thinker, listeners: Sequence[Listener] = (), *, cache_tokens: int, graphs: bool = True
+    ) -> None:
+        self.model, self.listeners = thinker, listeners
+        self.runner = ModelRunner(thinker.decoder, cache_tokens, graphs=graphs)
         self.features = FeatureCache()
         self.senses = Senses(thinker.audio_tower, thinker.visual)
 
-    def begin_reading(self, request: Request, most_pages: int | None) -> None:
-        """Begin with what the cache holds of the prompt already, at most so many pages."""
-        pool, prompt = self.lane.pool, request.prompt
+    # ---- what the loop asks
+
+    def sequence(self, request: Request) -> CachedSequence:
+        return request.cache
+
+    def begin(self, request: Request) -> None:
+        """Begin with what the cache holds of the prompt already, as far as nobody else has to be handed it."""
+        blocks, prompt = self.runner.cache.blocks, request.prompt
         # the last row before an answer is always read: it tells how the answer begins
-        whole = (prompt.num_tokens - (not request.only_reads)) // pool.page_size
-        pool.adopt(request.cache, request.page_keys[:whole], most_pages)
+        rows = [prompt.num_tokens - (not request.prefill_only), *(each.needs(request) for each in self.listeners)]
+        blocks.adopt(request.cache, request.block_keys[: min(rows) // blocks.block_size])
         request.runs = prompt.runs_after(request.cache.length)
         known = [i for i in request.wanted_media() if self.features.has(self.senses.pieces(prompt.media[i]))]
         for i in known:
             (request.features[i],) = self.encode([prompt.media[i]])
+        if not request.num_unread:
+            request.phase = Phase.DRAIN
+
+    def ready(self, request: Request) -> Mapping[Kind, int]:
+        match request.phase:
+            case Phase.PREFILL:
+                if wanted := request.wanted_media():
+                    return {Kind.ENCODE: request.prompt.rows_of(wanted[0])}
+                return {Kind.PREFILL: request.num_unread}
+            case Phase.DECODE | Phase.LAST:
+                script = request.script
+                if script is None or script.ids or script.ended:
+                    return {Kind.DECODE: max(1, len(script.ids)) if script else 1}
+        return {}
+
+    def run(self, kind: Kind, parts: Sequence[tuple[Request, int]]) -> None:
+        requests = [request for request, _ in parts]
+        match kind:
+            case Kind.ENCODE:
+                self.encode_next(requests)
+            case Kind.PREFILL:
+                self.prefill(parts)
+            case _:
+                self.decode(requests)
+
+    def is_over(self, request: Request) -> bool:
+        return request.text_ended
+
+    # ---- media
 
     def encode(self, media: Sequence[Medium]) -> list[Tensor]:
         """Rows `[n, C]` of each medium; what has not been heard or seen lately goes through the towers, all at once."""
@@ -47,73 +92,76 @@ class ThinkStage:
         rows = iter(self.features.get([piece for of_one in pieces for piece in of_one], self.senses.encode))
         return [torch.cat([next(rows) for _ in of_one]) for of_one in pieces]
 
-    def see(self, requests: Sequence[Request]) -> None:
+    def encode_next(self, requests: Sequence[Request]) -> None:
         """Encode the next medium of each request."""
         first = [request.wanted_media()[0] for request in requests]
         media = [request.prompt.media[i] for request, i in zip(requests, first, strict=True)]
         for request, i, rows in zip(requests, first, self.encode(media), strict=True):
             request.features[i] = rows
 
-    def read(self, parts: Sequence[tuple[Request, int]]) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Read so many more rows of each request's prompt; an answer of the model's own then gets its first id.
+    # ---- the prompt
 
-        Returns:
-            What the talker hears of each: hidden rows `[n, C]`, input rows `[n, C]`, and which are media, bool `[n]`.
-        """
-        rows, media, positions = [], [], []
-        for request, num in parts:
-            if request.rows is None or request.is_media is None:
-                request.rows, request.is_media = self._embed(request)
-            at = request.cache.length
-            rows.append(request.rows[:num])
-            media.append(request.is_media[:num])
-            positions.append(request.prompt.positions[:, at : at + num])
-            request.rows, request.is_media = request.rows[num:], request.is_media[num:]
-        requests = [request for request, _ in parts]
-        hidden = self.lane.advance([r.cache for r in requests], rows, positions)
-        own = []
-        for request, h in zip(requests, hidden, strict=True):
-            self.lane.pool.publish(request.cache, request.page_keys)
-            if request.num_unread:
-                continue
-            request.prefilled = request.elapsed()
-            request.rows = request.is_media = None
-            request.features.clear()
-            request.prompt = replace(request.prompt, media=())  # what they hold has been read
-            if request.given is None and not request.only_reads:
-                own.append((request, h[-1:]))
-        if own:
-            self._pick([request for request, _ in own], torch.cat([h for _, h in own]))
-        return list(zip(hidden, rows, media, strict=True))
+    def prefill(self, parts: Sequence[tuple[Request, int]]) -> None:
+        """Read so many more rows of each request's prompt; an answer of the model's own then gets its first id."""
+        requests, firsts = [request for request, _ in parts], [request.cache.length for request, _ in parts]
+        rows, media, positions = zip(*(self._next_rows(*part) for part in parts), strict=True)
+        hidden = self.runner.advance([r.cache for r in requests], rows, positions)
+        for request, first, *heard in zip(requests, firsts, hidden, rows, media, strict=True):
+            self.runner.cache.blocks.insert(request.cache, request.block_keys)
+            for listener in self.listeners:
+                listener.hear(request, first, *heard)
+        read = [(request, h[-1:]) for request, h in zip(requests, hidden, strict=True) if not request.num_unread]
+        for request, _ in read:
+            self._has_read(request)
+        self._pick([(r, h) for r, h in read if r.script is None and not r.prefill_only])
+
+    def _next_rows(self, request: Request, num: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The next rows of a prompt `[num, C]`, which are media, and their positions."""
+        if request.rows is None or request.is_media is None:
+            request.rows, request.is_media = self._embed(request)
+        at, rows, is_media = request.cache.length, request.rows, request.is_media
+        request.rows, request.is_media = rows[num:], is_media[num:]
+        return rows[:num], is_media[:num], request.prompt.positions[:, at : at + num]
 
     def _embed(self, request: Request) -> tuple[Tensor, Tensor]:
         features = [request.features[run.index][run.first : run.last] for run in request.runs]
-        ids = request.prompt.ids[request.cache.length :].to(self.lane.device)
+        ids = request.prompt.ids[request.cache.length :].to(self.runner.device)
         return self.model.embed(ids, features)
 
-    def find(self, requests: Sequence[Request]) -> None:
+    @staticmethod
+    def _has_read(request: Request) -> None:
+        """All of a prompt has been read; what its media hold is not needed any more."""
+        request.phase = Phase.DRAIN if request.prefill_only else Phase.DECODE
+        request.prefilled = request.elapsed()
+        request.rows = request.is_media = None
+        request.features.clear()
+        request.prompt = replace(request.prompt, media=())
+
+    # ---- the answer
+
+    def decode(self, requests: Sequence[Request]) -> None:
         """Let the thinker read what each answer says next, found by itself or given, and find the next id."""
-        reading: list[tuple[Request, list[int]]] = []
-        for request in requests:
-            new = self._given(request) if request.given is not None else [request.next_id]
-            if ids := [i for i in new if i is not None]:
-                reading.append((request, ids))
+        reading = [(request, ids) for request in requests if (ids := self._next_ids(request))]
         hidden = self._read(reading) if reading else []
         going_on = [
             (request, h)
             for (request, _), h in zip(reading, hidden, strict=True)
-            if request.given is None and not request.last_id
+            if request.script is None and request.phase is Phase.DECODE
         ]
         for request in requests:
-            if request.last_id or request.given_ended:
+            if request.phase is Phase.LAST or (request.script and request.script.ended):
                 self._end(request)
-        if going_on:
-            self._pick([request for request, _ in going_on], torch.cat([h for _, h in going_on]))
+        self._pick(going_on)
+
+    def _next_ids(self, request: Request) -> list[int]:
+        if request.script:
+            return self._given(request, request.script)
+        return [] if request.next_id is None else [request.next_id]
 
     @staticmethod
-    def _given(request: Request) -> list[int]:
+    def _given(request: Request, script: Script) -> list[int]:
         """Ids that are to be spoken word for word, written as they are read."""
-        new, request.given = request.given or [], []
+        new, script.ids = script.ids, []
         request.ids += new
         for token in new:
             request.write(request.track.step(request.text, token))
@@ -121,48 +169,52 @@ class ThinkStage:
 
     def _read(self, reading: Sequence[tuple[Request, list[int]]]) -> list[Tensor]:
         """Append ids of answers; hidden rows `[n, C]` of each. Each id becomes a thought for the talker."""
-        rows = [self.model.embed_tokens(torch.tensor(ids, device=self.lane.device)) for _, ids in reading]
+        rows = [self.model.embed_tokens(torch.tensor(ids, device=self.runner.device)) for _, ids in reading]
         positions = [request.clock.text(len(ids)) for request, ids in reading]
-        hidden = self.lane.advance([request.cache for request, _ in reading], rows, positions)
+        hidden = self.runner.advance([request.cache for request, _ in reading], rows, positions)
         for (request, _), h, e in zip(reading, hidden, rows, strict=True):
-            request.think(h + e)
+            for listener in self.listeners:
+                listener.think(request, h, e)
         return hidden
 
-    def _pick(self, requests: Sequence[Request], hidden: Tensor) -> None:
-        """Choose the next id of each answer from its last hidden row `[B, C]`."""
-        logits = self.model.logits(hidden)
-        ids = torch.stack([r.sampler.pick(row) for r, row in zip(requests, logits, strict=True)]).tolist()
-        for request, token, row in zip(requests, ids, logits, strict=True):
+    def _pick(self, answers: Sequence[tuple[Request, Tensor]]) -> None:
+        """Choose the next id of each answer from its last hidden row `[1, C]`."""
+        if not answers:
+            return
+        logits = self.model.logits(torch.cat([hidden for _, hidden in answers]))
+        ids = torch.stack([r.sampler.pick(row) for (r, _), row in zip(answers, logits, strict=True)]).tolist()
+        for (request, _), token, row in zip(answers, ids, logits, strict=True):
             if token in self.model.config.eos_ids:
                 self._end(request)
-                continue
-            request.ids.append(token)
-            if request.options.logprobs is not None:
-                request.logprobs.append(_likely(request, row, token, request.options.logprobs))
-            request.next_id = token
-            request.muted |= token in request.mute_ids
-            request.write(request.track.step(request.text, token))
-            if request.text.stopped:
-                self._end(request)
-            elif len(request.ids) >= request.options.max_tokens:
-                self._cut(request, "text")
-            elif request.cache.length + 1 >= self.lane.max_positions:
-                self._cut(request, "context")
+            else:
+                self._say(request, token, row)
+
+    def _say(self, request: Request, token: int, logits: Tensor) -> None:
+        """One more id, picked by its logits `[V]`, and whatever it ends."""
+        request.ids.append(token)
+        request.next_id = token
+        if request.options.logprobs is not None:
+            request.logprobs.append(_likely(request, logits, token, request.options.logprobs))
+        request.write(request.track.step(request.text, token))
+        if request.text.stopped:
+            self._end(request)
+        elif len(request.ids) >= request.options.max_tokens:
+            self._cut(request, "text")
+        elif request.cache.length + 1 >= self.runner.max_positions:
+            self._cut(request, "context")
 
     def _cut(self, request: Request, limit: Limit) -> None:
         """End the text at its last id, which the talker still has to hear about: it is a word like any other."""
         request.limits.add(limit)
-        request.last_id = True
+        request.phase = Phase.LAST
         if not request.speech:
             self._end(request)
 
-    @staticmethod
-    def _end(request: Request) -> None:
+    def _end(self, request: Request) -> None:
         request.write(request.track.finish(request.text))
-        request.text_ended = True
-        request.relay()
-        if request.speech:
-            request.speech.track.text_ended = True
+        request.phase = Phase.DRAIN
+        for listener in self.listeners:
+            listener.end_text(request)
 
 
 def _likely(request: Request, logits: Tensor, token: int, num: int) -> TokenLogprob:

@@ -23,8 +23,8 @@ from omni.models.model import OmniModel
 from omni.models.thinker import Thinker
 from omni.prompt.positions import Clock
 from omni.talker.config import BigVGANConfig, DiTConfig, EcapaConfig, TalkerConfig
-from omni.talker.dual_track import Talker
-from omni.talker.vocoder import Vocoder
+from omni.talker.dual_track import DualTrack
+from omni.talker.vocoder import FlowVocoder
 
 VOICE = ("talker.*", "token2wav.*")
 LAYOUT = Layout(
@@ -57,8 +57,8 @@ def build(config: ModelConfig) -> OmniModel:
     with torch.device("meta"):
         talker = vocoder = None
         if config.talker and config.talker_decoder and config.dit and config.bigvgan:
-            talker = Talker(config.talker, Decoder(config.talker_decoder))
-            vocoder = Vocoder(config.dit, config.bigvgan)
+            talker = DualTrack(config.talker, Decoder(config.talker_decoder), config.dit.num_codes + 1)
+            vocoder = FlowVocoder(config.dit, config.bigvgan)
         return OmniModel(config, thinker(config.thinker), talker, vocoder).eval().requires_grad_(False)
 
 

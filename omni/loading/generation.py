@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omni.engine.sampler import Sampling
 from omni.errors import CheckpointError, OptionError
+from omni.kernels.sampling import Sampling
 from omni.loading.json import read_json
 
 FILE = "generation_config.json"

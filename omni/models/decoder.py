@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from omni.kernels import BlockTable, add_rms_norm, attend_paged, rms_norm, rotary_table, rotate, rotate_write, silu_mul
 from omni.models.config import DecoderConfig
-from omni.models.kv_store import PagePool
+from omni.models.kv_store import KVStore
 from omni.models.rotary import frequencies
 
 STACKS = {
@@ -75,13 +75,13 @@ class Decoder(nn.Module):
         self.register_buffer("inv_freq", frequencies(config), persistent=False)
         self.register_buffer("axes", torch.tensor(config.axes, device="cpu"), persistent=False)
 
-    def forward(self, x: Tensor, positions: Tensor, pool: PagePool, table: BlockTable, tap: Tap | None = None) -> Tensor:
-        """Run new rows of several sequences, whose earlier rows lie in the pool.
+    def forward(self, x: Tensor, positions: Tensor, store: KVStore, table: BlockTable, tap: Tap | None = None) -> Tensor:
+        """Run new rows of several sequences, whose earlier rows lie in the store.
 
         Args:
             x: `[N, C]`, packed as `table.segments` says.
             positions: `[3, N]`, time, height and width of each row.
-            pool: gets the rows' keys and values.
+            store: gets the rows' keys and values.
             tap: is shown each layer's turned queries `[N, H, D]` and keys `[N, K, D]`.
 
         Returns:
@@ -92,7 +92,7 @@ class Decoder(nn.Module):
         residual = x
         x = rms_norm(x, self.layers[0].input_layernorm.weight, eps)
         for i, layer in enumerate(self.layers):
-            x = layer.self_attn(x, cos, sin, pool.keys[i], pool.values[i], table, tap)
+            x = layer.self_attn(x, cos, sin, store.keys[i], store.values[i], table, tap)
             x, residual = add_rms_norm(x, residual, layer.post_attention_layernorm.weight, eps)
             following = self.layers[i + 1].input_layernorm if i + 1 < len(self.layers) else self.norm
             x, residual = add_rms_norm(layer.mlp(x), residual, following.weight, eps)

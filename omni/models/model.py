@@ -6,18 +6,18 @@ from torch import nn
 
 from omni.models.config import ModelConfig
 from omni.models.thinker import Thinker
-from omni.talker.dual_track import Talker
-from omni.talker.vocoder import Vocoder
+from omni.talker.dual_track import DualTrack
+from omni.talker.vocoder import FlowVocoder
 
 
 class OmniModel(nn.Module):
     """A thinker, and with a voice talker and vocoder."""
 
-    talker: Talker | None
-    token2wav: Vocoder | None
+    talker: DualTrack | None
+    token2wav: FlowVocoder | None
 
     def __init__(
-        self, config: ModelConfig, thinker: Thinker, talker: Talker | None = None, token2wav: Vocoder | None = None
+        self, config: ModelConfig, thinker: Thinker, talker: DualTrack | None = None, token2wav: FlowVocoder | None = None
     ) -> None:
         super().__init__()
         self.config = config

@@ -230,20 +230,20 @@ class PromptReader:
             is_media=torch.cat((before.is_media, torch.ones(num, dtype=torch.bool))),
         )
 
-    def page_keys(self, prompt: Prompt, page_size: int, known: Sequence[bytes] = ()) -> list[bytes]:
+    def block_keys(self, prompt: Prompt, block_size: int, known: Sequence[bytes] = ()) -> list[bytes]:
         """For each whole page of rows, a digest of all that the model has been told up to its end.
 
         As long as a sound goes on, the keys of what has been heard stay: rows are named by the piece that they are of.
 
         known: the keys of its first pages.
         """
-        first, keys = len(known) * page_size, [*known]
+        first, keys = len(known) * block_size, [*known]
         content = torch.cat((prompt.ids[None], prompt.positions))[:, first:].T.contiguous()  # [N, 4]
         is_media, rows = prompt.is_media[first:].tolist(), self._row_names(prompt, first)
-        for at in range(0, len(content) - page_size + 1, page_size):
+        for at in range(0, len(content) - block_size + 1, block_size):
             digest = hashlib.blake2b(keys[-1] if keys else b"", digest_size=16)
-            digest.update(content[at : at + page_size].numpy().data)
-            digest.update(b"".join(islice(rows, sum(is_media[at : at + page_size]))))
+            digest.update(content[at : at + block_size].numpy().data)
+            digest.update(b"".join(islice(rows, sum(is_media[at : at + block_size]))))
             keys.append(digest.digest())
         return keys
 

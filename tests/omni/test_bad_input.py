@@ -114,7 +114,7 @@ def beside(omni: Omni) -> Iterator[None]:
     done = list(stream)[-1]
     assert isinstance(done, Done)
     assert done.usage.codec_tokens == 15
-    assert omni.engine.think.lane.pool.num_free == omni.engine.think.lane.pool.max_pages
+    assert omni.runtime.think.runner.cache.blocks.num_free == omni.runtime.think.runner.cache.blocks.max_blocks
 
 
 @pytest.mark.usefixtures("beside")

@@ -16,10 +16,12 @@ import torch
 from PIL import Image
 
 from omni import AudioChunk, ChunkPolicy, Done, Event, Omni, Options, Reply, Sampling, TextDelta
+from omni.engine.request import Script
 from omni.errors import CapacityError, ContextError, MessageError, OptionError, VoiceError
 from omni.events import Failed, collect
 from omni.prompt.reader import Message
-from omni.talker.vocoder import WHOLE
+from omni.talker.dual_track import DualTrackState
+from omni.talker.voice import WHOLE
 from tests.oracle.tiny import reference, tiny
 
 GREEDY = Sampling(repetition_penalty=1.05)
@@ -41,8 +43,8 @@ def brief() -> Omni:
 @pytest.fixture(autouse=True)
 def _nothing_is_left(omni: Omni) -> Iterator[None]:
     yield
-    for stage in (omni.engine.think, omni.engine.speak):
-        assert stage and stage.lane.pool.num_free == stage.lane.pool.max_pages
+    for stage in (omni.runtime.think, omni.runtime.speak):
+        assert stage and stage.runner.cache.blocks.num_free == stage.runner.cache.blocks.max_blocks
 
 
 def transformers_codes(messages: list[Message], omni: Omni, max_tokens: int, voice: str = "Chelsie") -> list[int]:
@@ -81,25 +83,27 @@ def test_last_word_is_spoken_where_a_limit_cuts_the_text(omni: Omni, max_tokens:
 @pytest.mark.oracle
 @pytest.mark.parametrize("name", ["Chelsie", "Ethan"])
 def test_each_voice_is_its_own(omni: Omni, name: str) -> None:
-    speak, voice = omni.engine.speak, omni.voices[name]
+    speak, voice = omni.runtime.speak, omni.voices[name]
     request = omni.runtime.request(HELLO, name, Options())
-    assert speak and request.speech
-    assert torch.equal(request.speech.voice_row, omni.model.thinker.embed_tokens.weight[voice.bos_id])
+    assert speak and request.speech and isinstance(request.speech.track, DualTrackState)
+    assert torch.equal(request.speech.track.speaker, omni.model.thinker.embed_tokens.weight[voice.bos_id])
     reply = omni.generate(HELLO, max_tokens=4, **(SPOKEN | {"voice": name}))
     assert list(reply.done.codes) == transformers_codes(HELLO, omni, 4, name)
     assert reply.audio is not None
     with torch.inference_mode():
         state = speak.vocoder.start(speak.vocoder.prepare(voice), seed=5 + 2, chunks=WHOLE)
-        wave = torch.cat((speak.vocoder.step(state, reply.done.codes), speak.vocoder.finish(state)))
+        for frame in [*((code,) for code in reply.done.codes), None]:
+            speak.vocoder.push(state, frame)
+        (wave,) = speak.vocoder.make([state])
     np.testing.assert_allclose(wave.numpy(), reply.audio, atol=1e-5, rtol=0)
 
 
 def test_samplers_have_seen_the_prompt(omni: Omni) -> None:
     """As in transformers: the text's penalty counts the prompt, the speech's the ids that stand for it."""
     request = omni.runtime.request(HELLO, "Chelsie", Options())
-    assert request.speech
+    assert request.speech and isinstance(request.speech.track, DualTrackState)
     assert set(request.sampler._seen.nonzero().flatten().tolist()) == set(request.prompt.ids.tolist())
-    assert request.speech.sampler._seen.nonzero().flatten().tolist() == [8292, 8293, 8296]
+    assert request.speech.track.sampler._seen.nonzero().flatten().tolist() == [8292, 8293, 8296]
 
 
 def test_answers_that_end_by_themselves(brief: Omni) -> None:
@@ -163,7 +167,7 @@ def test_limits_are_named(omni: Omni, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (reply.finish_reason, reply.limits) == ("length", ("text", "audio")), "the same order whichever came first"
     assert len(reply.done.codes) == 10
     assert len(reply.done.token_ids) == 50
-    decoder = omni.engine.think.lane.decoder
+    decoder = omni.runtime.think.runner.decoder
     prompt = omni.runtime.request(HELLO, None, Options()).prompt.num_tokens
     monkeypatch.setattr(decoder, "config", replace(decoder.config, max_positions=prompt + 6))
     reply = omni.generate(HELLO, max_tokens=50)
@@ -175,8 +179,8 @@ def test_limits_are_named(omni: Omni, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_talkers_context_is_a_limit(omni: Omni, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert omni.engine.speak
-    decoder = omni.engine.speak.lane.decoder
+    assert omni.runtime.speak
+    decoder = omni.runtime.speak.runner.decoder
     prompt = omni.runtime.request(HELLO, "Chelsie", Options()).prompt.num_tokens
     monkeypatch.setattr(decoder, "config", replace(decoder.config, max_positions=prompt + 2 + 11))
     reply = omni.generate(HELLO, max_tokens=4, **(SPOKEN | {"max_audio_seconds": 60}))
@@ -273,7 +277,7 @@ def test_closing_a_stream_frees_everything(omni: Omni) -> None:
     stream = omni.stream(HELLO, max_tokens=900, **(SPOKEN | {"max_audio_seconds": 60}))
     for _ in range(5):
         next(stream)
-    assert omni.engine.think.lane.pool.num_free < omni.engine.think.lane.pool.max_pages
+    assert omni.runtime.think.runner.cache.blocks.num_free < omni.runtime.think.runner.cache.blocks.max_blocks
     stream.close()
 
 
@@ -360,7 +364,7 @@ def test_say_equals_an_answer_of_the_same_words(omni: Omni) -> None:
     before: list[Message] = [{"role": "user", "content": "Hm?"}]
     answer = omni.generate(before, max_tokens=9, **SPOKEN)
     request = omni.runtime.request(before, "Chelsie", Options(voice_sampling=GREEDY, seed=5, max_audio_seconds=0.6))
-    request.given, request.given_ended = list(answer.done.token_ids), True
+    request.script = Script(list(answer.done.token_ids), ended=True)
     forced = collect((e for _, e in omni.engine.run([request])), 24000, spoken=True)
     assert forced.done.codes == answer.done.codes
     assert forced.text == answer.text
@@ -447,7 +451,7 @@ def test_a_full_device_is_a_typed_error(omni: Omni, monkeypatch: pytest.MonkeyPa
     def full(requests: object) -> None:
         raise torch.OutOfMemoryError("4 GiB")
 
-    monkeypatch.setattr(omni.engine.think, "find", full)
+    monkeypatch.setattr(omni.runtime.think, "decode", full)
     with pytest.raises(CapacityError, match=r"out of memory \(4 GiB\); shorten"):
         omni.generate(HELLO, max_tokens=3)
 
@@ -460,7 +464,7 @@ def test_a_fault_ends_one_request_of_a_batch() -> None:
     assert isinstance(ends[0], Done) and isinstance(ends[2], Done)
     assert isinstance(ends[1], Failed) and isinstance(ends[1].error, CapacityError)
     assert ends[0].token_ids == ends[2].token_ids
-    assert small.engine.think.lane.pool.num_free == 4
+    assert small.runtime.think.runner.cache.blocks.num_free == 4
 
 
 def test_a_full_cache_ends_only_whoever_needs_more() -> None:
@@ -480,4 +484,4 @@ def test_a_full_cache_is_an_error_of_one_request() -> None:
     with pytest.raises(CapacityError, match="rows free"):
         small.generate([{"role": "user", "content": "x" * 300}], max_tokens=5)
     assert isinstance(list(stream)[-1], Done)
-    assert small.engine.think.lane.pool.num_free == 4
+    assert small.runtime.think.runner.cache.blocks.num_free == 4

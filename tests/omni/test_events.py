@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from omni.events import Timings
-from omni.talker.vocoder import STREAMED, ChunkPolicy
+from omni.talker.voice import STREAMED, ChunkPolicy
 
 
 def test_real_time_factor_is_work_for_a_second_of_sound() -> None:

@@ -65,7 +65,7 @@ def read_ahead(omni: Omni, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tup
     found, submit = list[tuple[Prompt, list[bytes]]](), omni.engine.submit
 
     def noted(requests: list[Request], outbox: Outbox) -> None:
-        found.extend((r.prompt, [*r.page_keys]) for r in requests if r.only_reads)
+        found.extend((r.prompt, [*r.block_keys]) for r in requests if r.prefill_only)
         submit(requests, outbox)
 
     with monkeypatch.context() as patch:
@@ -81,34 +81,37 @@ def fresh_reader(omni: Omni) -> PromptReader:
 @contextmanager
 def rows_read(omni: Omni, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, int]]:
     """Rows of prompts that thinker and talker read meanwhile."""
-    assert omni.engine.speak
+    assert omni.runtime.speak
     read = {"think": 0, "speak": 0}
     with monkeypatch.context() as patch:
-        for name, lane in (("think", omni.engine.think.lane), ("speak", omni.engine.speak.lane)):
-            advance = lane.advance
+        for name, runner in (("think", omni.runtime.think.runner), ("speak", omni.runtime.speak.runner)):
+            advance = runner.advance
 
             def noted(sequences: Any, rows: Any, positions: Any, name: str = name, advance: Any = advance) -> Any:
                 read[name] += sum(len(r) for r in rows if len(r) > 1)
                 return advance(sequences, rows, positions)
 
-            patch.setattr(lane, "advance", noted)
+            patch.setattr(runner, "advance", noted)
         yield read
 
 
 @contextmanager
 def caches_at_the_end(omni: Omni, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Tensor]]:
     """Keys and values of thinker and talker, `[L, rows, K, D]` each, that the answer made meanwhile leaves behind."""
-    rows, room = list[Tensor](), omni.engine._room
+    rows, admission = list[Tensor](), omni.engine._admission
     with monkeypatch.context() as patch:
-        release = room.release
+        release = admission.release
 
         def look(request: Request) -> None:
-            if request.options.max_tokens == OPTIONS["max_tokens"] and not request.only_reads:
-                for pool, held in room._held(request):
-                    rows.extend(x[:, held.pages].flatten(1, 2)[:, : held.length].clone() for x in (pool.keys, pool.values))
+            if request.options.max_tokens == OPTIONS["max_tokens"] and not request.prefill_only:
+                for cache, held in admission._held(request):
+                    rows.extend(
+                        x[:, held.blocks].flatten(1, 2)[:, : held.length].clone()
+                        for x in (cache.store.keys, cache.store.values)
+                    )
             release(request)
 
-        patch.setattr(room, "release", look)
+        patch.setattr(admission, "release", look)
         yield rows
 
 
@@ -144,7 +147,7 @@ def test_turns_equal_one_call_with_the_whole_past(omni: Omni) -> None:
         reply = answer(session)
         user, assistant = session.messages[-2:]
         assert assistant == {"role": "assistant", "content": reply.text}
-        omni.engine.call(omni.engine.think.lane.pool.forget)
+        omni.engine.call(omni.runtime.think.runner.cache.blocks.forget)
         expected = omni.generate([*before, user], voice="Chelsie", **OPTIONS)
         assert (reply.text, reply.done.codes) == (expected.text, expected.done.codes)
 
@@ -184,7 +187,7 @@ def test_what_is_read_ahead_is_what_a_fresh_read_gives(
     omni: Omni, wave: Callable[[float, int], NDArray[np.float32]], rate: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ids, positions, log-mel, keys of pages, and so the answer; behind words, pictures and earlier turns too."""
-    rng, reader, page = Random(rate), fresh_reader(omni), omni.engine.think.lane.pool.page_size
+    rng, reader, page = Random(rate), fresh_reader(omni), omni.engine.block_size
     session = omni.session(system="You are brief.", voice="Ethan", **OPTIONS)
     for turn in range(2):
         session.append_text(f"Hear {turn}.")
@@ -204,15 +207,15 @@ def test_what_is_read_ahead_is_what_a_fresh_read_gives(
             assert torch.equal(prompt.ids, whole.ids[:n])
             assert torch.equal(prompt.positions, whole.positions[:, :n])
             assert torch.equal(prompt.is_media, whole.is_media[:n])
-            assert reader.page_keys(prompt, page) == keys
+            assert reader.block_keys(prompt, page) == keys
         if wave in (even, silence):
             longest = max((keys for _, keys in ahead), key=len)
-            assert longest == reader.page_keys(whole, page)[: len(longest)]
+            assert longest == reader.block_keys(whole, page)[: len(longest)]
         told = omni.runtime.request(asked, "Ethan", session._options, known=session._known)
-        assert told.page_keys == reader.page_keys(whole, page)
+        assert told.block_keys == reader.block_keys(whole, page)
         for ours, theirs in zip(told.prompt.media, whole.media, strict=True):
             assert ours.digest == theirs.digest
-        omni.engine.call(omni.engine.think.lane.pool.forget)
+        omni.engine.call(omni.runtime.think.runner.cache.blocks.forget)
         expected = omni.generate(asked, voice="Ethan", **OPTIONS)
         assert (reply.text, reply.done.codes) == (expected.text, expected.done.codes)
 
@@ -233,7 +236,7 @@ def test_a_sound_that_gets_louder_and_louder_is_read_again_a_few_times_at_most(
     assert 0 < again <= AGAIN * 19
     assert 4 < len(blocks) < 19, "it has to wait sometimes"
     reply = answer(session)
-    omni.engine.call(omni.engine.think.lane.pool.forget)
+    omni.engine.call(omni.runtime.think.runner.cache.blocks.forget)
     assert reply.text == omni.generate(session.messages[:-1], **OPTIONS).text
 
 
@@ -400,9 +403,9 @@ def test_after_an_interruption_only_what_was_heard_was_said(
     replies = []
     for each in (session, fresh):
         if each is fresh:  # reads all again
-            for stage in (omni.engine.think, omni.engine.speak):
+            for stage in (omni.runtime.think, omni.runtime.speak):
                 assert stage
-                omni.engine.call(stage.lane.pool.forget)
+                omni.engine.call(stage.runner.cache.blocks.forget)
         with caches_at_the_end(omni, monkeypatch) as rows:
             replies.append((answer(each, max_audio_seconds=0.1), rows))
     (reply, rows), (expected, expected_rows) = replies

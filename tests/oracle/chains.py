@@ -16,7 +16,7 @@ from omni import Omni, Sampling
 from omni.engine.options import Options
 from omni.events import Done
 from omni.prompt.reader import Message, Prompt
-from omni.talker.vocoder import WHOLE
+from omni.talker.voice import WHOLE
 
 VOICE = "Chelsie"
 NUM_IDS, NUM_CODES = 12, 60
@@ -200,11 +200,11 @@ def ours(omni: Omni, messages: Sequence[list[Message]], *, sampled: bool = False
 
         return hook
 
-    for stage in (omni.engine.think, omni.engine.speak):
+    for stage in (omni.runtime.think, omni.runtime.speak):
         assert stage
-        omni.engine.call(stage.lane.pool.forget)  # so that every row is read, and seen here
+        omni.engine.call(stage.runner.cache.blocks.forget)  # so that every row is read, and seen here
     for request in requests:
-        encode = omni.engine.think.encode
+        encode = omni.runtime.think.encode
         chain.vision += [rows.float() for rows in omni.engine.call(partial(encode, request.prompt.pictures))]
         chain.audio += [rows.float() for rows in omni.engine.call(partial(encode, request.prompt.sounds))]
     hooks = [
@@ -232,7 +232,7 @@ def vocode(omni: Omni, chain: Chain) -> tuple[list[Tensor], list[Tensor]]:
     mels = []
     for codes, noise in zip(chain.codes, chain.noise, strict=True):
         state = vocoder.start(voice, chunks=WHOLE, noise=noise)
-        vocoder.push(state, codes)
-        state.ended = True
+        for frame in [*((code,) for code in codes), None]:
+            vocoder.push(state, frame)
         mels += vocoder.mels([state])
     return mels, [vocoder.code2wav_bigvgan_model(mel[None])[0] for mel in chain.mel]

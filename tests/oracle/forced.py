@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from omni import Omni
+from omni.engine.block_manager import CachedSequence
 from omni.engine.options import Options
-from omni.models.kv_store import CachedSequence
 from omni.prompt.reader import Prompt
-from omni.talker.dual_track import TextEnd
 from tests.oracle.cases import cases
 from tests.oracle.chains import VOICE, media_args, theirs
 from tests.oracle.tiny import reference, tiny
@@ -92,12 +91,12 @@ def _forced_ours(omni: Omni, prompt: Prompt, ids: Tensor, codes: Sequence[int]) 
     """The same rows of our model."""
     model, out = omni.model, dict[str, Tensor]()
     talker, thinker = model.talker, model.thinker
-    assert talker and omni.engine.speak
+    assert talker and omni.runtime.speak
     hooks = [
         thinker.visual.register_forward_hook(lambda m, a, o: out.update({"vision tower": o})),
         thinker.audio_tower.register_forward_hook(lambda m, a, o: out.update({"audio tower": torch.cat(o)})),
     ]
-    rows_of = omni.engine.think.encode(prompt.media)
+    rows_of = omni.runtime.think.encode(prompt.media)
     features = [rows_of[run.index][run.first : run.last] for run in prompt.runs]
     for hook in hooks:
         hook.remove()
@@ -105,19 +104,17 @@ def _forced_ours(omni: Omni, prompt: Prompt, ids: Tensor, codes: Sequence[int]) 
     rows, is_media = thinker.embed(ids, features)
     clock = prompt.clock_after()
     positions = torch.cat((prompt.positions, clock.text(len(answer))), 1)
-    hidden = omni.engine.think.lane.advance([CachedSequence()], [rows], [positions])[0]
+    hidden = omni.runtime.think.runner.advance([CachedSequence()], [rows], [positions])[0]
     out["thinker logits"] = thinker.logits(hidden)
-    P, thoughts = prompt.num_tokens, hidden + rows
-    embed, config = thinker.embed_tokens.weight, talker.config
-    state = talker.start(TextEnd(embed[config.text_end_id], embed[config.text_pad_id]))
-    state.rows.extend(thoughts[P + 1 :])
+    P = prompt.num_tokens
+    state = talker.start(omni.voices[VOICE], thinker.embed_tokens.weight, None, 0)
+    state.thoughts.extend(talker.thought(hidden[P:], rows[P:]))
     state.text_ended = True
-    opening = talker.opening_rows(embed[omni.voices[VOICE].bos_id], thoughts[P])
-    read = [talker.prompt_rows(hidden[:P], rows[:P], is_media[:P]), opening]
+    read = [talker.prompt_rows(hidden[:P], rows[:P], is_media[:P]), *talker.step_rows([state])]
     for code in codes[:-1]:
         state.code = torch.tensor(code)
-        read.append(talker.step_rows([state]))
-    lane = omni.engine.speak.lane
-    states = lane.advance([CachedSequence()], [torch.cat(read)], [_talker_positions(prompt, len(codes))])[0]
+        read += talker.step_rows([state])
+    runner = omni.runtime.speak.runner
+    states = runner.advance([CachedSequence()], [torch.cat(read)], [_talker_positions(prompt, len(codes))])[0]
     out["talker logits"] = talker.logits(states)[P + 1 :]
     return out

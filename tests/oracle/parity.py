@@ -21,7 +21,7 @@ from torch import Tensor
 from omni import Omni
 from omni.engine.options import Options
 from omni.prompt.reader import Message
-from omni.talker.vocoder import WHOLE, ChunkPolicy
+from omni.talker.voice import WHOLE, ChunkPolicy
 from tests.oracle import text
 from tests.oracle.cases import cases
 from tests.oracle.chains import SEED, VOICE, Chain, ours, theirs, vocode
@@ -69,8 +69,7 @@ def streamed_errors(geometry: str, ahead: int) -> tuple[float, float]:
         state = vocoder.start(voice, seed=SEED, chunks=chunks)
         mels, waves = [], []
         for i in range(STREAM_CODES + 1):
-            vocoder.push(state, codes[i : i + 1])
-            state.ended = i == STREAM_CODES
+            vocoder.push(state, (codes[i],) if i < STREAM_CODES else None)
             while vocoder.due(state):
                 mels += vocoder.mels([state])
                 waves += vocoder.waves([state], mels[-1:])

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from omni import Omni
+from omni.engine.block_manager import CachedSequence
 from omni.engine.options import Options
-from omni.models.kv_store import CachedSequence
 from omni.prompt.reader import Message
 from tests.oracle.tiny import reference, tiny
 
@@ -49,13 +49,13 @@ def errors(variant: str) -> dict[str, float]:
 @torch.inference_mode()
 def logits(omni: Omni, ids: Tensor, pieces: Sequence[int] = ()) -> Tensor:
     """`[N, V]` of every row, read in pieces of so many rows."""
-    thinker, lane, sequence = omni.model.thinker, omni.engine.think.lane, CachedSequence()
+    thinker, runner, sequence = omni.model.thinker, omni.runtime.think.runner, CachedSequence()
     clock = omni.runtime.request(CHATS[0], None, Options()).prompt.clock_after()
     clock.next = 0
     rows = []
     for piece in _cut(ids, pieces):
-        rows += lane.advance([sequence], [thinker.embed(piece)[0]], [clock.text(len(piece))])
-    lane.pool.release(sequence)
+        rows += runner.advance([sequence], [thinker.embed(piece)[0]], [clock.text(len(piece))])
+    runner.cache.blocks.release(sequence)
     return thinker.logits(torch.cat(rows))
 
 

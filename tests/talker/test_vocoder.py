@@ -16,18 +16,8 @@ from omni.errors import CheckpointError, OptionError, VoiceError
 from omni.kernels.native import build
 from omni.kernels.replay import Replays
 from omni.talker.flow import PUBLISHED, Solver
-from omni.talker.vocoder import (
-    PRESETS,
-    STREAMED,
-    WAVE_CONTEXT,
-    WHOLE,
-    ChunkPolicy,
-    PreparedVoice,
-    Preset,
-    Vocoder,
-    VocoderState,
-    pick_preset,
-)
+from omni.talker.vocoder import PRESETS, WAVE_CONTEXT, FlowVocoder, PreparedVoice, Preset, VocoderState, pick_preset
+from omni.talker.voice import STREAMED, WHOLE, ChunkPolicy
 from tests.kernels.recording import stand_in
 from tests.talker import tiny
 
@@ -62,9 +52,8 @@ def speak(
     mels, waves, at, i = [state.mel[:0]], [state.mel.new_empty(0)], 0, 0
     while not state.ended:
         size = pieces[i % len(pieces)] if pieces else num
-        model.push(state, codes[at : at + size])
+        tiny.push(model, state, codes[at : at + size], ended=at + size >= num)
         at, i = at + size, i + 1
-        state.ended = at >= num
         while model.due(state):
             mels += model.mels([state])
             waves += model.waves([state], mels[-1:])
@@ -165,27 +154,33 @@ def test_seeds_and_voices_differ() -> None:
 
     def wave(voice: int, seed: int) -> Tensor:
         state = model.start(tiny.prepared("small", voice), seed)
-        return torch.cat((model.step(state, [3, 1, 4]), model.finish(state)))
+        tiny.push(model, state, [3, 1, 4], ended=True)
+        return tiny.made(model, state)
 
     assert wave(0, 1).equal(wave(0, 1))
     assert not wave(0, 1).equal(wave(0, 2))
     assert not wave(0, 1).equal(wave(1, 1))
 
 
-def test_step_and_finish() -> None:
+def test_sound_is_due_when_its_codes_and_those_ahead_are_there() -> None:
     model, codes = tiny.vocoder("small"), tiny.codes("small", 40)
     state = model.start(tiny.prepared("small"), 3, GROWING[0])
     per_frame = model.hop
-    assert len(model.step(state, codes[:23])) == 0
-    first = model.step(state, codes[23:24])  # a block, and the block after it
+    tiny.push(model, state, codes[:23])
+    assert not model.due(state)
+    tiny.push(model, state, codes[23:24])  # a block, and the block after it
+    assert model.due(state) == 24
+    first = tiny.made(model, state)
     assert len(first) == (24 - WAVE_CONTEXT) * per_frame
-    assert len(model.step(state, codes[24:])) == 0  # two blocks and one after them are 48 codes
-    rest = model.finish(state)
+    tiny.push(model, state, codes[24:])
+    assert not model.due(state)  # two blocks and one after them are 48 codes
+    model.push(state, None)
+    rest = tiny.made(model, state)
     assert first.dtype == rest.dtype == torch.float32
     assert torch.cat((first, rest)).equal(torch.cat(speak("small", 40, GROWING[0])[1]))
-    assert len(model.finish(state)) == 0
-    with pytest.raises(AssertionError, match="finish"):
-        model.step(state, [1])
+    assert not model.due(state)
+    with pytest.raises(AssertionError, match="after the end"):
+        model.push(state, (1,))
 
 
 def held(state: VocoderState) -> int:
@@ -197,7 +192,8 @@ def test_state_stays_small() -> None:
     state = model.start(hasty(), 3, GROWING[0])
     sizes = []
     for _ in range(12):
-        model.step(state, tiny.codes("small", 50))
+        tiny.push(model, state, tiny.codes("small", 50))
+        tiny.made(model, state)
         sizes.append(held(state))
     assert max(sizes) <= 36 * (GROWING[0].largest + GROWING[0].ahead) + 2 * WAVE_CONTEXT
 
@@ -206,11 +202,12 @@ def test_state_stays_small() -> None:
 def test_code_outside_the_table(code: int) -> None:
     model = tiny.vocoder("small")
     state = model.start(tiny.prepared("small"), 3)
-    model.step(state, [500, 0])
+    tiny.push(model, state, [500, 0])
     with pytest.raises(VoiceError, match=f"code {code} cannot be spoken; codes are 0 to 500"):
-        model.step(state, [5, code])
+        model.push(state, (code,))
     assert state.codes == [500, 0]
-    assert len(model.finish(state)) == 2 * 2 * model.hop
+    model.push(state, None)
+    assert len(tiny.made(model, state)) == 2 * 2 * model.hop
 
 
 def test_policy() -> None:
@@ -231,7 +228,7 @@ def test_voice_of_another_model() -> None:
 
 def test_blocks_hold_whole_codes() -> None:
     with pytest.raises(CheckpointError, match="whole codes"):
-        Vocoder(replace(tiny.SMALL[0], block_size=25), tiny.SMALL[1])
+        FlowVocoder(replace(tiny.SMALL[0], block_size=25), tiny.SMALL[1])
 
 
 def test_several_speeches_at_once_equal_each_alone() -> None:
@@ -243,14 +240,14 @@ def test_several_speeches_at_once_equal_each_alone() -> None:
     for at in range(0, max(sizes) + 12, 12):
         for state, own in zip(states, codes, strict=True):
             if not state.ended:
-                model.push(state, own[at : at + 12])
-                state.ended = at + 12 >= len(own)
+                tiny.push(model, state, own[at : at + 12], ended=at + 12 >= len(own))
         while due := [i for i, state in enumerate(states) if model.due(state)]:
             for i, wave in zip(due, model.make([states[i] for i in due]), strict=True):
                 made[i].append(wave)
     for seed, (waves, own) in enumerate(zip(made, codes, strict=True)):
         state = model.start(hasty(), seed, GROWING[0])
-        alone = torch.cat((model.step(state, own), model.finish(state)))
+        tiny.push(model, state, own, ended=True)
+        alone = tiny.made(model, state)
         torch.testing.assert_close(torch.cat(waves), alone, atol=1e-5, rtol=0)
         assert len(alone) == SAMPLES["small"] * len(own)
 
@@ -280,8 +277,8 @@ def test_replayed_solves_and_waves_equal_others(monkeypatch: pytest.MonkeyPatch)
         for voice, seeds in ((voices[0], (1,)), (voices[1], (2,)), (voices[0], (3, 4)), (voices[1], (5, 6))):
             states = [model.start(voice, seed, EVEN[1]) for seed in seeds]
             for seed, state in zip(seeds, states, strict=True):
-                model.push(state, [(code + seed) % model.num_codes for code in tiny.codes("small", number)])
-                state.ended = True
+                codes = [(code + seed) % model.num_codes for code in tiny.codes("small", number)]
+                tiny.push(model, state, codes, ended=True)
             while any(model.due(state) for state in states):
                 out += model.make([state for state in states if model.due(state)])
         return out
@@ -296,7 +293,7 @@ def test_replayed_solves_and_waves_equal_others(monkeypatch: pytest.MonkeyPatch)
 
 
 @cache
-def in_bfloat16(geometry: str) -> Vocoder:
+def in_bfloat16(geometry: str) -> FlowVocoder:
     """The blocks' products as `Omni.load` keeps them for a quick preset."""
     model = deepcopy(tiny.vocoder(geometry))
     for block in model.code2wav_dit_model.transformer_blocks:
@@ -314,10 +311,9 @@ def test_pieces_are_the_whole_in_every_preset(policy: ChunkPolicy, preset: str) 
     model = in_bfloat16("small") if chosen.dtype == torch.bfloat16 else exact
     voice = exact.prepare(tiny.voice("small"), chosen.solver)
 
-    def mel(model: Vocoder, policy: ChunkPolicy) -> Tensor:
+    def mel(model: FlowVocoder, policy: ChunkPolicy) -> Tensor:
         state, made = model.start(voice, 3, policy), list[Tensor]()
-        model.push(state, codes)
-        state.ended = True
+        tiny.push(model, state, codes, ended=True)
         while model.due(state):
             made += model.mels([state])
             model.waves([state], made[-1:])
@@ -340,3 +336,9 @@ def test_voices_are_prepared_for_the_solver_of_the_vocoder() -> None:
     model.solver = PRESETS["turbo"].solver
     assert model.prepare(tiny.voice("small")).schedule.solver.num_evaluations == 10
     assert model.prepare(tiny.voice("small"), PUBLISHED).schedule.solver == PUBLISHED
+
+
+def test_numbers_of_the_voice() -> None:
+    model = tiny.vocoder("deep")
+    assert (model.sample_rate, model.frames_per_second) == (24000, 50)
+    assert (model.longest_chunk, model.longest_window) == (72, 84)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from omni.talker.bigvgan import Snake
 from omni.talker.config import BigVGANConfig, DiTConfig, EcapaConfig
-from omni.talker.vocoder import PreparedVoice, Vocoder
+from omni.talker.vocoder import FlowVocoder, PreparedVoice, VocoderState
 from omni.talker.voices import Voice
 
 SMALL = (
@@ -48,9 +49,9 @@ GEOMETRIES = {"small": SMALL, "deep": DEEP}
 
 
 @cache
-def vocoder(geometry: str) -> Vocoder:
+def vocoder(geometry: str) -> FlowVocoder:
     """The same for the whole process: leave it as it was."""
-    model = Vocoder(*GEOMETRIES[geometry]).eval().requires_grad_(False)
+    model = FlowVocoder(*GEOMETRIES[geometry]).eval().requires_grad_(False)
     fill(model)
     return model
 
@@ -72,6 +73,19 @@ def codes(geometry: str, num: int) -> list[int]:
     g = torch.Generator().manual_seed(num)
     listed: list[int] = torch.randint(GEOMETRIES[geometry][0].num_codes + 1, (num,), generator=g).tolist()
     return listed
+
+
+def push(model: FlowVocoder, state: VocoderState, codes: Sequence[int], *, ended: bool = False) -> None:
+    for frame in [*((code,) for code in codes), *[None] * ended]:
+        model.push(state, frame)
+
+
+def made(model: FlowVocoder, state: VocoderState) -> Tensor:
+    """The samples of all that is due."""
+    waves = [state.mel.new_empty(0)]
+    while model.due(state):
+        waves += model.make([state])
+    return torch.cat(waves)
 
 
 def noise(geometry: str, num_frames: int) -> Tensor:

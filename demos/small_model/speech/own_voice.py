@@ -23,7 +23,8 @@ from demos.small_model.speech.codec import code_ids
 from demos.small_model.speech.corpus import SAMPLE_RATE, VOICES, Utterance, load, shard_paths
 from demos.small_model.training import dit, vocoder
 from omni.talker.flow import Solver
-from omni.talker.vocoder import WHOLE, Vocoder
+from omni.talker.vocoder import FlowVocoder
+from omni.talker.voice import WHOLE
 from omni.talker.voices import Voice
 
 COUNT = 300
@@ -31,17 +32,19 @@ COUNT = 300
 
 
 @torch.no_grad()
-def spoken(net: Vocoder, voice: Voice, utterance: Utterance) -> Tensor:
+def spoken(net: FlowVocoder, voice: Voice, utterance: Utterance) -> Tensor:
     """What the model makes of an utterance's codes: samples `[S]` at 24 kHz."""
     state = net.start(net.prepare(voice, Solver()), chunks=WHOLE)
-    net.push(state, code_ids(utterance["clusters"], utterance["unit"]).tolist())
-    return net.finish(state)
+    for code in code_ids(utterance["clusters"], utterance["unit"]).tolist():
+        net.push(state, (code,))
+    net.push(state, None)
+    return net.make([state])[0]
 
 
 def main(share: float = 1.0) -> None:
     torch.set_num_threads(1)
     start = time.time()
-    net = Vocoder(dit.config(), vocoder.config())
+    net = FlowVocoder(dit.config(), vocoder.config())
     net.code2wav_dit_model.load_state_dict(load_file(dit.EXPORT))
     net.code2wav_bigvgan_model.load_state_dict(load_file(vocoder.EXPORT))
     made: list[voices.Utterance] = []

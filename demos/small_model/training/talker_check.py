@@ -19,23 +19,23 @@ from demos.small_model.speech.codec import CLUSTERS, COUNTER, PATH, Codec, clust
 from demos.small_model.speech.corpus import VOICES
 from demos.small_model.training.talker_data import Reader, Sample, prompt_ids
 from demos.small_model.training.trainer import DEVICE
-from omni.engine.options import VOICE_SAMPLING
-from omni.engine.runner import Lane
-from omni.engine.sampler import Sampler, Sampling
+from omni.engine.block_manager import CachedSequence
+from omni.engine.runner import ModelRunner
 from omni.evaluation.recogniser import edits
+from omni.kernels.sampling import Sampling
 from omni.models.decoder import STACKS, Decoder
-from omni.models.kv_store import CachedSequence
-from omni.talker.dual_track import Talker, TextEnd
+from omni.talker.dual_track import RELEASED, DualTrack
+from omni.talker.voices import Voice
 
 PATIENCE = 1.6
 """How many times the true length an utterance may take."""
 
 
-def runtime_talker(weights: dict[str, Tensor]) -> Talker:
+def runtime_talker(weights: dict[str, Tensor]) -> DualTrack:
     """omni's own, with published weights."""
     config = omni_config()
-    assert config.talker and config.talker_decoder
-    talker = Talker(config.talker, Decoder(config.talker_decoder)).eval().requires_grad_(False)
+    assert config.talker and config.talker_decoder and config.dit
+    talker = DualTrack(config.talker, Decoder(config.talker_decoder), config.dit.num_codes + 1).eval().requires_grad_(False)
     state = {}
     for name, w in weights.items():
         state[name.replace("model.embed_tokens", "embed_tokens").replace("model.", "decoder.")] = w
@@ -47,47 +47,35 @@ def runtime_talker(weights: dict[str, Tensor]) -> Talker:
 
 
 @torch.no_grad()
-def speak(talker: Talker, read: Reader, samples: Sequence[Sample], sampling: Sampling) -> list[tuple[list[int], bool]]:
+def speak(talker: DualTrack, read: Reader, samples: Sequence[Sample], sampling: Sampling) -> list[tuple[list[int], bool]]:
     """Codec ids of each sample's text without its codes, and whether they ended before PATIENCE did."""
     assert isinstance(talker.decoder, Decoder)
-    config, rng = talker.config, Random(0)
+    rng = Random(0)
     most = [int(PATIENCE * len(s.clusters)) for s in samples]
-    lane = Lane(talker.decoder, sum(most) + 400 * len(samples))
+    runner = ModelRunner(talker.decoder, sum(most) + 400 * len(samples))
     caches = [CachedSequence() for _ in samples]
     states, rows = [], []
-    for s in samples:
-        voice, *words = read.text([s], len(s.text) + 2)[0]
-        state = talker.start(TextEnd(read.table[read.end], read.table[read.pad]))
-        state.rows.extend(words[1:-1])
+    for i, s in enumerate(samples):
+        _, *words = read.text([s], len(s.text) + 2)[0]
+        state = talker.start(Voice("", s.voice, torch.empty(0), torch.empty(0)), read.table, sampling, seed=i)
+        state.thoughts.extend(words[:-1])
         state.text_ended = True
         states.append(state)
         heard = talker.thinker_to_talker_proj(read.prompt(prompt_ids(rng)))
-        rows.append(torch.cat((heard, talker.opening_rows(voice, words[0]))))
-    samplers = [
-        Sampler(
-            sampling, config.vocab_size, seed=i, device=torch.device("cpu"), suppress=(config.codec_start_id,), valid=8194,
-            seen=(config.codec_mask_id, config.codec_pad_id, config.codec_start_id), stops=config.stop_ids,
-        )
-        for i in range(len(samples))
-    ]  # fmt: skip
-    said: list[list[int]] = [[] for _ in samples]
+        rows.append(torch.cat((heard, *talker.step_rows([state]))))
     stopped = [False] * len(samples)
     going = list(range(len(samples)))
     while going:
         positions = [torch.arange(len(rows[i])).expand(3, -1) + caches[i].length for i in going]
-        hidden = lane.advance([caches[i] for i in going], [rows[i] for i in going], positions)
-        logits = talker.logits(torch.stack([h[-1] for h in hidden]))
-        for i, scores in zip(going, logits, strict=True):
-            code = samplers[i].pick(scores)
-            stopped[i] = int(code) in config.stop_ids
-            states[i].code = code
-            if not stopped[i]:
-                said[i].append(int(code))
-        going = [i for i in going if not stopped[i] and len(said[i]) < most[i]]
+        hidden = runner.advance([caches[i] for i in going], [rows[i] for i in going], positions)
+        frames = talker.pick([states[i] for i in going], torch.stack([h[-1] for h in hidden]))
+        for i, frame in zip(going, frames, strict=True):
+            stopped[i] = frame is None
+        going = [i for i in going if not stopped[i] and len(states[i].frames) < most[i]]
         if going:
             for i, row in zip(going, talker.step_rows([states[i] for i in going]), strict=True):
-                rows[i] = row[None]
-    return list(zip(said, stopped, strict=True))
+                rows[i] = row
+    return [([code for (code,) in state.frames], end) for state, end in zip(states, stopped, strict=True)]
 
 
 def visited(counters: Sequence[int]) -> list[int]:
@@ -113,7 +101,7 @@ def check(weights: dict[str, Tensor], net: TalkerNet, read_rows: Reader, samples
     kept = []
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        for name, sampling in (("greedy", Sampling()), ("drawn", VOICE_SAMPLING)):
+        for name, sampling in (("greedy", Sampling()), ("drawn", RELEASED)):
             wrong, units, lengths, stops, strangers = 0, 0, 0.0, 0, 0
             for s, (ids, stopped) in zip(samples, speak(talker, read_rows, samples, sampling), strict=True):
                 codes = torch.tensor([i for i in ids if 1 <= i <= CLUSTERS * COUNTER])
@@ -135,13 +123,13 @@ def check(weights: dict[str, Tensor], net: TalkerNet, read_rows: Reader, samples
 
 
 @torch.no_grad()
-def compare(talker: Talker, net: TalkerNet, read_rows: Reader, samples: Sequence[Sample]) -> tuple[float, float]:
+def compare(talker: DualTrack, net: TalkerNet, read_rows: Reader, samples: Sequence[Sample]) -> tuple[float, float]:
     """Largest difference between omni's logits and those trained, and the share of rows with an unused id in the top 40."""
     assert isinstance(talker.decoder, Decoder)
     config = talker.config
     batch = read_rows.batch(samples, prompt_ids(Random(1)), faults=False)
     hidden = net(batch.to(DEVICE))[0]
-    lane = Lane(talker.decoder, 4096)
+    runner = ModelRunner(talker.decoder, 4096)
     difference, strange, total = 0.0, 0, 0
     for i, s in enumerate(samples):
         n = len(s.clusters)
@@ -150,7 +138,7 @@ def compare(talker: Talker, net: TalkerNet, read_rows: Reader, samples: Sequence
         rows = torch.cat((batch.prompt, batch.text[i, : n + 2] + talker.embed_tokens(ids)))
         positions = torch.arange(len(rows)).expand(3, -1)
         logits = talker.logits(
-            lane.advance([CachedSequence()], [talker.thinker_to_talker_proj(rows)], [positions])[0][len(batch.prompt) :]
+            runner.advance([CachedSequence()], [talker.thinker_to_talker_proj(rows)], [positions])[0][len(batch.prompt) :]
         )
         clusters, counters = (SHARPER * F.linear(hidden[i, : n + 2], w).cpu() for w in (net.cluster_out, net.counter_out))
         joint = (clusters[:, :CLUSTERS, None] + counters[:, None, :COUNTER]).flatten(1)

@@ -1,6 +1,6 @@
 """An engine without a model: sessions, a policy and a table of prices, on a clock of their own.
 
-`python -m tests.omni.simulator` prints what both policies make of a few loads.
+`python -m tests.omni.engine.simulator` prints what both policies make of a few loads.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from omni.engine.scheduler import Costs, Kind, Policy, Record, first_come_first_served, first_sound_first
+from omni.engine.scheduler import Costs, Kind, Pace, Policy, Record, first_come_first_served, first_sound_first
 
 CODES_PER_BLOCK = 12
 SECONDS_PER_CODE = 0.02
@@ -22,6 +22,7 @@ OPENING_ROWS = 2
 """What the talker reads between the prompt and the first code."""
 READING_PACE = 0.1
 """Seconds for which a token occupies its reader."""
+PACE = Pace(per_second=50, chunk=6 * CODES_PER_BLOCK, window=7 * CODES_PER_BLOCK)
 GAP = 0.1
 """Seconds of silence that break an answer's continuity."""
 
@@ -38,20 +39,20 @@ Table = Mapping[Kind, Price]
 
 CPU_SMALL: Table = {
     Kind.ENCODE: Price(10e-3, 0, 0.1e-3),
-    Kind.READ: Price(4e-3, 0, 0.05e-3),
-    Kind.THINK: Price(3e-3, 0.3e-3, 0),
-    Kind.HEAR: Price(4e-3, 0, 0.05e-3),
-    Kind.TALK: Price(4e-3, 0.6e-3, 0),
-    Kind.VOICE: Price(40e-3, 0, 1.2e-3),
+    Kind.PREFILL: Price(4e-3, 0, 0.05e-3),
+    Kind.DECODE: Price(3e-3, 0.3e-3, 0),
+    Kind.TALKER_PREFILL: Price(4e-3, 0, 0.05e-3),
+    Kind.TALKER_DECODE: Price(4e-3, 0.6e-3, 0),
+    Kind.VOCODE: Price(40e-3, 0, 1.2e-3),
 }
 """About what the bundled model takes on two cores."""
 GPU_7B: Table = {
     Kind.ENCODE: Price(2e-3, 0, 8e-6),
-    Kind.READ: Price(4e-3, 0, 18e-6),
-    Kind.THINK: Price(4.1e-3, 35e-6, 0),
-    Kind.HEAR: Price(1e-3, 0, 4e-6),
-    Kind.TALK: Price(0.9e-3, 15e-6, 0),
-    Kind.VOICE: Price(10e-3, 0, 70e-6),
+    Kind.PREFILL: Price(4e-3, 0, 18e-6),
+    Kind.DECODE: Price(4.1e-3, 35e-6, 0),
+    Kind.TALKER_PREFILL: Price(1e-3, 0, 4e-6),
+    Kind.TALKER_DECODE: Price(0.9e-3, 15e-6, 0),
+    Kind.VOCODE: Price(10e-3, 0, 70e-6),
 }
 """A guess at the 7B model on an H100, from rooflines: none of it was measured."""
 
@@ -131,18 +132,18 @@ class Answer:
         if self.media:
             return {Kind.ENCODE: self.media}
         if self.prompt:
-            return {Kind.READ: self.prompt}
+            return {Kind.PREFILL: self.prompt}
         ready, words_ended = {}, self.num_words == self.turn.num_words
         if not words_ended:
-            ready[Kind.THINK] = 1
+            ready[Kind.DECODE] = 1
         if self.is_spoken and self.num_words:
             if self.hear:
-                ready[Kind.HEAR] = self.hear
+                ready[Kind.TALKER_PREFILL] = self.hear
             elif self.num_codes < self.turn.num_codes and (words_ended or self.num_words > self.num_codes):
-                ready[Kind.TALK] = 1
+                ready[Kind.TALKER_DECODE] = 1
             if stop := self._chunk_stop():
                 first = max(0, self.num_blocks - 2) * CODES_PER_BLOCK
-                ready[Kind.VOICE] = min((stop + 1) * CODES_PER_BLOCK, self.num_codes) - first
+                ready[Kind.VOCODE] = min((stop + 1) * CODES_PER_BLOCK, self.num_codes) - first
         return ready
 
     def _chunk_stop(self) -> int:
@@ -160,19 +161,19 @@ class Answer:
         match kind:
             case Kind.ENCODE:
                 self.media -= rows
-            case Kind.READ:
+            case Kind.PREFILL:
                 self.prompt -= rows
-            case Kind.THINK:
+            case Kind.DECODE:
                 self.num_words += rows
                 self.first_word = self.first_word or now
                 if not self.is_spoken:
                     self._deliver(READING_PACE * rows, now)
-            case Kind.HEAR:
+            case Kind.TALKER_PREFILL:
                 self.hear -= rows
                 self.num_codes = int(not self.hear)
-            case Kind.TALK:
+            case Kind.TALKER_DECODE:
                 self.num_codes += rows
-            case Kind.VOICE:
+            case Kind.VOCODE:
                 self.num_blocks, self.num_chunks = self._chunk_stop(), self.num_chunks + 1
                 sound = min(self.num_blocks * CODES_PER_BLOCK, self.num_codes) * SECONDS_PER_CODE
                 sound -= 0 if self.ended else HELD_BACK
@@ -279,7 +280,7 @@ def simulate(sessions: Sequence[Session], table: Table, policy: Policy, *, jitte
             answers.append(Answer(len(answers), sessions[session].turns[turn], asked))
             turns.append((session, turn))
             records[answers[-1].key] = answers[-1].record()
-        work = policy(list(records.values()), now, costs)
+        work = policy(list(records.values()), now, costs, PACE)
         if work is None:
             assert not records, "something could be done and nothing is"
             now = asks[0][0]

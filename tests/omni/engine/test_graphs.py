@@ -10,13 +10,14 @@ from torch import Tensor
 
 from omni import Omni
 from omni.engine import graphs
-from omni.engine.graphs import AT_ONCE, BATCHES, MOST, WIDTHS, Steps
-from omni.engine.runner import HOST, Lane
+from omni.engine.block_manager import CachedSequence
+from omni.engine.graphs import AT_ONCE, BATCHES, MOST, WIDTHS, RecordedRunner, fits
+from omni.engine.runner import ModelRunner
+from omni.engine.step import FIELDS, LocalRunner, Step
 from omni.kernels import BlockTable, attend_paged
 from omni.kernels.replay import Replays
 from omni.models import decoder
 from omni.models.decoder import Decoder
-from omni.models.kv_store import CachedSequence
 from tests.kernels.recording import stand_in
 from tests.oracle.tiny import GEOMETRIES, tiny
 
@@ -38,30 +39,30 @@ def _as_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(graphs, "AT_ONCE", ((1, 8), (2, 8)))
 
 
-def grown(net: Decoder, cache_tokens: int, device: torch.device = HOST) -> Lane:
-    """A lane whose memory moves no more, as on a GPU."""
-    lane = Lane(net, cache_tokens, graphs=False)
-    lane.pool._grow(lane.pool.max_pages)
-    for x in (lane.pool.keys, lane.pool.values):
+def grown(net: Decoder, cache_tokens: int) -> ModelRunner:
+    """A runner whose memory moves no more, as on a GPU."""
+    runner = ModelRunner(net, cache_tokens, graphs=False)
+    runner.cache.take_all()
+    for x in (runner.cache.store.keys, runner.cache.store.values):
         x.normal_()  # what others left there
-    return lane
+    return runner
 
 
-def advance(lane: Lane, lens: list[int], steps: list[list[int]]) -> list[Tensor]:
+def advance(runner: ModelRunner, lens: list[int], steps: list[list[int]]) -> list[Tensor]:
     """Hidden rows of prompts of these lengths, then of steps of one row of the sequences that are named."""
     draw = torch.Generator().manual_seed(1)
-    width, device = lane.decoder.config.hidden_size, lane.device
+    width, device = runner.decoder.config.hidden_size, runner.device
 
     def rows(count: int) -> Tensor:
-        return torch.randn(count, width, generator=draw).to(device, lane.decoder.norm.weight.dtype)
+        return torch.randn(count, width, generator=draw).to(device, runner.decoder.norm.weight.dtype)
 
     held = [CachedSequence() for _ in lens]
     at = [torch.stack((torch.arange(n) * 3, torch.arange(n), torch.arange(n) // 2)) for n in lens]
-    out = lane.advance(held, [rows(n) for n in lens], at)
+    out = runner.advance(held, [rows(n) for n in lens], at)
     top = [3 * n for n in lens]
     for named in steps:
         new = [torch.tensor([[top[i]], [top[i] + 1], [top[i] + 2]]) for i in named]
-        out += lane.advance([held[i] for i in named], [rows(1) for _ in named], new)
+        out += runner.advance([held[i] for i in named], [rows(1) for _ in named], new)
         for i in named:
             top[i] += 1
     return out
@@ -78,7 +79,7 @@ def test_recorded_steps_equal_others(geometry: str) -> None:
     # the second crosses into another page, the third needs a wider record, the fourth soon does
     lens = [5, 62, 600, 511, 1]
     want = advance(grown(net, 4096), lens, STEPS)
-    lane = grown(net, 4096)
+    runner = grown(net, 4096)
     sizes = []
 
     def record(run: Any) -> Any:
@@ -86,8 +87,8 @@ def test_recorded_steps_equal_others(geometry: str) -> None:
         sizes.append(len(out[0]))
         return replay, out
 
-    lane.steps = Steps(net, lane.pool, Replays(record, MOST))
-    got = advance(lane, lens, STEPS)
+    runner.run = RecordedRunner(net, runner.cache.store, Replays(record, MOST))
+    got = advance(runner, lens, STEPS)
     assert sizes == [1, 2, 4, 2, 8], "two while loading, then wider ones"
     for a, b in zip(want, got, strict=True):
         torch.testing.assert_close(b, a, atol=2e-5, rtol=0)
@@ -96,22 +97,36 @@ def test_recorded_steps_equal_others(geometry: str) -> None:
 @torch.inference_mode()
 def test_results_stay_when_the_next_step_runs() -> None:
     net = Omni.load(dtype="float32", speech=False, progress=False).model.thinker.decoder
-    lane = grown(net, 1024)
-    lane.steps = Steps(net, lane.pool, Replays(stand_in, MOST))
+    runner = grown(net, 1024)
+    runner.run = RecordedRunner(net, runner.cache.store, Replays(stand_in, MOST))
     held, rows, at = CachedSequence(), torch.randn(2, 1, net.config.hidden_size), torch.zeros(3, 1, dtype=torch.int64)
-    (first,) = lane.advance([held], [rows[0]], [at])
+    (first,) = runner.advance([held], [rows[0]], [at])
     before = first.clone()
-    (second,) = lane.advance([held], [rows[1]], [at + 1])
+    (second,) = runner.advance([held], [rows[1]], [at + 1])
     assert torch.equal(first, before)
     assert not torch.equal(first, second)
 
 
 def test_what_is_too_much_for_a_record() -> None:
-    few, wide = [CachedSequence()] * BATCHES[-1], [CachedSequence([0] * WIDTHS[-1], 1)]
-    assert Steps.fit(few)
-    assert not Steps.fit([*few, CachedSequence()])
-    assert not Steps.fit(wide)
+    def step(batch: int, width: int) -> Step:
+        return Step(torch.zeros(batch, 4), torch.zeros(batch, FIELDS + width, dtype=torch.int64))
+
+    assert fits(step(BATCHES[-1], WIDTHS[-1]))
+    assert not fits(step(BATCHES[-1] + 1, 1))
+    assert not fits(step(1, WIDTHS[-1] + 1))
     assert all(batch in BATCHES and width in WIDTHS for batch, width in AT_ONCE)
+
+
+@torch.inference_mode()
+def test_what_is_too_much_for_a_record_is_launched(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = Omni.load(dtype="float32", speech=False, progress=False).model.thinker.decoder
+    assert isinstance(net, Decoder)
+    want = advance(grown(net, 1024), [5, 70, 1], STEPS[:4])
+    monkeypatch.setattr(graphs, "BATCHES", (1, 2))
+    runner = grown(net, 1024)
+    runner.run = RecordedRunner(net, runner.cache.store, Replays(stand_in, MOST))
+    for a, b in zip(want, advance(runner, [5, 70, 1], STEPS[:4]), strict=True):
+        torch.testing.assert_close(b, a, atol=2e-5, rtol=0)
 
 
 @pytest.mark.gpu
@@ -120,12 +135,12 @@ def test_what_is_too_much_for_a_record() -> None:
 @torch.inference_mode()
 def test_graphs_on_a_gpu(part: str, dtype: str) -> None:
     net: Any = getattr(Omni.load(device="cuda", dtype=dtype, graphs=False, progress=False).model, part).decoder
-    plain, lane = (Lane(net, 4096, graphs=on) for on in (False, True))
-    assert plain.steps is None
-    assert lane.steps is not None
+    plain, runner = (ModelRunner(net, 4096, graphs=on) for on in (False, True))
+    assert isinstance(plain.run, LocalRunner)
+    assert isinstance(runner.run, RecordedRunner)
     lens = [5, 62, 600, 511, 1]
     tolerance = 2e-5 if dtype == "float32" else 0.05
-    for a, b in zip(advance(plain, lens, STEPS), advance(lane, lens, STEPS), strict=True):
+    for a, b in zip(advance(plain, lens, STEPS), advance(runner, lens, STEPS), strict=True):
         assert float((a - b).float().norm() / a.float().norm()) < tolerance
 
 

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from omni.bench.launches import Tally, counted
+from omni.engine.block_manager import CachedSequence
+from omni.engine.kv_cache import KVCache
 from omni.families import config_in, family_in, read_config
 from omni.families.qwen2_5_omni import build
 from omni.kernels import rms_norm
 from omni.kernels.dispatch import folder_of
 from omni.models.decoder import Decoder
-from omni.models.kv_store import CachedSequence, PagePool
 from omni.models.model import OmniModel
 from omni.talker.flow import PUBLISHED
 
@@ -60,13 +61,13 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def step(decoder: nn.Module, num_rows: int) -> Callable[[Tensor], Tensor]:
     """Gives each of `num_rows` sequences its row number CONTEXT."""
     assert isinstance(decoder, Decoder)
-    pool = PagePool(decoder.config, max_pages=num_rows * CONTEXT // 64, dtype=BF16, device=META)
+    cache = KVCache(decoder.config, max_blocks=num_rows * CONTEXT // 64, dtype=BF16, device=META)
     sequences = [CachedSequence() for _ in range(num_rows)]
     for sequence in sequences:
-        pool.reserve(sequence, CONTEXT)
+        cache.reserve(sequence, CONTEXT)
         sequence.length = CONTEXT - 1
-    table, positions = pool.table(sequences, [1] * num_rows), meta(3, num_rows, dtype=torch.int64)
-    return lambda rows: decoder(rows, positions, pool, table)
+    table, positions = cache.table(sequences, [1] * num_rows), meta(3, num_rows, dtype=torch.int64)
+    return lambda rows: decoder(rows, positions, cache.store, table)
 
 
 def bytes_of(*parts: nn.Module) -> int:

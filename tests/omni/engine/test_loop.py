@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from omni import Done, Omni, Options, Reply, Sampling
-from omni.engine import loop
+from omni.engine import loop, speak, worker
 from omni.engine.outbox import Outbox
 from omni.engine.request import Request
 from omni.errors import CapacityError, EngineError
@@ -45,11 +45,10 @@ def _nothing_is_left(omni: Omni) -> Iterator[None]:
 
 def assert_idle(omni: Omni) -> None:
     engine = omni.engine
-    assert engine.speak
     engine.call(lambda: None)
-    for stage in (engine.think, engine.speak):
-        pool = stage.lane.pool
-        assert pool.num_free == pool.max_pages
+    for stage in engine.stages:
+        blocks = stage.runner.cache.blocks
+        assert blocks.num_free == blocks.max_blocks
     assert (len(engine._live), len(engine._waiting), engine._num_open) == (0, 0, 0)
 
 
@@ -79,8 +78,8 @@ def replies(events: Sequence[tuple[int, Event | Failed]], requests: Sequence[Req
 
 def forget(omni: Omni) -> None:
     """Nothing is left of what was read and looked at."""
-    omni.engine.call(omni.engine.think.lane.pool.forget)
-    omni.engine.think.features.forget()
+    omni.engine.call(omni.runtime.think.runner.cache.blocks.forget)
+    omni.runtime.think.features.forget()
 
 
 def alone(omni: Omni, i: int) -> Reply:
@@ -175,18 +174,18 @@ def test_a_call_is_written_and_not_spoken(omni: Omni) -> None:
 
 
 def test_what_two_prompts_share_is_read_once(omni: Omni, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert omni.engine.speak
+    assert omni.runtime.speak
     system: Message = {"role": "system", "content": "You are a guide who has much to tell. " * 6}
-    lanes = {"think": omni.engine.think.lane, "speak": omni.engine.speak.lane}
-    read: dict[str, list[int]] = {name: [] for name in lanes}
-    for name, lane in lanes.items():
-        advance = lane.advance
+    runners = {"think": omni.runtime.think.runner, "speak": omni.runtime.speak.runner}
+    read: dict[str, list[int]] = {name: [] for name in runners}
+    for name, runner in runners.items():
+        advance = runner.advance
 
         def noted(sequences: Any, rows: Any, positions: Any, name: str = name, advance: Any = advance) -> Any:
             read[name] += [len(r) for r in rows]
             return advance(sequences, rows, positions)
 
-        monkeypatch.setattr(lane, "advance", noted)
+        monkeypatch.setattr(runner, "advance", noted)
     options: dict[str, Any] = {"max_tokens": 3, "voice": "Ethan", "max_audio_seconds": 0.1, "seed": 1}
     expected = omni.generate([system, {"role": "user", "content": "Who are you?"}], **options)
     first = {name: max(rows) for name, rows in read.items()}
@@ -201,7 +200,7 @@ def test_what_two_prompts_share_is_read_once(omni: Omni, monkeypatch: pytest.Mon
 
 
 def test_a_picture_is_looked_at_once(omni: Omni, monkeypatch: pytest.MonkeyPatch) -> None:
-    omni.engine.think.features.forget()
+    omni.runtime.think.features.forget()
     seen, encode = list[int](), omni.model.thinker.visual.encode
 
     def noted(pictures: Any) -> Any:
@@ -224,7 +223,7 @@ def test_who_does_not_fit_beside_others_waits() -> None:
 
 
 def test_who_outgrows_the_cache_makes_room_and_comes_back() -> None:
-    """Two answers that do not fit together to their ends: one is set aside, and both are as if they were alone."""
+    """Two answers that do not fit together to their ends: one is preempted, and both are as if they were alone."""
     small = Omni.load(tiny("7b-like"), dtype="float32", cache_tokens=384, progress=False)
     options = Options(max_tokens=150, seed=3, temperature=0.7)
 
@@ -233,17 +232,17 @@ def test_who_outgrows_the_cache_makes_room_and_comes_back() -> None:
 
     expected = replies(list(small.engine.run([ask()])), [ask()])[0]
     assert 2 * (expected.usage.prompt_tokens + 150) > 384
-    aside, set_aside = list[int](), small.engine._room._set_aside
+    preempted, preempt = list[int](), small.engine._admission.preempt
 
     def noted(request: Request) -> None:
-        aside.append(request.key)
-        set_aside(request)
+        preempted.append(request.key)
+        preempt(request)
 
-    small.engine._room._set_aside = noted  # type: ignore[method-assign]  # a stand-in
+    small.engine._admission.preempt = noted  # type: ignore[method-assign]  # a stand-in
     pair = [ask(), ask()]
     for reply in replies(list(small.engine.run(pair)), pair).values():
         assert_same(reply, expected)
-    assert aside
+    assert preempted
     assert_idle(small)
 
 
@@ -268,7 +267,8 @@ def test_a_reader_who_does_not_read_holds_nobody_up(omni: Omni) -> None:
 
 
 FAULTS = [
-    ("think", "see"), ("think", "read"), ("think", "find"), ("speak", "read"), ("speak", "step"), ("speak", "voice"),
+    ("think", "encode_next"), ("think", "prefill"), ("think", "decode"),
+    ("speak", "prefill"), ("speak", "decode"), ("speak", "vocode"),
 ]  # fmt: skip
 
 
@@ -276,14 +276,14 @@ FAULTS = [
 def test_a_crash_ends_only_the_requests_of_its_step(
     omni: Omni, monkeypatch: pytest.MonkeyPatch, stage: str, method: str
 ) -> None:
-    monkeypatch.setattr(loop, "OPENING_CHUNK", 16)  # so that the talker hears a part of every prompt
+    monkeypatch.setattr(speak, "OPENING_CHUNK", 16)  # so that the talker hears a part of every prompt
     beside = omni.stream(HELLO, max_tokens=200, max_audio_seconds=0.3, voice="Ethan", seed=1)
     next(beside)
     (request,) = omni.engine._live.values()
     while not request.outbox.full:  # its reader has it stand still, and out of the step that breaks
         time.sleep(0.01)
     expected = alone(omni, 7)
-    place = getattr(omni.engine, stage)
+    place = getattr(omni.runtime, stage)
     with monkeypatch.context() as patch:
 
         def crash(*_: object) -> None:
@@ -351,7 +351,7 @@ def resident_bytes() -> int:
 
 
 def test_the_thread_ends_when_nothing_is_left_to_do(omni: Omni, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "LINGER", 0.05)
+    monkeypatch.setattr(worker, "LINGER", 0.05)
     omni.generate(HELLO, max_tokens=1)
     thread = omni.engine._thread
     if thread:

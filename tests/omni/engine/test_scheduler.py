@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from omni.engine.scheduler import (
     CHUNK,
-    LONGEST_CHUNK,
     MAX_REQUESTS,
     MIN_CHUNK,
     SLICE,
@@ -27,9 +26,9 @@ from omni.engine.scheduler import (
     first_come_first_served,
     first_sound_first,
 )
-from tests.omni.engine.simulator import CPU_SMALL, GPU_7B, Answer, Price, Session, Table, Turn, calls, simulate
+from tests.omni.engine.simulator import CPU_SMALL, GPU_7B, PACE, Answer, Price, Session, Table, Turn, calls, simulate
 
-ENCODE, READ, THINK, HEAR, TALK, VOICE = Kind
+ENCODE, PREFILL, DECODE, TALKER_PREFILL, TALKER_DECODE, VOCODE = Kind
 NOW = 100.0
 POLICIES = pytest.mark.parametrize("policy", [first_sound_first, first_come_first_served])
 TABLES = pytest.mark.parametrize("table", [CPU_SMALL, GPU_7B], ids=["cpu", "gpu"])
@@ -50,7 +49,7 @@ def learnt(table: Table, *, jitter: float = 0.0, seed: int = 0) -> Costs:
     for _ in range(1000):
         for kind in Kind:
             num_requests = rng.randint(1, 16)
-            rows = num_requests * {THINK: 1, TALK: 1, VOICE: rng.randint(36, 84)}.get(kind, rng.randint(10, 500))
+            rows = num_requests * {DECODE: 1, TALKER_DECODE: 1, VOCODE: rng.randint(36, 84)}.get(kind, rng.randint(10, 500))
             seconds = price(table, kind, num_requests, rows) * math.exp(rng.gauss(0, jitter))
             costs.saw(kind, num_requests, rows, seconds)
     return costs
@@ -70,7 +69,7 @@ def hears(key: int, ready: Mapping[Kind, int], *, left: float) -> Record:
 
 
 def first_sound(*records: Record, costs: Costs = ON_CPU) -> Work | None:
-    return first_sound_first(records, NOW, costs)
+    return first_sound_first(records, NOW, costs, PACE)
 
 
 # what is done, and by whom
@@ -78,8 +77,8 @@ def first_sound(*records: Record, costs: Costs = ON_CPU) -> Work | None:
 
 @POLICIES
 def test_nothing_ready_is_nothing_done(policy: Policy) -> None:
-    assert policy([], NOW, Costs()) is None
-    assert policy([waits(1, {}), hears(2, {}, left=-1)], NOW, Costs()) is None
+    assert policy([], NOW, Costs(), PACE) is None
+    assert policy([waits(1, {}), hears(2, {}, left=-1)], NOW, Costs(), PACE) is None
 
 
 @pytest.mark.parametrize("kind", Kind)
@@ -87,175 +86,177 @@ def test_nothing_ready_is_nothing_done(policy: Policy) -> None:
 def test_one_request_is_served_whatever_it_is_ready_for(policy: Policy, kind: Kind) -> None:
     ready = {kind: 1}
     for record in (waits(7, ready), waits(7, ready, since=60), hears(7, ready, left=5), hears(7, ready, left=-5)):
-        assert policy([record], NOW, Costs()) == Work(kind, ((7, 1),))
+        assert policy([record], NOW, Costs(), PACE) == Work(kind, ((7, 1),))
 
 
 @POLICIES
 def test_the_last_kind_of_work_goes_first(policy: Policy) -> None:
-    assert policy([waits(1, {THINK: 1, TALK: 2})], NOW, Costs()) == Work(TALK, ((1, 2),))
-    assert policy([waits(1, {THINK: 1, TALK: 1, VOICE: 36})], NOW, Costs()) == Work(VOICE, ((1, 36),))
+    assert policy([waits(1, {DECODE: 1, TALKER_DECODE: 2})], NOW, Costs(), PACE) == Work(TALKER_DECODE, ((1, 2),))
+    assert policy([waits(1, {DECODE: 1, TALKER_DECODE: 1, VOCODE: 36})], NOW, Costs(), PACE) == Work(VOCODE, ((1, 36),))
 
 
 def test_speech_and_text_only_think_together() -> None:
-    text, speech = waits(1, {THINK: 1}), hears(2, {THINK: 1}, left=30)
-    assert first_sound(text, speech) == Work(THINK, ((1, 1), (2, 1)))
+    text, speech = waits(1, {DECODE: 1}), hears(2, {DECODE: 1}, left=30)
+    assert first_sound(text, speech) == Work(DECODE, ((1, 1), (2, 1)))
 
 
 def test_a_text_that_is_read_in_time_waits_for_a_first_sound() -> None:
-    reader, talker = hears(1, {THINK: 1}, left=20), waits(2, {TALK: 1})
-    assert first_sound(reader, talker) == Work(TALK, ((2, 1),))
+    reader, talker = hears(1, {DECODE: 1}, left=20), waits(2, {TALKER_DECODE: 1})
+    assert first_sound(reader, talker) == Work(TALKER_DECODE, ((2, 1),))
 
 
 def test_a_listener_about_to_run_out_goes_before_a_first_sound() -> None:
-    waiting = waits(1, {VOICE: 36})
-    assert first_sound(waiting, hears(2, {VOICE: 84}, left=0.2)) == Work(VOICE, ((2, 84),))
-    assert first_sound(waiting, hears(2, {VOICE: 84}, left=9)) == Work(VOICE, ((1, 36),))
+    waiting = waits(1, {VOCODE: 36})
+    assert first_sound(waiting, hears(2, {VOCODE: 84}, left=0.2)) == Work(VOCODE, ((2, 84),))
+    assert first_sound(waiting, hears(2, {VOCODE: 84}, left=9)) == Work(VOCODE, ((1, 36),))
 
 
 def test_codes_that_are_missing_are_reckoned_with() -> None:
     """Half a second is plenty where the next chunk only has to be voiced, and too little where it is still to be thought."""
-    prompt = waits(1, {READ: 200})
-    voiced, thought = hears(2, {VOICE: 84}, left=0.5), hears(2, {THINK: 1}, left=0.5)
-    assert first_sound(prompt, voiced) == Work(READ, ((1, 200),))
-    assert first_sound(prompt, thought) == Work(THINK, ((2, 1),))
-    chunk = LONGEST_CHUNK * (ON_CPU.predict(THINK, 1, 1) + ON_CPU.predict(TALK, 1, 1)) + ON_CPU.predict(VOICE, 1, 84)
-    for left, kind in ((chunk, THINK), (chunk + 0.2, READ)):
-        work = first_sound(prompt, hears(2, {THINK: 1}, left=left))
+    prompt = waits(1, {PREFILL: 200})
+    voiced, thought = hears(2, {VOCODE: 84}, left=0.5), hears(2, {DECODE: 1}, left=0.5)
+    assert first_sound(prompt, voiced) == Work(PREFILL, ((1, 200),))
+    assert first_sound(prompt, thought) == Work(DECODE, ((2, 1),))
+    chunk = PACE.chunk * (ON_CPU.predict(DECODE, 1, 1) + ON_CPU.predict(TALKER_DECODE, 1, 1)) + ON_CPU.predict(VOCODE, 1, 84)
+    for left, kind in ((chunk, DECODE), (chunk + 0.2, PREFILL)):
+        work = first_sound(prompt, hears(2, {DECODE: 1}, left=left))
         assert work and work.kind is kind
 
 
 def test_listeners_share_the_time_until_they_run_out() -> None:
     """Each of ten has time enough for its own next chunk, the last of them not after the nine before."""
-    prompt = waits(99, {READ: 100})
-    assert first_sound(prompt, *(hears(k, {VOICE: 84}, left=1) for k in range(3))) == Work(READ, ((99, 100),))
-    work = first_sound(prompt, *(hears(k, {VOICE: 84}, left=1) for k in range(10)))
-    assert work == Work(VOICE, ((0, 84),))
+    prompt = waits(99, {PREFILL: 100})
+    assert first_sound(prompt, *(hears(k, {VOCODE: 84}, left=1) for k in range(3))) == Work(PREFILL, ((99, 100),))
+    work = first_sound(prompt, *(hears(k, {VOCODE: 84}, left=1) for k in range(10)))
+    assert work == Work(VOCODE, ((0, 84),))
 
 
 def test_the_earliest_due_goes_first() -> None:
-    records = [hears(1, {VOICE: 84}, left=4), hears(2, {VOICE: 84}, left=-1), hears(3, {VOICE: 84}, left=2)]
-    assert first_sound(*records) == Work(VOICE, ((2, 84),))
+    records = [hears(1, {VOCODE: 84}, left=4), hears(2, {VOCODE: 84}, left=-1), hears(3, {VOCODE: 84}, left=2)]
+    assert first_sound(*records) == Work(VOCODE, ((2, 84),))
 
 
 def test_a_long_prompt_is_cut_beside_a_listener() -> None:
-    long = waits(1, {READ: 20000}, since=30)
-    assert first_sound(long) == Work(READ, ((1, CHUNK),))
+    long = waits(1, {PREFILL: 20000}, since=30)
+    assert first_sound(long) == Work(PREFILL, ((1, CHUNK),))
     rows = []
     for left in (0.2, 0.22, 0.26, 0.3, 0.4, 5):
-        listener = hears(2, {VOICE: 72}, left=left)
+        listener = hears(2, {VOCODE: 72}, left=left)
         work = first_sound(long, listener)
         assert work
-        if work.kind is READ:
+        if work.kind is PREFILL:
             ((_, taken),) = work.parts
-            end = left - ON_CPU.predict(READ, 1, taken)
-            assert taken == MIN_CHUNK or end > ON_CPU.predict(VOICE, 1, 72)
+            end = left - ON_CPU.predict(PREFILL, 1, taken)
+            assert taken == MIN_CHUNK or end > ON_CPU.predict(VOCODE, 1, 72)
             rows.append(taken)
     assert rows == sorted(rows)
     assert MIN_CHUNK <= rows[0] < CHUNK == rows[-1]
 
 
 def test_prompts_share_the_rows_of_a_step() -> None:
-    records = [waits(1, {READ: 1500}, since=9), waits(2, {READ: 100}, since=9), waits(3, {READ: 900}, since=9)]
+    records = [waits(1, {PREFILL: 1500}, since=9), waits(2, {PREFILL: 100}, since=9), waits(3, {PREFILL: 900}, since=9)]
     work = first_sound(*records)
     assert work
-    assert (work.kind, sum(rows for _, rows in work.parts)) == (READ, CHUNK)
+    assert (work.kind, sum(rows for _, rows in work.parts)) == (PREFILL, CHUNK)
     assert work.parts[0] == (2, 100), "the shortest of those who came together"
 
 
 def test_a_prompt_waits_for_as_long_as_it_takes() -> None:
     """Once read, it joins the steps of answers that have begun; until then it must not hold them up for long."""
-    begun, seconds = waits(1, {TALK: 1}, since=3), ON_CPU.predict(READ, 1, 4000)
-    assert first_sound(begun, waits(2, {READ: 4000}, since=seconds - 0.01)) == Work(TALK, ((1, 1),))
-    assert first_sound(begun, waits(2, {READ: 4000}, since=seconds + 0.01)) == Work(READ, ((2, CHUNK),))
+    begun, seconds = waits(1, {TALKER_DECODE: 1}, since=3), ON_CPU.predict(PREFILL, 1, 4000)
+    assert first_sound(begun, waits(2, {PREFILL: 4000}, since=seconds - 0.01)) == Work(TALKER_DECODE, ((1, 1),))
+    assert first_sound(begun, waits(2, {PREFILL: 4000}, since=seconds + 0.01)) == Work(PREFILL, ((2, CHUNK),))
 
 
 def test_a_short_prompt_overtakes_a_long_one() -> None:
-    long, short = waits(1, {READ: 20000}, since=0.5), waits(2, {READ: 50}, since=0.0)
+    long, short = waits(1, {PREFILL: 20000}, since=0.5), waits(2, {PREFILL: 50}, since=0.0)
     work = first_sound(long, short)
     assert work and work.parts[0] == (2, 50)
 
 
 def test_a_first_sound_waits_until_there_is_time_for_the_second() -> None:
-    opening = {THINK: 1, TALK: 1, VOICE: 36}
-    beside = [hears(2, {VOICE: 84}, left=0.4)]
-    assert first_sound(waits(1, opening)) == Work(VOICE, ((1, 36),))
-    assert first_sound(waits(1, opening), *beside) == Work(VOICE, ((2, 84),))
-    answers, prompt = waits(3, {THINK: 1}, since=0.0), waits(4, {READ: 60}, since=0.05)
-    assert first_sound(waits(1, opening), prompt, *beside) == Work(READ, ((4, 60),))
+    opening = {DECODE: 1, TALKER_DECODE: 1, VOCODE: 36}
+    beside = [hears(2, {VOCODE: 84}, left=0.4)]
+    assert first_sound(waits(1, opening)) == Work(VOCODE, ((1, 36),))
+    assert first_sound(waits(1, opening), *beside) == Work(VOCODE, ((2, 84),))
+    answers, prompt = waits(3, {DECODE: 1}, since=0.0), waits(4, {PREFILL: 60}, since=0.05)
+    assert first_sound(waits(1, opening), prompt, *beside) == Work(PREFILL, ((4, 60),))
     work = first_sound(waits(1, opening), answers, *beside)
-    assert work == Work(THINK, ((3, 1), (1, 1)))
+    assert work == Work(DECODE, ((3, 1), (1, 1)))
 
 
 def test_who_has_waited_for_a_first_sound_is_not_overtaken() -> None:
-    old, prompt, listener = waits(1, {VOICE: 36}, since=5), waits(2, {READ: 60}), hears(3, {VOICE: 84}, left=0.4)
-    assert first_sound(old, prompt, listener) == Work(VOICE, ((3, 84),))
+    old, prompt, listener = waits(1, {VOCODE: 36}, since=5), waits(2, {PREFILL: 60}), hears(3, {VOCODE: 84}, left=0.4)
+    assert first_sound(old, prompt, listener) == Work(VOCODE, ((3, 84),))
 
 
 def test_a_medium_waits_for_time_to_encode_it_whole() -> None:
-    listener = hears(2, {VOICE: 84}, left=0.6)
+    listener = hears(2, {VOCODE: 84}, left=0.6)
     big, small = {ENCODE: 20000}, {ENCODE: 100}
     assert first_sound(waits(1, small, since=1), listener) == Work(ENCODE, ((1, 100),))
-    assert first_sound(waits(1, big, since=1), listener) == Work(VOICE, ((2, 84),))
+    assert first_sound(waits(1, big, since=1), listener) == Work(VOCODE, ((2, 84),))
     assert first_sound(waits(1, big, since=5), listener) == Work(ENCODE, ((1, 20000),)), "but not for ever"
 
 
 def test_who_has_been_without_sound_for_long_waits_like_the_others() -> None:
-    prompt = waits(2, {READ: 60})
-    assert first_sound(hears(1, {THINK: 1}, left=-0.5), prompt) == Work(THINK, ((1, 1),))
-    assert first_sound(hears(1, {THINK: 1}, left=-5), prompt) == Work(READ, ((2, 60),))
-    assert first_sound(hears(1, {THINK: 1}, left=-5), waits(2, {THINK: 1, TALK: 1})) == Work(THINK, ((1, 1), (2, 1)))
+    prompt = waits(2, {PREFILL: 60})
+    assert first_sound(hears(1, {DECODE: 1}, left=-0.5), prompt) == Work(DECODE, ((1, 1),))
+    assert first_sound(hears(1, {DECODE: 1}, left=-5), prompt) == Work(PREFILL, ((2, 60),))
+    assert first_sound(hears(1, {DECODE: 1}, left=-5), waits(2, {DECODE: 1, TALKER_DECODE: 1})) == Work(
+        DECODE, ((1, 1), (2, 1))
+    )
 
 
 def test_a_machine_too_slow_for_speech_reads_prompts_that_then_share_its_steps() -> None:
-    reader, prompt = hears(1, {THINK: 1}, left=-0.5), waits(2, {READ: 60}, since=2)
-    assert first_sound(reader, prompt, costs=ON_SLOW) == Work(READ, ((2, 60),))
+    reader, prompt = hears(1, {DECODE: 1}, left=-0.5), waits(2, {PREFILL: 60}, since=2)
+    assert first_sound(reader, prompt, costs=ON_SLOW) == Work(PREFILL, ((2, 60),))
 
 
 def test_no_prompt_takes_a_slow_machine_for_long() -> None:
-    work = first_sound(waits(1, {READ: 20000}, since=60), costs=ON_SLOW)
+    work = first_sound(waits(1, {PREFILL: 20000}, since=60), costs=ON_SLOW)
     assert work
     ((_, rows),) = work.parts
-    assert 1 < ON_SLOW.predict(READ, 1, rows) <= 2 < ON_SLOW.predict(READ, 1, 2 * rows)
+    assert 1 < ON_SLOW.predict(PREFILL, 1, rows) <= 2 < ON_SLOW.predict(PREFILL, 1, 2 * rows)
 
 
 # who joins
 
 
 def test_first_chunks_and_later_ones_are_voiced_apart() -> None:
-    first = [waits(k, {VOICE: 36}) for k in (1, 2)]
-    later = [hears(k, {VOICE: 84}, left=9) for k in (3, 4)]
-    assert first_sound(*first, *later, costs=ON_GPU) == Work(VOICE, ((1, 36), (2, 36)))
-    assert first_sound(*later, costs=ON_GPU) == Work(VOICE, ((3, 84), (4, 84)))
+    first = [waits(k, {VOCODE: 36}) for k in (1, 2)]
+    later = [hears(k, {VOCODE: 84}, left=9) for k in (3, 4)]
+    assert first_sound(*first, *later, costs=ON_GPU) == Work(VOCODE, ((1, 36), (2, 36)))
+    assert first_sound(*later, costs=ON_GPU) == Work(VOCODE, ((3, 84), (4, 84)))
 
 
 def test_all_think_together() -> None:
     """Even where a step for one takes long: the weights are read once for all of them."""
-    assert ON_SLOW.predict(THINK, 1, 1) > SLICE
-    work = first_sound(*(hears(k, {THINK: 1}, left=k) for k in range(20)), costs=ON_SLOW)
+    assert ON_SLOW.predict(DECODE, 1, 1) > SLICE
+    work = first_sound(*(hears(k, {DECODE: 1}, left=k) for k in range(20)), costs=ON_SLOW)
     assert work and len(work.parts) == 20
 
 
 def test_those_who_join_lengthen_a_step_a_little() -> None:
-    work = first_sound(*(hears(k, {VOICE: 84}, left=1) for k in range(64)), costs=ON_GPU)
+    work = first_sound(*(hears(k, {VOCODE: 84}, left=1) for k in range(64)), costs=ON_GPU)
     assert work
     rows = sum(rows for _, rows in work.parts)
-    assert ON_GPU.predict(VOICE, len(work.parts), rows) <= SLICE
-    assert ON_GPU.predict(VOICE, len(work.parts) + 1, rows + 84) > SLICE
+    assert ON_GPU.predict(VOCODE, len(work.parts), rows) <= SLICE
+    assert ON_GPU.predict(VOCODE, len(work.parts) + 1, rows + 84) > SLICE
     assert [key for key, _ in work.parts] == list(range(len(work.parts)))
 
 
 @POLICIES
 def test_a_step_serves_so_many(policy: Policy) -> None:
-    work = policy([waits(k, {TALK: 1}) for k in range(200)], NOW, ON_GPU)
+    work = policy([waits(k, {TALKER_DECODE: 1}) for k in range(200)], NOW, ON_GPU, PACE)
     assert work and len(work.parts) == MAX_REQUESTS
-    work = policy([waits(k, {READ: 1}, since=1) for k in range(200)], NOW, ON_GPU)
+    work = policy([waits(k, {PREFILL: 1}, since=1) for k in range(200)], NOW, ON_GPU, PACE)
     assert work and len(work.parts) == MAX_REQUESTS
 
 
 def test_first_come_first_served_is_another_policy() -> None:
-    old, urgent = waits(1, {READ: 5000}, since=50), replace(hears(2, {VOICE: 84}, left=0.1), arrived=NOW - 5)
-    assert first_sound(old, urgent) == Work(VOICE, ((2, 84),))
-    assert first_come_first_served([urgent, old], NOW, ON_CPU) == Work(READ, ((1, CHUNK),))
+    old, urgent = waits(1, {PREFILL: 5000}, since=50), replace(hears(2, {VOCODE: 84}, left=0.1), arrived=NOW - 5)
+    assert first_sound(old, urgent) == Work(VOCODE, ((2, 84),))
+    assert first_come_first_served([urgent, old], NOW, ON_CPU, PACE) == Work(PREFILL, ((1, CHUNK),))
 
 
 # records drawn at random
@@ -276,18 +277,18 @@ def some_records(draw: st.DrawFn) -> list[Record]:
 @given(records=some_records(), costs=st.sampled_from([ON_CPU, ON_GPU, ON_SLOW]), seed=st.integers(0, 9))
 @settings(max_examples=100, deadline=None)
 def test_a_step_is_work_that_is_ready(policy: Policy, records: list[Record], costs: Costs, seed: int) -> None:
-    work = policy(records, NOW, costs)
+    work = policy(records, NOW, costs, PACE)
     assert (work is None) == (not any(r.ready for r in records))
     shuffled = random.Random(seed).sample(records, len(records))
-    assert policy(shuffled, NOW, costs) == work, "the order in which records are told does not matter"
+    assert policy(shuffled, NOW, costs, PACE) == work, "the order in which records are told does not matter"
     if work is None:
         return
     ready = {r.key: r.ready.get(work.kind, 0) for r in records}
     assert len({key for key, _ in work.parts}) == len(work.parts) <= MAX_REQUESTS
     for key, rows in work.parts:
         assert 0 < rows <= ready[key]
-        assert rows == ready[key] or work.kind in (READ, HEAR)
-    if work.kind in (READ, HEAR):
+        assert rows == ready[key] or work.kind in (PREFILL, TALKER_PREFILL)
+    if work.kind in (PREFILL, TALKER_PREFILL):
         assert sum(rows for _, rows in work.parts) <= CHUNK
 
 
@@ -300,7 +301,7 @@ def test_costs_are_learnt(table: Table, jitter: float) -> None:
     costs = learnt(table, jitter=jitter)
     for kind in Kind:
         for num_requests in (1, 4, 16):
-            rows = num_requests * {THINK: 1, TALK: 1, VOICE: 72}.get(kind, 200)
+            rows = num_requests * {DECODE: 1, TALKER_DECODE: 1, VOCODE: 72}.get(kind, 200)
             assert costs.predict(kind, num_requests, rows) == pytest.approx(
                 price(table, kind, num_requests, rows), rel=0.25
             ), kind.name
@@ -309,10 +310,10 @@ def test_costs_are_learnt(table: Table, jitter: float) -> None:
 @pytest.mark.parametrize("times", [0.01, 0.1, 10.0, 100.0])
 def test_a_wrong_start_is_left_within_some_steps(times: float) -> None:
     costs = Costs()
-    true = costs.predict(TALK, 1, 1) * times
+    true = costs.predict(TALKER_DECODE, 1, 1) * times
     for _ in range(40):
-        costs.saw(TALK, 1, 1, true)
-    assert costs.predict(TALK, 1, 1) == pytest.approx(true, rel=0.1)
+        costs.saw(TALKER_DECODE, 1, 1, true)
+    assert costs.predict(TALKER_DECODE, 1, 1) == pytest.approx(true, rel=0.1)
 
 
 @TABLES

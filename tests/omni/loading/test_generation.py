@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from omni import Omni, Options
-from omni.engine.sampler import Sampling
 from omni.errors import CheckpointError
+from omni.kernels.sampling import Sampling
 from omni.loading.generation import GenerationDefaults, read_generation
 from tests.oracle.tiny import tiny
 

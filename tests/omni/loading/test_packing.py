@@ -21,7 +21,8 @@ from omni.api import Omni
 from omni.bench.case import FEWER_BITS
 from omni.cli import doctor
 from omni.cli.doctor import CONVERSATION, _kv_bytes, examine, weights_sizes
-from omni.engine.runner import Lane
+from omni.engine.block_manager import CachedSequence
+from omni.engine.runner import ModelRunner
 from omni.errors import CheckpointError, OptionError
 from omni.evaluation.evaluate import read_set
 from omni.families import read_config
@@ -33,7 +34,6 @@ from omni.loading.gptq_awq import STORAGES, Part, Published, read_published
 from omni.loading.packing import HEADS, PackedLinear, Packing, pack_linears
 from omni.models.config import ModelConfig
 from omni.models.decoder import STACKS
-from omni.models.kv_store import CachedSequence
 from tests.omni.loading.test_checkpoint import published
 from tests.oracle import text
 from tests.oracle.make_tiny_text import make
@@ -50,10 +50,10 @@ def load(folder: Path | None = None, **options: Any) -> Omni:
 
 
 def hidden(omni: Omni, rows: Tensor) -> Tensor:
-    lane = Lane(omni.model.thinker.decoder, 512)
+    runner = ModelRunner(omni.model.thinker.decoder, 512)
     positions = torch.arange(len(rows)).expand(3, -1)
     with torch.inference_mode():
-        return lane.advance([CachedSequence()], [rows], [positions])[0]
+        return runner.advance([CachedSequence()], [rows], [positions])[0]
 
 
 def logits(omni: Omni, rows: int) -> Tensor:

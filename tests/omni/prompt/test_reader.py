@@ -155,13 +155,13 @@ def test_speaking_brings_its_system_prompt_unless_there_is_one(omni: Omni) -> No
     assert ids([user], None) != ids([user], "Ethan")
 
 
-def test_page_keys_name_all_that_was_told(omni: Omni) -> None:
+def test_block_keys_name_all_that_was_told(omni: Omni) -> None:
     """Two prompts share the keys of the pages up to where they first differ, in words, in pictures or in time."""
     other = Image.effect_noise((112, 84), 90).convert("RGB")
     text: Message = {"type": "text", "text": "a long question " * 9}
 
     def keys(*parts: Message) -> list[bytes]:
-        return omni.runtime.reader.page_keys(read(omni, *parts), 16)
+        return omni.runtime.reader.block_keys(read(omni, *parts), 16)
 
     def shared(a: list[bytes], b: list[bytes]) -> int:
         return sum(x == y for x, y in zip(a, b, strict=False))

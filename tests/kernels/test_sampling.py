@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from omni.engine.sampler import Sampler, Sampling, penalise, top_k, top_p
 from omni.errors import OptionError
+from omni.kernels.sampling import Sampler, Sampling, penalise, top_k, top_p
 
 CPU = torch.device("cpu")
 GREEDY = Sampling()
