@@ -55,7 +55,7 @@ def logits(omni: Omni, ids: Tensor, pieces: Sequence[int] = ()) -> Tensor:
     rows = []
     for piece in _cut(ids, pieces):
         rows += runner.advance([sequence], [thinker.embed(piece)[0]], [clock.text(len(piece))])
-    runner.cache.blocks.release(sequence)
+    runner.cache.blocks.free(sequence)
     return thinker.logits(torch.cat(rows))
 
 
