@@ -8,7 +8,7 @@ Dimension letters, used in every room:
 
     N  packed tokens          B  sequences             T  time steps or frames
     H  query heads            K  key/value heads       D  head size
-    C  channels               L  layers                P  tokens in a page
+    C  channels               L  layers                P  tokens in a block
     A  position axes          Q  codebooks             S  samples
 
 Bool tensors are named for what is true. Lengths end in `_len`, counts start with `num_`, cumulative offsets with `cu_`.
@@ -17,15 +17,15 @@ Sequences are packed, `[N, H, D]` with `Segments`; a batch dimension stands only
 
 from omni.kernels.activation import gelu_tanh, silu_mul, up_snake_down
 from omni.kernels.attention import attend, attend_paged
+from omni.kernels.block_table import BlockTable
 from omni.kernels.convolution import same_conv, up_conv
 from omni.kernels.norm import add_rms_norm, layer_norm, rms_norm
-from omni.kernels.pages import PageTable
 from omni.kernels.rotary import rotary_table, rotate, rotate_write
 from omni.kernels.segments import BlockMask, Segments
 
 __all__ = [
     "BlockMask",
-    "PageTable",
+    "BlockTable",
     "Segments",
     "add_rms_norm",
     "attend",

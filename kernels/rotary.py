@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from omni.kernels.block_table import BlockTable
 from omni.kernels.dispatch import dispatch
-from omni.kernels.pages import PageTable
 from omni.kernels.plain import rotary as plain
 
 
@@ -35,17 +35,17 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, *, interleaved: bool = False) ->
 
 
 def rotate_write(
-    q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, k_pages: Tensor, v_pages: Tensor, table: PageTable
+    q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, k_cache: Tensor, v_cache: Tensor, table: BlockTable
 ) -> Tensor:
-    """Turn queries and keys by their rows' angles, and put the turned keys and the values at their slots in the pages.
+    """Turn queries and keys by their rows' angles, and put the turned keys and the values at their slots in the blocks.
 
     Args:
         q: `[N, H, D]`.
         k, v: `[N, K, D]`.
         cos, sin: `[N, D / 2]`; component i turns with i + D / 2.
-        k_pages, v_pages: `[num_pages, P, K, D]`, written in place.
+        k_cache, v_cache: `[num_blocks, P, K, D]`, written in place.
 
     Returns:
         The turned queries, `[N, H, D]`.
     """
-    return dispatch(plain.rotate_write, q, k, v, cos, sin, k_pages, v_pages, table.slots)
+    return dispatch(plain.rotate_write, q, k, v, cos, sin, k_cache, v_cache, table.slots)

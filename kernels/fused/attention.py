@@ -1,4 +1,4 @@
-"""Attention in Triton: a kernel for packed rows and pages, and one that merges splits. Contracts: `kernels/attention.py`.
+"""Attention in Triton: a kernel for packed rows and blocks, and one that merges splits. Contracts: `kernels/attention.py`.
 
 The query heads that share a key head are folded into rows: tile row m of a sequence is head m % G of its row m // G. A
 program takes a tile of such rows and walks over the keys that they see: first those that all of them see, then those at an
@@ -15,8 +15,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from omni.kernels.block_table import BlockTable
 from omni.kernels.fused import tuning
-from omni.kernels.pages import PageTable
 from omni.kernels.segments import BlockMask, Segments
 
 FAR: tl.constexpr = tl.constexpr(-1.0e30)
@@ -29,25 +29,25 @@ def split_len(kv_len, num_splits, BN: tl.constexpr):
 
 
 @triton.jit
-def key_pointers(p_x, start, kv_len, p_pages, s_page, s_row, P: tl.constexpr, BN: tl.constexpr):
+def key_pointers(p_x, start, kv_len, p_blocks, s_block, s_row, P: tl.constexpr, BN: tl.constexpr):
     """Of the BN keys from `start` on, `[BN, 1]`; those past kv_len must not be read."""
     o_n = tl.arange(0, BN)
     if P == 0:
         p_rows = p_x + tl.cast(start, tl.int64) * s_row + (o_n * s_row)[:, None]
     elif P % BN == 0:
-        page = tl.load(p_pages + start // P).to(tl.int64)
-        p_rows = p_x + page * s_page + (start % P) * s_row + (o_n * s_row)[:, None]
+        block = tl.load(p_blocks + start // P).to(tl.int64)
+        p_rows = p_x + block * s_block + (start % P) * s_row + (o_n * s_row)[:, None]
     else:
         at = start + o_n
-        page = tl.load(p_pages + at // P, mask=at < kv_len, other=0).to(tl.int64)  # [BN]
-        p_rows = p_x + (page * s_page + (at % P) * s_row)[:, None]
+        block = tl.load(p_blocks + at // P, mask=at < kv_len, other=0).to(tl.int64)  # [BN]
+        p_rows = p_x + (block * s_block + (at % P) * s_row)[:, None]
     return p_rows
 
 
 @triton.jit
 def walk(
     b_acc, b_rest, b_sum, b_pivot, b_q, b_q_rest,
-    p_k, p_v, p_pages, s_kp, s_kn, s_vp, s_vn,
+    p_k, p_v, p_blocks, s_kp, s_kn, s_vp, s_vn,
     lo, hi, kv_len, o_pos, scale,
     D: tl.constexpr, BD: tl.constexpr, BE: tl.constexpr, BN: tl.constexpr, P: tl.constexpr,
     CAUSAL: tl.constexpr, SIZE: tl.constexpr, BACK: tl.constexpr, AHEAD: tl.constexpr, EDGE: tl.constexpr,
@@ -59,7 +59,7 @@ def walk(
         m_n = (o_n < kv_len)[:, None]
         m_d = m_n if D >= BD else m_n & (o_d < D)[None, :]
         m_e = m_n if D == BD + BE else m_n & (o_e < D)[None, :]
-        p_rows = key_pointers(p_k, start, kv_len, p_pages, s_kp, s_kn, P, BN)
+        p_rows = key_pointers(p_k, start, kv_len, p_blocks, s_kp, s_kn, P, BN)
         b_k = tl.load(p_rows + o_d[None, :], mask=m_d, other=0.0)  # [BN, BD]
         b_s = tl.dot(b_q, tl.trans(b_k), input_precision="ieee")  # [BM, BN]
         if BE > 0:
@@ -78,7 +78,7 @@ def walk(
         b_decay = tl.math.exp2(b_pivot - b_new)
         b_sum = b_sum * b_decay + tl.sum(b_p, 1)
         b_pivot = b_new
-        p_rows = key_pointers(p_v, start, kv_len, p_pages, s_vp, s_vn, P, BN)
+        p_rows = key_pointers(p_v, start, kv_len, p_blocks, s_vp, s_vn, P, BN)
         b_v = tl.load(p_rows + o_d[None, :], mask=m_d, other=0.0)  # [BN, BD]
         b_p = b_p.to(b_v.dtype)
         b_acc = tl.dot(b_p, b_v, b_acc * b_decay[:, None], input_precision="ieee")  # [BM, BD]
@@ -90,7 +90,7 @@ def walk(
 
 @triton.jit(do_not_specialize=["num_tiles", "num_splits", "N", "s_table"])
 def attend_kernel(
-    p_q, p_k, p_v, p_out, p_pivot, p_sum, p_cu_len, p_kv_len, p_pages,
+    p_q, p_k, p_v, p_out, p_pivot, p_sum, p_cu_len, p_kv_len, p_blocks,
     s_qn, s_qh, s_kp, s_kn, s_kh, s_vp, s_vn, s_vh, s_table, scale, N, H, num_tiles, num_splits,
     G: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, BE: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
     P: tl.constexpr, CAUSAL: tl.constexpr, SIZE: tl.constexpr, BACK: tl.constexpr, AHEAD: tl.constexpr,
@@ -115,7 +115,7 @@ def attend_kernel(
         p_v += first.to(tl.int64) * s_vn
     else:
         kv_len = tl.load(p_kv_len + i_b)
-        p_pages += i_b.to(tl.int64) * s_table
+        p_blocks += i_b.to(tl.int64) * s_table
     p_k += i_k * s_kh
     p_v += i_k * s_vh
     row = i_t * BM // G
@@ -158,12 +158,12 @@ def attend_kernel(
             seen = tl.minimum(hi, first_pos + 1)
         seen = lo + tl.maximum(seen - lo, 0) // BN * BN
         b_acc, b_rest, b_sum, b_pivot = walk(
-            b_acc, b_rest, b_sum, b_pivot, b_q, b_q_rest, p_k, p_v, p_pages, s_kp, s_kn, s_vp, s_vn,
+            b_acc, b_rest, b_sum, b_pivot, b_q, b_q_rest, p_k, p_v, p_blocks, s_kp, s_kn, s_vp, s_vn,
             lo, seen, kv_len, o_pos, scale, D, BD, BE, BN, P, CAUSAL, SIZE, BACK, AHEAD, False,
         )  # fmt: skip
         lo = seen
     b_acc, b_rest, b_sum, b_pivot = walk(
-        b_acc, b_rest, b_sum, b_pivot, b_q, b_q_rest, p_k, p_v, p_pages, s_kp, s_kn, s_vp, s_vn,
+        b_acc, b_rest, b_sum, b_pivot, b_q, b_q_rest, p_k, p_v, p_blocks, s_kp, s_kn, s_vp, s_vn,
         lo, hi, kv_len, o_pos, scale, D, BD, BE, BN, P, CAUSAL, SIZE, BACK, AHEAD, True,
     )  # fmt: skip
 
@@ -224,9 +224,9 @@ def attend(
     return _launch(q, k, v, segments, None, causal, block, scale)
 
 
-def attend_paged(q: Tensor, k_pages: Tensor, v_pages: Tensor, table: PageTable) -> Tensor:
+def attend_paged(q: Tensor, k_cache: Tensor, v_cache: Tensor, table: BlockTable) -> Tensor:
     assert q.shape[0] == table.segments.num_rows
-    return _launch(q, k_pages, v_pages, table.segments, table, True, None, None)
+    return _launch(q, k_cache, v_cache, table.segments, table, True, None, None)
 
 
 def _launch(
@@ -234,12 +234,12 @@ def _launch(
     k: Tensor,
     v: Tensor,
     segments: Segments,
-    table: PageTable | None,
+    table: BlockTable | None,
     causal: bool,
     block: BlockMask | None,
     scale: float | None,
 ) -> Tensor:
-    """Packed keys `[N, K, D]`, or with a table pages of them `[num_pages, P, K, D]`."""
+    """Packed keys `[N, K, D]`, or with a table blocks of them `[num_blocks, P, K, D]`."""
     (N, H, D), K = q.shape, k.shape[-2]
     assert D <= 128 and H % K == 0 and k.shape == v.shape and q.dtype == k.dtype == v.dtype
     assert scale is None or scale > 0, "the pivot is the largest score times the scale"
@@ -250,20 +250,20 @@ def _launch(
     size, back, ahead = block or (0, 0, 0)
     tile = tuning.attention_tile(min(max_len * G, 64) if block else max_len * G, q.dtype)  # a band of blocks is narrow
     num_tiles, num_stages = triton.cdiv(max_len * G, tile.BM), tile.num_stages
-    cu_len, kv_len, pages, P, num_splits = segments.cu_len, None, None, 0, 1
+    cu_len, kv_len, blocks, P, num_splits = segments.cu_len, None, None, 0, 1
     if table is not None:
-        kv_len, pages, P = table.kv_len, table.pages, k.shape[1]
-        num_splits = tuning.attention_splits(num_tiles * len(segments.lens) * K, P * pages.shape[1])
-        num_stages = 2 * num_stages - 1  # the number of a page is a load before the load
+        kv_len, blocks, P = table.kv_len, table.blocks, k.shape[1]
+        num_splits = tuning.attention_splits(num_tiles * len(segments.lens) * K, P * blocks.shape[1])
+        num_stages = 2 * num_stages - 1  # the number of a block is a load before the load
     out = q.new_empty(N, H, D)
     found, pivot, total = out, None, None
     if num_splits > 1:
         found = q.new_empty(num_splits, N, H, D, dtype=torch.float32)
         pivot, total = q.new_empty(2, num_splits, N, H, dtype=torch.float32)
     attend_kernel[(num_tiles * len(segments.lens), K, num_splits)](
-        q, k, v, found, pivot, total, cu_len, kv_len, pages,
+        q, k, v, found, pivot, total, cu_len, kv_len, blocks,
         q.stride(0), q.stride(1), k.stride(0), k.stride(-3), k.stride(-2), v.stride(0), v.stride(-3), v.stride(-2),
-        0 if pages is None else pages.stride(0), scale * math.log2(math.e), N, H, num_tiles, num_splits,
+        0 if blocks is None else blocks.stride(0), scale * math.log2(math.e), N, H, num_tiles, num_splits,
         G=G, D=D, BD=BD, BE=BE, BM=tile.BM, BN=tile.BN, P=P, CAUSAL=causal, SIZE=size, BACK=back, AHEAD=ahead,
         SPLIT=num_splits > 1, num_warps=tile.num_warps, num_stages=num_stages,
     )  # fmt: skip

@@ -62,7 +62,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
 
 @triton.jit
 def rotate_write_kernel(
-    p_q, p_k, p_v, p_cos, p_sin, p_out, p_k_pages, p_v_pages, p_slots,
+    p_q, p_k, p_v, p_cos, p_sin, p_out, p_k_cache, p_v_cache, p_slots,
     H, K, s_qn, s_qh, s_kn, s_kh, s_vn, s_vh,
     HALF: tl.constexpr, NUM_Q: tl.constexpr, BH: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
@@ -77,19 +77,19 @@ def rotate_write_kernel(
     else:
         o_h = (i_part - NUM_Q) * BH + tl.arange(0, BH)
         o_slot = tl.load(p_slots + i_n) * K * D
-        turn(p_k + i_n * s_kn, p_k_pages + o_slot, p_cos, p_sin, o_h, K, s_kh, D, HALF, False, BD)
+        turn(p_k + i_n * s_kn, p_k_cache + o_slot, p_cos, p_sin, o_h, K, s_kh, D, HALF, False, BD)
         o_d = tl.arange(0, 2 * BD)
         m = (o_h < K)[:, None] & (o_d < D)[None, :]
         b_v = tl.load(p_v + i_n * s_vn + o_h[:, None] * s_vh + o_d[None, :], mask=m)  # [BH, 2 BD]
-        tl.store(p_v_pages + o_slot + o_h[:, None] * D + o_d[None, :], b_v.to(p_v_pages.dtype.element_ty), mask=m)
+        tl.store(p_v_cache + o_slot + o_h[:, None] * D + o_d[None, :], b_v.to(p_v_cache.dtype.element_ty), mask=m)
 
 
 def rotate_write(
-    q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, k_pages: Tensor, v_pages: Tensor, slots: Tensor
+    q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, k_cache: Tensor, v_cache: Tensor, slots: Tensor
 ) -> Tensor:
     (N, H, D), K = q.shape, k.shape[1]
     assert q.stride(-1) == k.stride(-1) == v.stride(-1) == 1
-    assert all(x.is_contiguous() for x in (k_pages, v_pages, slots))
+    assert all(x.is_contiguous() for x in (k_cache, v_cache, slots))
     cos, sin = cos.contiguous(), sin.contiguous()
     out = torch.empty((N, H, D), dtype=q.dtype, device=q.device)
     BH, BD = min(triton.next_power_of_2(H), HEADS), triton.next_power_of_2(D // 2)
@@ -98,6 +98,6 @@ def rotate_write(
     sizes = {"HALF": D // 2, "NUM_Q": num_q, "BH": BH, "BD": BD}
     if N:
         rotate_write_kernel[(N, num_q + num_k)](
-            q, k, v, cos, sin, out, k_pages, v_pages, slots, H, K, *strides, **sizes, num_warps=2
+            q, k, v, cos, sin, out, k_cache, v_cache, slots, H, K, *strides, **sizes, num_warps=2
         )
     return out

@@ -1,4 +1,4 @@
-"""Attention for a CPU, by torch's own: neighbours of one length at once, windows of keys, and pages read in place.
+"""Attention for a CPU, by torch's own: neighbours of one length at once, windows of keys, and blocks read in place.
 
 Contracts: `kernels/attention.py`.
 """
@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from omni.kernels.pages import PageTable
+from omni.kernels.block_table import BlockTable
 from omni.kernels.segments import BlockMask, Segments
 
 
@@ -74,16 +74,16 @@ def _seen(B: int, T: int, num_blocks: int, block: BlockMask, device: torch.devic
     return ((at >= 0) & (at < T)).repeat(B, 1)[:, None, None]
 
 
-def attend_paged(q: Tensor, k_pages: Tensor, v_pages: Tensor, table: PageTable) -> Tensor:
+def attend_paged(q: Tensor, k_cache: Tensor, v_cache: Tensor, table: BlockTable) -> Tensor:
     N, H, D = q.shape
-    P, K = k_pages.shape[1:3]
+    P, K = k_cache.shape[1:3]
     out = torch.empty_like(q)
     start = 0
     for b, (q_len, kv_len) in enumerate(zip(table.segments.lens, table.kv_lens, strict=True)):
-        first, pages = table.firsts[b], table.pages[b, : -(-kv_len // P)]
-        held = slice(first, first + len(pages)) if first >= 0 else pages  # in one piece nothing is copied
-        k = k_pages[held].flatten(0, 1)[:kv_len].transpose(0, 1)[None]  # [1, K, kv_len, D]
-        v = v_pages[held].flatten(0, 1)[:kv_len].transpose(0, 1)[None]
+        first, blocks = table.firsts[b], table.blocks[b, : -(-kv_len // P)]
+        held = slice(first, first + len(blocks)) if first >= 0 else blocks  # in one piece nothing is copied
+        k = k_cache[held].flatten(0, 1)[:kv_len].transpose(0, 1)[None]  # [1, K, kv_len, D]
+        v = v_cache[held].flatten(0, 1)[:kv_len].transpose(0, 1)[None]
         rows = q[start : start + q_len]
         if q_len == kv_len:
             y = F.scaled_dot_product_attention(rows.transpose(0, 1)[None], k, v, is_causal=True, enable_gqa=H != K)

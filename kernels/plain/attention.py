@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from omni.kernels.pages import PageTable
+from omni.kernels.block_table import BlockTable
 from omni.kernels.segments import BlockMask, Segments
 
 
@@ -26,10 +26,10 @@ def attend(
     return torch.cat(out)
 
 
-def attend_paged(q: Tensor, k_pages: Tensor, v_pages: Tensor, table: PageTable) -> Tensor:
+def attend_paged(q: Tensor, k_cache: Tensor, v_cache: Tensor, table: BlockTable) -> Tensor:
     out = []
-    for rows, kv_len, pages in zip(q.split(table.segments.lens), table.kv_lens, table.pages, strict=True):
-        k, v = (cache[pages].flatten(0, 1)[:kv_len] for cache in (k_pages, v_pages))  # [kv_len, K, D]
+    for rows, kv_len, blocks in zip(q.split(table.segments.lens), table.kv_lens, table.blocks, strict=True):
+        k, v = (cache[blocks].flatten(0, 1)[:kv_len] for cache in (k_cache, v_cache))  # [kv_len, K, D]
         at = torch.arange(kv_len, device=q.device)
         out.append(_attend(rows, k, v, at <= at[-len(rows) :, None], None))
     return torch.cat(out)

@@ -20,8 +20,8 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
 
 
 def rotate_write(
-    q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, k_pages: Tensor, v_pages: Tensor, slots: Tensor
+    q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, k_cache: Tensor, v_cache: Tensor, slots: Tensor
 ) -> Tensor:
-    for rows, pages in ((rotate(k, cos, sin, False), k_pages), (v, v_pages)):
-        pages.view(-1, *pages.shape[2:]).index_copy_(0, slots, rows)
+    for rows, blocks in ((rotate(k, cos, sin, False), k_cache), (v, v_cache)):
+        blocks.view(-1, *blocks.shape[2:]).index_copy_(0, slots, rows)
     return rotate(q, cos, sin, False)

@@ -18,7 +18,7 @@ from omni.bench.timing import Run, Timer, measure_ceilings
 from omni.errors import OptionError
 from omni.kernels import (
     BlockMask,
-    PageTable,
+    BlockTable,
     Segments,
     add_rms_norm,
     attend,
@@ -74,8 +74,8 @@ def cases(dtype: torch.dtype, device: torch.device, rows: int = 256, context: in
     taps = torch.full((12,), 1 / 12, device=device, dtype=dtype)
     num_pages = -(-context // 16)
     pages = normal(num_pages + 1, 16, 4, 128)
-    table = PageTable.of([1], [context - 1], [list(range(1, num_pages + 1))], 16, device)
-    filling = PageTable.of([rows], [0], [list(range(-(-rows // 16)))], 16, device)
+    table = BlockTable.of([1], [context - 1], [list(range(1, num_pages + 1))], 16, device)
+    filling = BlockTable.of([rows], [0], [list(range(-(-rows // 16)))], 16, device)
     one, whole = q[:1].contiguous(), Segments.of([rows], device)
     twins, block = Segments.of([2 * rows, 2 * rows], device), BlockMask(24, 1, 0)
     return [

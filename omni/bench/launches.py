@@ -24,14 +24,14 @@ from omni.kernels import dispatch
 
 NO_KERNEL = {"_unsafe_view", "empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "resize_"}
 PICKS = {"embedding", "index", "index_select", "gather"}  # read of their table only what they give
-PAGE_WRITER = "rotate_write_kernel"  # touches a few rows of its pages
+PAGE_WRITER = "rotate_write_kernel"  # touches a few rows of its blocks
 
 
 @dataclass
 class Tally:
     """Attributes:
     launches: by operation of torch or by Triton kernel.
-    moved: bytes that launches read and write, each tensor once a launch; of a page pool, all of its pages.
+    moved: bytes that launches read and write, each tensor once a launch; of a cache, all of it.
     """
 
     launches: Counter[str] = field(default_factory=Counter)
@@ -55,7 +55,7 @@ def counted() -> Iterator[Tally]:
         name = self.fn.__name__
         named = dict(zip(self.arg_names, args, strict=False)) | kwargs
         writes = name == PAGE_WRITER
-        touched = [x for key, x in named.items() if not (writes and key.endswith("_pages"))]
+        touched = [x for key, x in named.items() if not (writes and key.endswith("_cache"))]
         tally.add(name, _bytes(touched) + (_bytes([named["p_k"], named["p_v"]]) if writes else 0))
 
     with (

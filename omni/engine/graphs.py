@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from omni.kernels import PageTable, Segments
+from omni.kernels import BlockTable, Segments
 from omni.kernels.replay import Replays
 from omni.models.decoder import Decoder
 from omni.models.kv_store import CachedSequence, PagePool
@@ -47,14 +47,14 @@ class Steps:
         """Whether one more row of each of these can be a recorded step."""
         return len(sequences) <= BATCHES[-1] and max(len(s.pages) for s in sequences) < WIDTHS[-1]
 
-    def __call__(self, rows: Tensor, positions: Tensor, table: PageTable) -> Tensor:
+    def __call__(self, rows: Tensor, positions: Tensor, table: BlockTable) -> Tensor:
         """Hidden rows `[B, C]` of rows `[B, C]` at positions int64 `[3, B]`; positions and table lie in host memory."""
-        num, pages = table.pages.shape
+        num, pages = table.blocks.shape
         batch, width = (next(n for n in sizes if n >= least) for sizes, least in ((BATCHES, num), (WIDTHS, pages)))
         numbers = torch.zeros(batch, FIELDS + width, dtype=torch.int64, device="cpu")
         numbers[:num, :3] = positions.T
         numbers[:num, 3], numbers[:num, 4] = table.kv_len, table.slots
-        numbers[:num, FIELDS : FIELDS + pages] = table.pages
+        numbers[:num, FIELDS : FIELDS + pages] = table.blocks
         numbers[num:] = numbers[0]
         return self._run(torch.cat((rows, rows[:1].expand(batch - num, -1))), numbers)[:num]
 
@@ -67,5 +67,5 @@ class Steps:
         kv_len, slots, pages = numbers[:, 3].int(), numbers[:, 4].contiguous(), numbers[:, FIELDS:].int()
         cu_len = torch.arange(batch + 1, dtype=torch.int32, device=rows.device)
         # what the host would know is not known here, and not asked for
-        table = PageTable(Segments((1,) * batch, cu_len), (0,) * batch, kv_len, pages, slots, (-1,) * batch)
+        table = BlockTable(Segments((1,) * batch, cu_len), (0,) * batch, kv_len, pages, slots, (-1,) * batch)
         return (self._decoder(rows, numbers[:, :3].T, self._pool, table),)

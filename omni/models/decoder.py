@@ -8,7 +8,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from omni.kernels import PageTable, add_rms_norm, attend_paged, rms_norm, rotary_table, rotate, rotate_write, silu_mul
+from omni.kernels import BlockTable, add_rms_norm, attend_paged, rms_norm, rotary_table, rotate, rotate_write, silu_mul
 from omni.models.config import DecoderConfig
 from omni.models.kv_store import PagePool
 
@@ -30,7 +30,7 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(width, config.hidden_size, bias=False)
 
     def forward(
-        self, x: Tensor, cos: Tensor, sin: Tensor, keys: Tensor, values: Tensor, table: PageTable, tap: Tap | None
+        self, x: Tensor, cos: Tensor, sin: Tensor, keys: Tensor, values: Tensor, table: BlockTable, tap: Tap | None
     ) -> Tensor:
         q, k, v = self.qkv_proj(x).view(len(x), sum(self.heads), -1).split(self.heads, 1)  # [N, H or K, D]
         if tap:
@@ -73,7 +73,7 @@ class Decoder(nn.Module):
         axes = torch.arange(len(section), device="cpu").repeat_interleave(section)
         self.register_buffer("axes", axes, persistent=False)
 
-    def forward(self, x: Tensor, positions: Tensor, pool: PagePool, table: PageTable, tap: Tap | None = None) -> Tensor:
+    def forward(self, x: Tensor, positions: Tensor, pool: PagePool, table: BlockTable, tap: Tap | None = None) -> Tensor:
         """Run new rows of several sequences, whose earlier rows lie in the pool.
 
         Args:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from omni.errors import CapacityError
-from omni.kernels import PageTable
+from omni.kernels import BlockTable
 from omni.models.config import DecoderConfig
 
 PAGE_SIZE = 64
@@ -120,12 +120,12 @@ class PagePool:
 
     def table(
         self, sequences: Sequence[CachedSequence], new: Sequence[int], device: torch.device | None = None
-    ) -> PageTable:
+    ) -> BlockTable:
         """Where the next `new[b]` rows of each sequence go; reserves their pages first. On `device`, or the pool's."""
         for sequence, num_rows in zip(sequences, new, strict=True):
             self.reserve(sequence, num_rows)
         past = [s.length for s in sequences]
-        return PageTable.of(new, past, [s.pages for s in sequences], self.page_size, device or self.keys.device)
+        return BlockTable.of(new, past, [s.pages for s in sequences], self.page_size, device or self.keys.device)
 
     def commit(self, sequences: Sequence[CachedSequence], new: Sequence[int]) -> None:
         """Count rows as held once a step has written them."""

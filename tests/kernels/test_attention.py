@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from omni.kernels import BlockMask, PageTable, Segments, attend, attend_paged
+from omni.kernels import BlockMask, BlockTable, Segments, attend, attend_paged
+from tests.kernels.cache import write_pages
 from tests.kernels.near import assert_near
-from tests.kernels.pages import write_pages
 
 pytestmark = pytest.mark.usefixtures("way")
 
@@ -107,18 +107,18 @@ def test_attend_paged(lie: str, schedule: list[tuple[int, ...]], heads: tuple[in
     P, (_, K, D) = 4, heads
     lens = (13, 6, 21)
     whole = [draw(n, *heads, dtype) for n in lens]
-    order = (1 + (torch.randperm(12) if lie == "scattered" else torch.arange(12))).tolist()  # pages 0 and 13 are nobody's
-    pages = [order[:4], order[4:6], order[6:12]]
-    k_pages, v_pages = (torch.full((14, P, K, D), torch.nan, dtype=dtype) for _ in "kv")
+    order = (1 + (torch.randperm(12) if lie == "scattered" else torch.arange(12))).tolist()  # blocks 0 and 13 are nobody's
+    blocks = [order[:4], order[4:6], order[6:12]]
+    k_cache, v_cache = (torch.full((14, P, K, D), torch.nan, dtype=dtype) for _ in "kv")
     outs: list[list[Tensor]] = [[], [], []]
     past = [0, 0, 0]
     for step in schedule:
         active = [i for i, n in enumerate(step) if n]
         new = [step[i] for i in active]
-        table = PageTable.of(new, [past[i] for i in active], [pages[i] for i in active], P, torch.device("cpu"))
+        table = BlockTable.of(new, [past[i] for i in active], [blocks[i] for i in active], P, torch.device("cpu"))
         q, k, v = (torch.cat([whole[i][x][past[i] : past[i] + step[i]] for i in active]) for x in range(3))
-        write_pages(k, v, k_pages, v_pages, table.slots)
-        for i, rows in zip(active, attend_paged(q, k_pages, v_pages, table).split(new), strict=True):
+        write_pages(k, v, k_cache, v_cache, table.slots)
+        for i, rows in zip(active, attend_paged(q, k_cache, v_cache, table).split(new), strict=True):
             outs[i].append(rows)
             past[i] += step[i]
     assert tuple(past) == lens

@@ -75,7 +75,7 @@ def drawn(*shapes: tuple[int, ...]) -> list[torch.Tensor]:
 
 
 def paged() -> list[Any]:
-    return [*drawn((6, 3, 2, 8), (6, 3, 2, 8)), kernels.PageTable.of([5], [1], [[4, 1]], 3, torch.device("cuda"))]
+    return [*drawn((6, 3, 2, 8), (6, 3, 2, 8)), kernels.BlockTable.of([5], [1], [[4, 1]], 3, torch.device("cuda"))]
 
 
 CASES: list[tuple[ModuleType, str, Any]] = [

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from omni.kernels import PageTable, rotary_table, rotate, rotate_write
+from omni.kernels import BlockTable, rotary_table, rotate, rotate_write
+from tests.kernels.cache import write_pages
 from tests.kernels.near import assert_near
-from tests.kernels.pages import write_pages
 
 pytestmark = pytest.mark.usefixtures("way")
 
@@ -93,7 +93,7 @@ def test_scores_depend_on_distance_alone() -> None:
 def test_rotate_write(dtype: torch.dtype) -> None:
     q, k, v = torch.randn(5, 8, 6).to(dtype).split((4, 2, 2), 1)
     cos, sin = rotary_table(torch.randint(0, 999, (1, 5)), frequencies(6), torch.zeros(3, dtype=torch.long), dtype)
-    table = PageTable.of([3, 2], [1, 0], [[2, 4], [0]], 3, torch.device("cpu"))
+    table = BlockTable.of([3, 2], [1, 0], [[2, 4], [0]], 3, torch.device("cpu"))
     got, want = (torch.full((2, 5, 3, 2, 6), 7, dtype=dtype) for _ in "gw")
     turned = rotate_write(q, k, v, cos, sin, got[0], got[1], table)
     write_pages(rotate(k, cos, sin), v, want[0], want[1], table.slots)

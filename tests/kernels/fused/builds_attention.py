@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from omni.kernels import BlockMask, PageTable, Segments
+from omni.kernels import BlockMask, BlockTable, Segments
 from omni.kernels.fused import attention
 from tests.kernels.aot import Build
 
@@ -27,20 +27,20 @@ def packed(
 
 
 def paged(new: Sequence[int], past: Sequence[int], H: int, K: int, D: int, dtype: torch.dtype) -> None:
-    table = PageTable.of(
+    table = BlockTable.of(
         new, past, [range(1 + (n + p) // P) for n, p in zip(new, past, strict=True)], P, torch.device("cpu")
     )
-    table = PageTable(
+    table = BlockTable(
         Segments(table.segments.lens, table.segments.cu_len.to("meta")),
         table.kv_lens,
         table.kv_len.to("meta"),
-        table.pages.to("meta"),
+        table.blocks.to("meta"),
         table.slots,
         table.firsts,
     )
     q = meta(sum(new), H + 2 * K, D, dtype=dtype)[:, :H]
-    pages = meta(1000, P, K, D, dtype=dtype)
-    attention.attend_paged(q, pages, pages, table)
+    blocks = meta(1000, P, K, D, dtype=dtype)
+    attention.attend_paged(q, blocks, blocks, table)
 
 
 EVERY: dict[str, Callable[[torch.dtype], None]] = {

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from omni.kernels import BlockMask, PageTable, Segments
+from omni.kernels import BlockMask, BlockTable, Segments
 from omni.kernels.fused import attention as fused
 from omni.kernels.fused import tuning
 from tests.kernels import aot
+from tests.kernels.cache import write_pages
 from tests.kernels.near import assert_near
-from tests.kernels.pages import write_pages
 
 F32, F16, BF16 = torch.float32, torch.float16, torch.bfloat16
 Heads = tuple[int, int, int]
@@ -153,25 +153,25 @@ def paged(
     device: torch.device,
     P: int,
     spare: int = 0,
-) -> tuple[tuple[Tensor, Tensor, Tensor, PageTable], Tensor, Tensor]:
-    """(arguments, truth, torch's own answer); what no sequence wrote is NaN. Each holds `spare` pages beyond its rows."""
+) -> tuple[tuple[Tensor, Tensor, Tensor, BlockTable], Tensor, Tensor]:
+    """(arguments, truth, torch's own answer); what no sequence wrote is NaN. Each holds `spare` blocks beyond its rows."""
     _, K, D = heads
     lens = [n + p for n, p in zip(new, past, strict=True)]
     num = [-(-n // P) + spare for n in lens]
-    order = 1 + torch.randperm(sum(num))  # pages 0 and the last are nobody's
-    pages = [part.tolist() for part in order.split(num)]
-    k_pages, v_pages = (torch.full((2 + sum(num), P, K, D), torch.nan, dtype=dtype) for _ in "kv")
+    order = 1 + torch.randperm(sum(num))  # blocks 0 and the last are nobody's
+    blocks = [part.tolist() for part in order.split(num)]
+    k_cache, v_cache = (torch.full((2 + sum(num), P, K, D), torch.nan, dtype=dtype) for _ in "kv")
     whole = [draw(n, heads, dtype) for n in lens]
-    every = PageTable.of(lens, [0] * len(lens), pages, P, torch.device("cpu"))
-    write_pages(torch.cat([k for _, k, _ in whole]), torch.cat([v for *_, v in whole]), k_pages, v_pages, every.slots)
+    every = BlockTable.of(lens, [0] * len(lens), blocks, P, torch.device("cpu"))
+    write_pages(torch.cat([k for _, k, _ in whole]), torch.cat([v for *_, v in whole]), k_cache, v_cache, every.slots)
     truth, own = [], []
     for (q, k, v), n in zip(whole, new, strict=True):
         sees = mask([len(q)], causal=True)[-n:]
         truth.append(dense(q[-n:].double(), k.double(), v.double(), sees))
         own.append(dense(q[-n:], k, v, sees))
     q = torch.cat([q[-n:] for (q, _, _), n in zip(whole, new, strict=True)])
-    table = PageTable.of(new, past, pages, P, device)
-    return (q.to(device), k_pages.to(device), v_pages.to(device), table), torch.cat(truth), torch.cat(own)
+    table = BlockTable.of(new, past, blocks, P, device)
+    return (q.to(device), k_cache.to(device), v_cache.to(device), table), torch.cat(truth), torch.cat(own)
 
 
 @pytest.mark.parametrize(
@@ -227,38 +227,38 @@ def test_attend_paged_chooses_splits(device: torch.device) -> None:
 def test_attend_paged_of_an_empty_sequence(splits: int, device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a CUDA graph has them, with more places than sequences."""
     monkeypatch.setattr(tuning, "attention_splits", lambda *_: splits)
-    (q, k_pages, v_pages, table), truth, own = paged((1, 1), (40, 40), (2, 1, 32), F32, device, 16)
+    (q, k_cache, v_cache, table), truth, own = paged((1, 1), (40, 40), (2, 1, 32), F32, device, 16)
     table.kv_len[1] = 0
-    got = fused.attend_paged(q, k_pages, v_pages, table).cpu()
+    got = fused.attend_paged(q, k_cache, v_cache, table).cpu()
     assert_near(got[:1], truth[:1], own[:1])
     assert torch.equal(got[1], torch.zeros(2, 32))
 
 
 @pytest.mark.parametrize("splits", [1, 4])
 def test_attend_paged_follows_the_table(splits: int, device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a CUDA graph may change in place: the launch reads kv_len and pages on the device, not the host's lengths."""
+    """What a CUDA graph may change in place: the launch reads kv_len and blocks on the device, not the host's lengths."""
     monkeypatch.setattr(tuning, "attention_splits", lambda *_: splits)
-    (q, k_pages, v_pages, table), truth, own = paged((1, 1), (99, 17), (4, 2, 32), F32, device, 16, spare=3)
+    (q, k_cache, v_cache, table), truth, own = paged((1, 1), (99, 17), (4, 2, 32), F32, device, 16, spare=3)
     stale = replace(table, kv_lens=(1, 1), firsts=(0, 0), slots=torch.zeros_like(table.slots))
-    assert_near(fused.attend_paged(q, k_pages, v_pages, stale).cpu(), truth, own)
+    assert_near(fused.attend_paged(q, k_cache, v_cache, stale).cpu(), truth, own)
 
 
 @pytest.mark.parametrize("P", [16, 64])  # fewer rows than a tile has keys, and as many
 def test_attend_paged_reaches_far(P: int, device: torch.device, tmp_path: Path) -> None:
     """Pages more than 2 ** 31 elements into the pool; its file has holes, so that it takes no memory."""
     K, D = 2, 32
-    num_pages = 2**31 // (P * K * D) + 3
+    num_blocks = 2**31 // (P * K * D) + 3
     args, truth, own = paged((1, 2), (20, 3), (4, K, D), BF16, torch.device("cpu"), P)
     q, k_near, v_near, table = args
-    last = num_pages - len(k_near)
+    last = num_blocks - len(k_near)
     pools = []
     for name, near in (("k", k_near), ("v", v_near)):
-        size = num_pages * P * K * D
-        far = torch.from_file(str(tmp_path / name), shared=True, size=size, dtype=BF16).view(num_pages, P, K, D)
+        size = num_blocks * P * K * D
+        far = torch.from_file(str(tmp_path / name), shared=True, size=size, dtype=BF16).view(num_blocks, P, K, D)
         far[last:] = near
         pools.append(far.to(device))
     table = replace(
-        table, pages=(table.pages + last).to(device), kv_len=table.kv_len.to(device), segments=Segments.of((1, 2), device)
+        table, blocks=(table.blocks + last).to(device), kv_len=table.kv_len.to(device), segments=Segments.of((1, 2), device)
     )
     assert_near(fused.attend_paged(q.to(device), pools[0], pools[1], table).cpu(), truth, own)
 

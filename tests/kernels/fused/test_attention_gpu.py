@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from omni.kernels import BlockMask, PageTable, Segments, attend, attend_paged
+from omni.kernels import BlockMask, BlockTable, Segments, attend, attend_paged
 from omni.kernels.dispatch import twin
 from omni.kernels.fused import attention as fused
 from omni.kernels.plain import attention as plain
@@ -58,13 +58,13 @@ def test_attend(
 def pool(
     lens: tuple[int, ...], K: int, D: int, dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor, list[list[int]]]:
-    """Keys and values `[num_pages, 64, K, D]` with NaN where no row lies, and the pages of each sequence."""
+    """Keys and values `[num_blocks, 64, K, D]` with NaN where no row lies, and the blocks of each sequence."""
     num = [-(-n // 64) for n in lens]
-    pages = [part.tolist() for part in torch.randperm(sum(num)).split(num)]
+    blocks = [part.tolist() for part in torch.randperm(sum(num)).split(num)]
     cache = randn(2, sum(num), 64, K, D, dtype=dtype, device=device)
-    for n, row in zip(lens, pages, strict=True):
+    for n, row in zip(lens, blocks, strict=True):
         cache[:, row[-1], n - 64 * (len(row) - 1) :] = torch.nan
-    return cache[0], cache[1], pages
+    return cache[0], cache[1], blocks
 
 
 @dtypes
@@ -82,8 +82,8 @@ def test_attend_paged(
     new: tuple[int, ...], past: tuple[int, ...], heads: tuple[int, int, int], dtype: torch.dtype, device: torch.device
 ) -> None:
     lens = tuple(n + p for n, p in zip(new, past, strict=True))
-    k, v, pages = pool(lens, *heads[1:], dtype, device)
-    table = PageTable.of(new, past, pages, 64, device)
+    k, v, blocks = pool(lens, *heads[1:], dtype, device)
+    table = BlockTable.of(new, past, blocks, 64, device)
     H, K, D = heads
     q = randn(sum(new), H + 2 * K, D, dtype=dtype, device=device)[:, :H]
     truth, own = plain.attend_paged(q.double(), k.double(), v.double(), table), plain.attend_paged(q, k, v, table)
@@ -92,20 +92,20 @@ def test_attend_paged(
 
 @pytest.mark.parametrize("longest", [100, 4000])
 def test_attend_paged_in_a_graph(longest: int, device: torch.device) -> None:
-    """One capture serves every later length and page."""
+    """One capture serves every later length and block."""
     lens = (longest, 3 + longest // 7)
-    k, v, pages = pool(lens, 4, 128, torch.bfloat16, device)
-    table = PageTable.of((1, 1), [n - 1 for n in lens], pages, 64, device)
+    k, v, blocks = pool(lens, 4, 128, torch.bfloat16, device)
+    table = BlockTable.of((1, 1), [n - 1 for n in lens], blocks, 64, device)
     q = randn(2, 28, 128, dtype=torch.bfloat16, device=device)
     attend_paged(q, k, v, table)
-    held = replace(table, kv_len=table.kv_len.clone(), pages=table.pages.clone())
+    held = replace(table, kv_len=table.kv_len.clone(), blocks=table.blocks.clone())
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         got = attend_paged(q, k, v, held)
     for order, cut in ((1, 0), (-1, 0), (1, 9)):
-        now = PageTable.of((1, 1), [n - 1 - cut for n in lens[::order]], pages[::order], 64, device)
+        now = BlockTable.of((1, 1), [n - 1 - cut for n in lens[::order]], blocks[::order], 64, device)
         held.kv_len.copy_(now.kv_len)
-        held.pages.copy_(now.pages)
+        held.blocks.copy_(now.blocks)
         graph.replay()
         truth, own = plain.attend_paged(q.double(), k.double(), v.double(), now), plain.attend_paged(q, k, v, now)
         assert_near(got, truth, own)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from omni.kernels import PageTable
+from omni.kernels import BlockTable
 from omni.kernels.fused import rotary as fused
 from omni.kernels.plain import rotary as plain
 from tests.kernels.near import assert_near
@@ -37,7 +37,7 @@ def test_rotate(
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_rotate_write(dtype: torch.dtype, N: int, H: int, K: int, D: int, device: torch.device) -> None:
     q, k, v = torch.randn(N, H + 2 * K, D).to(dtype).to(device).split((H, K, K), 1)
-    table = PageTable.of([N], [1], [[4, 1, 3]], 3, device)
+    table = BlockTable.of([N], [1], [[4, 1, 3]], 3, device)
     cos, sin = angles(N, D, dtype)
     caches = [torch.full((6, 3, K, D), torch.nan, dtype=dtype) for _ in "kvkv"]
     theirs = [x.to(device) for x in caches[:2]]

@@ -12,7 +12,7 @@ from omni import Omni
 from omni.engine import graphs
 from omni.engine.graphs import AT_ONCE, BATCHES, MOST, WIDTHS, Steps
 from omni.engine.runner import HOST, Lane
-from omni.kernels import PageTable, attend_paged
+from omni.kernels import BlockTable, attend_paged
 from omni.kernels.replay import Replays
 from omni.models import decoder
 from omni.models.decoder import Decoder
@@ -21,12 +21,12 @@ from tests.kernels.recording import stand_in
 from tests.oracle.tiny import GEOMETRIES, tiny
 
 
-def attend_as_recorded(q: Tensor, k_pages: Tensor, v_pages: Tensor, table: PageTable) -> Tensor:
+def attend_as_recorded(q: Tensor, k_pages: Tensor, v_pages: Tensor, table: BlockTable) -> Tensor:
     """What the contract lets a record read: pages and lengths on the device. One row a sequence; prompts are not."""
     if any(table.kv_lens):
         return attend_paged(q, k_pages, v_pages, table)
     (_, H, D), K = q.shape, k_pages.shape[2]
-    k, v = (x[table.pages].flatten(1, 2).repeat_interleave(H // K, 2) for x in (k_pages, v_pages))  # [B, M P, H, D]
+    k, v = (x[table.blocks].flatten(1, 2).repeat_interleave(H // K, 2) for x in (k_pages, v_pages))  # [B, M P, H, D]
     unseen = torch.arange(k.shape[1]) >= table.kv_len[:, None]
     odds = (torch.einsum("bhd,bmhd->bhm", q, k) * D**-0.5).masked_fill(unseen[:, None], -torch.inf).softmax(-1).nan_to_num()
     return torch.einsum("bhm,bmhd->bhd", odds, v.masked_fill(unseen[..., None, None], 0))

@@ -16,7 +16,7 @@ from torch import Tensor
 from omni.errors import CapacityError
 from omni.models.config import DecoderConfig
 from omni.models.kv_store import CachedSequence, PagePool, SavedSequence
-from tests.kernels.pages import write_pages
+from tests.kernels.cache import write_pages
 
 CONFIG = DecoderConfig(8, 8, 2, 2, 1, 4, 1e-6, 1e4, (2,), 100)
 
