@@ -1,10 +1,7 @@
-"""Tiny checkpoints for tests, built once a process, and transformers' model of them."""
+"""Tiny checkpoints for tests, built once a run, and transformers' model of them, loaded once a process."""
 
 from __future__ import annotations
 
-import atexit
-import shutil
-import tempfile
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +11,7 @@ from transformers import Qwen2_5OmniForConditionalGeneration
 from transformers.utils import logging
 
 from omni.loading.checkpoint import BUNDLED
+from tests import sharing
 from tests.oracle.make_tiny_omni import (
     GEOMETRIES,
     NUM_CODES,
@@ -45,12 +43,10 @@ logging.disable_progress_bar()
 
 @cache
 def tiny(geometry: str, seed: int = 0, ends: bool = False) -> Path:
-    """A checkpoint folder, the same for the whole process and gone after it; "bundled" is the trained one of the package."""
+    """A checkpoint folder, the same for the whole run and gone after it; "bundled" is the trained one of the package."""
     if geometry == "bundled":
         return BUNDLED
-    folder = Path(tempfile.mkdtemp(prefix=f"omni-{geometry}-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return make(geometry, folder, seed, ends)
+    return sharing.made_once(f"tiny/{geometry}-{seed}-{ends}", lambda folder: make(geometry, folder, seed, ends))
 
 
 @cache
