@@ -15,7 +15,7 @@ from demos.media.make import CLIP, SCENE, SPOKEN
 from demos.small_model.world import draw, questions
 from demos.what_happened import Exchange
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 MEDIA = ROOT / "demos" / "media"
 
 
