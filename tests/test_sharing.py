@@ -50,9 +50,9 @@ def test_what_failed_is_made_anew(run: Path) -> None:
     def fail(path: Path) -> None:
         path.mkdir()
         (path / "half").touch()
-        raise ValueError
+        raise ValueError("half made")
 
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="half made"):
         sharing.made_once("a", fail)
     assert list(sharing.made_once("a", Path.mkdir).iterdir()) == []
     assert sorted(path.name for path in run.iterdir()) == ["a", "a.lock"]
