@@ -23,6 +23,11 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """No test is called after a file's bytes: some hold the time, and xdist's workers must agree on the names."""
+    return "bytes" if isinstance(val, bytes) and len(val) > 40 else None
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """`checkpoint` is a tiny one of every geometry; a test that wants one of them calls `tiny(name)`."""
     if "checkpoint" in metafunc.fixturenames:
