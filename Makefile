@@ -6,6 +6,8 @@ RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 # of the table that `make eval` fills; all of them if empty
 ROWS :=
+# Processes that share the tests, one torch thread each; 0 runs them all in one.
+WORKERS := 2
 
 .PHONY: help demo test check parity eval bench setup clean
 
@@ -21,7 +23,7 @@ demo: $(READY)
 	$(RUN) -m demos.tour
 
 test: $(READY)
-	$(RUN) -m pytest -q
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n $(WORKERS) --dist worksteal
 
 check: $(READY)
 	$(RUN) -m ruff check .

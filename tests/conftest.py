@@ -12,8 +12,9 @@ import torch
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before anything imports triton: see tests/kernels/triton_cpu.py
 
-from tests.oracle.tiny import GEOMETRIES, tiny
+from tests import sharing
 
+sharing.folder()  # made before pytest-xdist's workers start, so that they find it
 torch.set_num_threads(1)  # so that sums run in one order, and small machines do not stall
 
 
@@ -22,7 +23,22 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
-@pytest.fixture(scope="session", params=list(GEOMETRIES))
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """No test is called after a file's bytes: some hold the time, and xdist's workers must agree on the names."""
+    return "bytes" if isinstance(val, bytes) and len(val) > 40 else None
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """`checkpoint` is a tiny one of every geometry; a test that wants one of them calls `tiny(name)`."""
+    if "checkpoint" in metafunc.fixturenames:
+        # Not at the top: transformers takes seconds to import, and neither most tests nor xdist's first process need it.
+        from tests.oracle.tiny import GEOMETRIES
+
+        metafunc.parametrize("checkpoint", list(GEOMETRIES), indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
 def checkpoint(request: pytest.FixtureRequest) -> Path:
-    """A tiny checkpoint of every geometry; a test that wants one of them calls `tiny(name)`."""
+    from tests.oracle.tiny import tiny  # late, as above
+
     return tiny(request.param)

@@ -282,7 +282,7 @@ PLANS = (
 def typical(count: int) -> list[str]:
     """Every word of the world, and sentences as they come up in it, whether or not a case has them."""
     rng = Random("typical")
-    return [*questions.VOCABULARY, *((any_sentence if rng.random() < 0.7 else any_words)(rng) for _ in range(count))]
+    return [*questions.vocabulary(), *((any_sentence if rng.random() < 0.7 else any_words)(rng) for _ in range(count))]
 
 
 def make(folder: Path, share: float, small: bool) -> None:

@@ -20,9 +20,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from tests.sharing import made_once
+
+ROOT = Path(__file__).parents[2]
 CAPABILITIES = (80, 90, 100)
 LIMIT = 900  # seconds for all builds of a module
 SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}  # bytes of a block (CUDA guide, compute capabilities)
@@ -70,25 +75,24 @@ def builds(launchers: Mapping[str, Build], capabilities: tuple[int, ...] = CAPAB
 
 
 def gate(*modules: str) -> Built:
-    """`builds` of the `BUILDS` of some modules, each in a process of its own."""
-    env = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    root = Path(__file__).parents[2]
+    """`builds` of the `BUILDS` of some modules, each in a process of its own, once a run."""
     found: Built = {}
     faulthandler.cancel_dump_traceback_later()  # pytest's limit for one test; on a busy machine all builds take longer
-    running = []
-    with contextlib.ExitStack() as stack:
-        for name in modules:
-            command = [sys.executable, "-m", "tests.kernels.aot", name]
-            process = subprocess.Popen(command, env=env, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-            stack.callback(process.kill)
-            running.append(process)
-        for process in running:
-            out, errors = process.communicate(timeout=LIMIT)
-            assert process.returncode == 0, errors[-5000:]
-            for case, by in json.loads(out.splitlines()[-1]).items():
+    with ThreadPoolExecutor(len(modules)) as pool:
+        for path in pool.map(lambda name: made_once(f"built/{name}.json", partial(_build_apart, name)), modules):
+            for case, by in json.loads(path.read_text()).items():
                 assert case not in found, f"two cases are called {case}"
                 found[case] = {target: [_facts_of(launch) for launch in launches] for target, launches in by.items()}
     return found
+
+
+def _build_apart(name: str, path: Path) -> None:
+    """Write what this module prints of a module into a file."""
+    env = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    command = [sys.executable, "-m", "tests.kernels.aot", name]
+    done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, check=False, timeout=LIMIT)
+    assert done.returncode == 0, done.stderr[-5000:]
+    path.write_text(done.stdout.splitlines()[-1])
 
 
 def _facts_of(launch: dict[str, Any]) -> Facts:

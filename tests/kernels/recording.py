@@ -38,6 +38,8 @@ class Recording(TorchDispatchMode):
 
 
 def _tensors(tree: Any) -> list[Tensor]:
+    if isinstance(tree, Tensor):  # as nearly always
+        return [tree]
     found: list[Tensor] = []
     tree_map_only(Tensor, found.append, tree)
     return found

@@ -1,10 +1,7 @@
-"""Tiny checkpoints for tests, built once a process, and transformers' model of them."""
+"""Tiny checkpoints for tests, built once a run, and transformers' model of them, loaded once a process."""
 
 from __future__ import annotations
 
-import atexit
-import shutil
-import tempfile
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +11,7 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MULTIMODAL_LM_MA
 from transformers.utils import logging
 
 from omni.loading.checkpoint import BUNDLED
+from tests import sharing
 from tests.oracle import make_tiny_text
 from tests.oracle.files import token
 from tests.oracle.make_tiny_omni import (
@@ -44,14 +42,17 @@ logging.disable_progress_bar()
 
 @cache
 def tiny(geometry: str, seed: int = 0, ends: bool = False) -> Path:
-    """A checkpoint folder, the same for the whole process and gone after it; "bundled" is the trained one of the package."""
+    """A checkpoint folder, the same for the whole run and gone after it; "bundled" is the trained one of the package."""
     if geometry == "bundled":
         return BUNDLED
-    folder = Path(tempfile.mkdtemp(prefix=f"omni-{geometry}-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    if geometry in make_tiny_text.VARIANTS:
-        return make_tiny_text.make(geometry, folder, seed)
-    return make(geometry, folder, seed, ends)
+    return sharing.made_once(f"tiny/{geometry}-{seed}-{ends}", lambda folder: _make(geometry, folder, seed, ends))
+
+
+def _make(geometry: str, folder: Path, seed: int, ends: bool) -> Path:
+    if geometry not in make_tiny_text.VARIANTS:
+        return make(geometry, folder, seed, ends)
+    assert not ends, "a text model of random weights runs to the limit it is given"
+    return make_tiny_text.make(geometry, folder, seed)
 
 
 @cache

@@ -29,7 +29,7 @@ def forms(word: str) -> tuple[str, ...]:
 
 
 def all_words() -> list[str]:
-    known = dict.fromkeys((*questions.VOCABULARY, "system", "user", "assistant"))
+    known = dict.fromkeys((*questions.vocabulary(), "system", "user", "assistant"))
     for word in (SYSTEM + " " + SPEAKING).replace(",", " ").replace(".", " ").split():
         if word.lower() not in known:
             known.setdefault(word)

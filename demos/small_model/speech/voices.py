@@ -70,7 +70,7 @@ def utter(text: str, rng: Random, split: str) -> tuple[NDArray[np.float32], str,
 def strangers(split: str) -> tuple[str, ...]:
     """English words that are not of the world, from the dictionary of the recogniser; one in ten kept for tests."""
     lines = Path(get_model_path(), "en-us", "cmudict-en-us.dict").read_text().splitlines()
-    known = {word.lower() for word in questions.VOCABULARY}
+    known = {word.lower() for word in questions.vocabulary()}
     words = [line.split()[0] for line in lines if line.split()[0].isalpha() and 4 <= len(line.split()[0]) <= 9]
     words = sorted(set(words) - known)
     return tuple(w for w in words if questions.held_out(w) == (split == "test") and hash_of(w) % 16 == 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from random import Random
 
 from demos.small_model.world.scenes import COLOURS, PHRASES, READABLE, SHAPES, Actor, Clip, Scene, Sound, clip, scene, sound
@@ -328,7 +329,7 @@ def talk_turn(rng: Random) -> Turn:
 
 def some_words(rng: Random, how_many: int) -> str:
     """Words of the world in no order, each as it stands inside a sentence."""
-    return " ".join(rng.choice(VOCABULARY) if rng.random() < 0.8 else number(rng.randrange(101)) for _ in range(how_many))
+    return " ".join(rng.choice(vocabulary()) if rng.random() < 0.8 else number(rng.randrange(101)) for _ in range(how_many))
 
 
 OUTSIDE = (
@@ -379,7 +380,8 @@ def spoken_sentence(rng: Random) -> str:
     return spoken_sentence(rng) if held_out(text) else text
 
 
-def _vocabulary() -> list[str]:
+@cache
+def vocabulary() -> tuple[str, ...]:
     """Every word of the world, as it is written inside a sentence."""
     words: dict[str, None] = {}
     rng = Random(0)
@@ -397,7 +399,4 @@ def _vocabulary() -> list[str]:
     for text in texts:
         for word in text.replace(",", " ").replace(":", " ").replace(".", " ").replace("?", " ").replace("!", " ").split():
             words.setdefault(word if word in ("I", "Omni") else word.lower())
-    return sorted(words)
-
-
-VOCABULARY: tuple[str, ...] = tuple(_vocabulary())
+    return tuple(sorted(words))

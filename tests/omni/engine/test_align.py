@@ -78,9 +78,14 @@ def aligned(text: str, audio: NDArray[np.float32]) -> list[tuple[float, float]]:
     return [(s.start_frame / 100 - before, (s.end_frame + 1) / 100 - before) for s in spoken]
 
 
-def test_word_times_are_a_recognisers() -> None:
+@pytest.fixture(scope="module")
+def omni() -> Omni:
+    return Omni.load(progress=False)
+
+
+def test_word_times_are_a_recognisers(omni: Omni) -> None:
     """The median error is at most 150 ms; with no attention to go by, evenly spread words miss it."""
-    omni, errors, guesses = Omni.load(progress=False), list[float](), list[float]()
+    errors, guesses = list[float](), list[float]()
     for question in QUESTIONS:
         messages = [{"role": "user", "content": question}]
         request = omni.runtime.request(messages, "Chelsie", Options(seed=1, max_tokens=64, max_audio_seconds=20))
@@ -97,9 +102,8 @@ def test_word_times_are_a_recognisers() -> None:
     assert median(errors) < median(guesses) / 2
 
 
-def test_an_answer_broken_off_early_is_timed_as_the_whole() -> None:
+def test_an_answer_broken_off_early_is_timed_as_the_whole(omni: Omni) -> None:
     """Though its text was all written by then."""
-    omni = Omni.load(progress=False)
     session = omni.session(voice="Chelsie", seed=1)
     session.append_text("Count from one to ten.")
     told = session.respond()
