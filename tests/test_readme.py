@@ -30,7 +30,7 @@ BLOCK = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 PAGES = ("README.md", "docs/python.md", "docs/server.md")
-PUBLISHED = re.compile(r"Qwen/Qwen2\.5-Omni-[37]B")
+OMNI, TEXT = re.compile(r"Qwen/Qwen2\.5-Omni-[37]B"), re.compile(r"Qwen/Qwen3-0\.6B")
 
 
 class Block(NamedTuple):
@@ -120,9 +120,10 @@ def test_with_a_server(place: Path, port: str, language: str, command: list[str]
 
 
 def runnable(language: str, page: str) -> list[Block]:
-    """Blocks to run, with a checkpoint whose text and speech end by themselves in place of the published names."""
-    folder = str(tiny("3b-like", seed=1, ends=True))
-    text = PUBLISHED.sub(lambda _: folder, (ROOT / page).read_text())
+    """Blocks to run, with tiny checkpoints in place of the published names, of which the speaking one ends by itself."""
+    text = (ROOT / page).read_text()
+    for name, folder in ((OMNI, tiny("3b-like", seed=1, ends=True)), (TEXT, tiny("qwen3"))):
+        text = name.sub(str(folder), text)
     found = [block for block in blocks(page, text) if block.language == language and block.why is None and not block.served]
     assert found, f"{page} has no {language} to run"
     return found
