@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from omni.encoders.config import AudioConfig, MelConfig, PixelConfig, VisionConfig
+from omni.encoders.config import FRAME_MAX_PIXELS, FRAME_MIN_PIXELS, AudioConfig, MelConfig, PixelConfig, VisionConfig
 from omni.errors import CheckpointError
 from omni.loading.json import Node, check_kinds, damage_told, read_json
 
@@ -54,7 +54,7 @@ def _frame_pixels(folder: Path) -> tuple[int, int]:
         c = _preprocessor(folder, "video_processor")
         c = c if "video_processor_type" in c else Node({}, name)
     size = c.part("size")
-    low, high = size.get("shortest_edge", 128 * 28 * 28), size.get("longest_edge", 768 * 28 * 28)
+    low, high = size.get("shortest_edge", FRAME_MIN_PIXELS), size.get("longest_edge", FRAME_MAX_PIXELS)
     return c.get("min_pixels", low), c.get("max_pixels", high)
 
 
