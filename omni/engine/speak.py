@@ -80,7 +80,8 @@ class SpeakStage:
         whole = list(heard) == [range(prompt.num_tokens)]  # only then are the prompt's blocks the talker's, too
         speech.block_keys = request.block_keys if whole else ()
         known = self.runner.cache.blocks.adopt(speech.cache, speech.block_keys)
-        speech.unheard = deque([range(known, prompt.num_tokens)] if whole else heard)
+        left = [range(known, prompt.num_tokens)] if whole else heard
+        speech.unheard = deque(rows for rows in left if rows)
 
     def ready(self, request: Request) -> Mapping[Kind, int]:
         ready, speech = dict[Kind, int](), request.speech
