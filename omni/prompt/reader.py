@@ -231,11 +231,11 @@ class PromptReader:
         )
 
     def block_keys(self, prompt: Prompt, block_size: int, known: Sequence[bytes] = ()) -> list[bytes]:
-        """For each whole page of rows, a digest of all that the model has been told up to its end.
+        """For each whole block of rows, a digest of all that the model has been told up to its end.
 
         As long as a sound goes on, the keys of what has been heard stay: rows are named by the piece that they are of.
 
-        known: the keys of its first pages.
+        known: the keys of its first blocks.
         """
         first, keys = len(known) * block_size, [*known]
         content = torch.cat((prompt.ids[None], prompt.positions))[:, first:].T.contiguous()  # [N, 4]

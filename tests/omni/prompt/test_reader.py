@@ -156,7 +156,7 @@ def test_speaking_brings_its_system_prompt_unless_there_is_one(omni: Omni) -> No
 
 
 def test_block_keys_name_all_that_was_told(omni: Omni) -> None:
-    """Two prompts share the keys of the pages up to where they first differ, in words, in pictures or in time."""
+    """Two prompts share the keys of the blocks up to where they first differ, in words, in pictures or in time."""
     other = Image.effect_noise((112, 84), 90).convert("RGB")
     text: Message = {"type": "text", "text": "a long question " * 9}
 
