@@ -23,7 +23,8 @@ from omni.errors import MessageError, OptionError, VoiceError
 from omni.events import Capabilities, Done, Event, Failed
 from omni.kernels.sampling import Sampler
 from omni.loading.model import Loaded
-from omni.prompt.reader import Known, Message, Prompt
+from omni.prompt.prompt import Prompt
+from omni.prompt.reader import Known, Message
 from omni.prompt.tokenizer import PieceEncoder, StreamDecoder
 from omni.talker.voice import WHOLE
 from omni.talker.voices import pick

@@ -20,7 +20,8 @@ from omni.engine.outbox import Outbox
 from omni.engine.request import Request
 from omni.errors import ContextError, InputError, MediaError, MessageError, OmniError
 from omni.events import Done, Event, Failed, TextDelta
-from omni.prompt.reader import Known, Message, Prompt
+from omni.prompt.prompt import Prompt
+from omni.prompt.reader import Known, Message
 from omni.runtime import Runtime
 
 R = TypeVar("R", bound=Request | None)

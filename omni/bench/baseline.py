@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from omni.loading.checkpoint import Layout
 from omni.models.decoder import Decoder
 from omni.models.model import OmniModel
-from omni.prompt.reader import Prompt
+from omni.prompt.prompt import Prompt
 
 try:
     import transformers

@@ -31,7 +31,8 @@ from omni.evaluation.evaluate import read_set
 from omni.events import AudioChunk, Done, TextDelta
 from omni.kernels.sampling import Sampling
 from omni.loading.device import leave_cores
-from omni.prompt.reader import Message, Prompt
+from omni.prompt.prompt import Prompt
+from omni.prompt.reader import Message
 
 GREEDY = Sampling(repetition_penalty=1.05)
 """Of codec ids; the penalty that transformers has as well."""

@@ -20,7 +20,7 @@ from omni.engine.scheduler import Kind, Pace
 from omni.engine.speech import Speech
 from omni.events import AudioChunk
 from omni.models.decoder import Decoder
-from omni.prompt.reader import Prompt
+from omni.prompt.prompt import Prompt
 from omni.talker.voice import Frame, Talker, Vocoder
 
 OPENING_CHUNK = 1024

@@ -23,7 +23,8 @@ from omni.engine.outbox import Outbox
 from omni.engine.request import Request
 from omni.errors import CapacityError, InputError, MediaError, MediaLimitError, MessageError, VoiceError
 from omni.events import collect
-from omni.prompt.reader import Prompt, PromptReader
+from omni.prompt.prompt import Prompt
+from omni.prompt.reader import PromptReader
 from omni.prompt.template import DEFAULT, Template
 from omni.recent import Recent
 from omni.session import AGAIN, Forgotten, Session

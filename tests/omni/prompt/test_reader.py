@@ -16,7 +16,8 @@ from omni import Omni, Options
 from omni.encoders.features import Sound
 from omni.errors import ContextError, MediaError, MessageError, OptionError
 from omni.families.qwen2_5_omni import SPEAKING
-from omni.prompt.reader import Message, Prompt
+from omni.prompt.prompt import Prompt
+from omni.prompt.reader import Message
 from omni.prompt.template import Template
 from tests.encoders.samples import video_file
 from tests.oracle.tiny import tiny, token
