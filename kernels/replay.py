@@ -36,11 +36,11 @@ class CudaRecorder:
 
     def __call__(self, run: Callable[[], Sequence[Tensor]]) -> tuple[Callable[[], None], Sequence[Tensor]]:
         with torch.cuda.device(self._device):
-            aside = torch.cuda.Stream()
-            aside.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(aside):  # kernels are compiled, and libraries take their workspace
+            beside = torch.cuda.Stream()
+            beside.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(beside):  # kernels are compiled, and libraries take their workspace
                 run()
-            torch.cuda.current_stream().wait_stream(aside)
+            torch.cuda.current_stream().wait_stream(beside)
             graph = torch.cuda.CUDAGraph()
             # other threads may use the device meanwhile
             with torch.cuda.graph(graph, pool=self._memory, capture_error_mode="thread_local"):

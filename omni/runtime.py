@@ -23,7 +23,8 @@ from omni.errors import MessageError, OptionError, VoiceError
 from omni.events import Capabilities, Done, Event, Failed
 from omni.kernels.sampling import Sampler
 from omni.loading.model import Loaded
-from omni.prompt.reader import Known, Message, Prompt
+from omni.prompt.prompt import Prompt
+from omni.prompt.reader import Known, Message
 from omni.prompt.tokenizer import PieceEncoder, StreamDecoder
 from omni.talker.voice import WHOLE
 from omni.talker.voices import pick
@@ -134,7 +135,7 @@ class Runtime:
         )
 
     def reading(self, prompt: Prompt, block_keys: list[bytes], voice: str | None, options: Options) -> Request | None:
-        """A request to read the whole pages of a prompt and no more, for an answer to come; None where there is none.
+        """A request to read the whole blocks of a prompt and no more, for an answer to come; None where there is none.
 
         block_keys: of the whole prompt.
         """
@@ -236,17 +237,17 @@ class Runtime:
                     task.cancel()
             self.engine.cancel([request], wait=False)
 
-    def words(self, request: Request, messages: Sequence[Message], voice: str) -> list[Word]:
+    def words(self, request: Request, messages: Sequence[Message], voice: str, **how: Any) -> list[Word]:
         """When each word of a spoken answer is said, by what the talker attends to; those it did not come to are left out.
 
-        request: has been answered, or was interrupted; messages, voice: what it was made from.
+        request: has been answered, or was interrupted; messages, voice, how: what it was made from, as for `request`.
         """
         stage, speech = self.speak, request.speech
         if not stage or not speech or not speech.track.frames:
             return []
         if stage.heads is None:
             self.warm_up()
-        starts = self._starts(request, messages, voice)
+        starts = self._starts(request, messages, voice, **how)
         state = self._decoder.start()
         pieces = [self._decoder.step(state, [token]) for token in request.ids[: len(starts)]]
         times = [start / stage.vocoder.frames_per_second for start in [*starts, len(speech.track.frames)]]
@@ -264,11 +265,11 @@ class Runtime:
         if self.speak.heads is None:
             self._starts(request, (), self.default_voice)
 
-    def _starts(self, request: Request, messages: Sequence[Message], voice: str) -> list[int]:
+    def _starts(self, request: Request, messages: Sequence[Message], voice: str, **how: Any) -> list[int]:
         """The frame at which each id of a spoken answer begins."""
         stage, speech, starts = self.speak, request.speech, list[int]()
         assert stage and speech
-        again = self.request(messages, voice, request.options)
+        again = self.request(messages, voice, request.options, **how)
         assert again.speech
         cache = again.speech.cache
         again.prefill_only = True

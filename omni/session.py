@@ -20,7 +20,8 @@ from omni.engine.outbox import Outbox
 from omni.engine.request import Request
 from omni.errors import ContextError, InputError, MediaError, MessageError, OmniError
 from omni.events import Done, Event, Failed, TextDelta
-from omni.prompt.reader import Known, Message, Prompt
+from omni.prompt.prompt import Prompt
+from omni.prompt.reader import Known, Message
 from omni.runtime import Runtime
 
 R = TypeVar("R", bound=Request | None)
@@ -51,6 +52,7 @@ class _Answer:
 
     Attributes:
         turn: what is answered, at most one message; none where the model speaks unasked.
+        tools: that it could call.
         said: its text as far as it was told.
         words: when they were spoken, once somebody has asked.
     """
@@ -58,6 +60,7 @@ class _Answer:
     turn: list[Message]
     request: Request
     voice: str | None
+    tools: Sequence[Mapping[str, Any]]
     num_past: int
     said: list[str] = field(default_factory=list)
     words: list[Word] | None = None
@@ -218,7 +221,7 @@ class Session:
         if text is not None:
             self._runtime.give(request, text)
         self.settle()
-        return _Answer(turn, request, self.voice, len(self.messages))
+        return _Answer(turn, request, self.voice, self.tools, len(self.messages))
 
     def _answers(self, answer: _Answer) -> Generator[Event, None, None]:
         with self._giving(answer), closing(self._runtime.run(answer.request)) as events:
@@ -308,7 +311,8 @@ class Session:
         else:
             if answer.words is None:
                 asked = [*self.messages[: answer.num_past], *answer.turn]
-                answer.words = self._runtime.words(answer.request, asked, answer.voice)
+                how = {"tools": answer.tools, "known": self._known}
+                answer.words = self._runtime.words(answer.request, asked, answer.voice, **how)
             heard = "".join(word.text for word in answer.words if 500 * (word.start + word.end) <= played_ms)
         self.messages[answer.num_past :] = [*answer.turn, {"role": "assistant", "content": heard}]
         return heard
@@ -338,13 +342,13 @@ class Session:
         return self._runtime.reading(*found, self.voice, self._options) if found else None
 
     def _seen(self) -> tuple[Prompt, list[bytes]]:
-        """The prompt up to what was shown last, with its pages' keys."""
+        """The prompt up to what was shown last, with its blocks' keys."""
         whole = self._runtime.reader.read([*self.messages, *self._turn(self._parts)], **self._how())
         prompt = whole.head(whole.num_to_media_end)
         return prompt, self._runtime.block_keys(prompt)
 
     def _heard(self, said: _Said) -> tuple[Prompt, list[bytes]] | None:
-        """The prompt up to the last whole block of a sound, with its pages' keys; None where it should wait, see AGAIN."""
+        """The prompt up to the last whole block of a sound, with its blocks' keys; None where it should wait, see AGAIN."""
         reader, num_standing = self._runtime.reader, min(len(said.blocks), said.sound.mel.num_standing)
         num_again = said.num_again + len(said.blocks) - num_standing
         if num_again > AGAIN * said.sound.num_blocks:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from omni.loading.checkpoint import Layout
 from omni.models.decoder import Decoder
 from omni.models.model import OmniModel
-from omni.prompt.reader import Prompt
+from omni.prompt.prompt import Prompt
 
 try:
     import transformers
@@ -73,11 +73,11 @@ def share(ours: OmniModel, theirs: Any, layout: Layout, wanted: Callable[[str], 
             _set(theirs, name, table.to(device))
 
 
-def cache(model: Any, keys: Tensor, values: Tensor, pages: Sequence[int], length: int) -> Any:
-    """transformers' cache with the first rows of a sequence that lies in our pages `[L, num_pages, P, K, D]`."""
+def cache(model: Any, keys: Tensor, values: Tensor, blocks: Sequence[int], length: int) -> Any:
+    """transformers' cache with the first rows of a sequence that lies in our blocks `[L, num_blocks, P, K, D]`."""
     made = transformers.DynamicCache(config=model.config)
     for layer, (k, v) in enumerate(zip(keys, values, strict=True)):
-        rows = (x[pages].flatten(0, 1)[:length].transpose(0, 1)[None].contiguous() for x in (k, v))  # [1, K, length, D]
+        rows = (x[blocks].flatten(0, 1)[:length].transpose(0, 1)[None].contiguous() for x in (k, v))  # [1, K, length, D]
         made.update(*rows, layer)
     return made
 

@@ -72,9 +72,9 @@ def cases(dtype: torch.dtype, device: torch.device, rows: int = 256, context: in
     matrix = normal(4096, 1024)
     products = 1.0 * matrix.numel()
     taps = torch.full((12,), 1 / 12, device=device, dtype=dtype)
-    num_pages = -(-context // 16)
-    pages = normal(num_pages + 1, 16, 4, 128)
-    table = BlockTable.of([1], [context - 1], [list(range(1, num_pages + 1))], 16, device)
+    num_blocks = -(-context // 16)
+    blocks = normal(num_blocks + 1, 16, 4, 128)
+    table = BlockTable.of([1], [context - 1], [list(range(1, num_blocks + 1))], 16, device)
     filling = BlockTable.of([rows], [0], [list(range(-(-rows // 16)))], 16, device)
     one, whole = q[:1].contiguous(), Segments.of([rows], device)
     twins, block = Segments.of([2 * rows, 2 * rows], device), BlockMask(24, 1, 0)
@@ -99,13 +99,13 @@ def cases(dtype: torch.dtype, device: torch.device, rows: int = 256, context: in
             4 * size(d), 16 * 4 * rows * 48 * 64 * 2,
         ),
         Kernel(
-            "attend_paged", f"a row behind {context}, 28/4 heads of 128", lambda: attend_paged(one, pages, pages, table),
-            2 * size(pages), 28 * context * 256,
+            "attend_paged", f"a row behind {context}, 28/4 heads of 128", lambda: attend_paged(one, blocks, blocks, table),
+            2 * size(blocks), 28 * context * 256,
         ),
         Kernel(
             "rotate_write",
             f"{rows}x28x128",
-            lambda: rotate_write(q, k, k, cos, sin, pages, pages, filling),
+            lambda: rotate_write(q, k, k, cos, sin, blocks, blocks, filling),
             2 * size(q) + 4 * size(k),
         ),
         Kernel(

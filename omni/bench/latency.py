@@ -31,7 +31,8 @@ from omni.evaluation.evaluate import read_set
 from omni.events import AudioChunk, Done, TextDelta
 from omni.kernels.sampling import Sampling
 from omni.loading.device import leave_cores
-from omni.prompt.reader import Message, Prompt
+from omni.prompt.prompt import Prompt
+from omni.prompt.reader import Message
 
 GREEDY = Sampling(repetition_penalty=1.05)
 """Of codec ids; the penalty that transformers has as well."""
@@ -228,7 +229,7 @@ def frames_per_second(omni: Omni) -> float:
 
 def _request(omni: Omni, messages: list[Message], limits: Limits) -> Request:
     seconds = limits.codes / frames_per_second(omni)
-    options = Options(max_tokens=limits.ids, max_audio_seconds=seconds, voice_sampling=GREEDY, seed=0)
+    options = Options(max_tokens=limits.ids, max_audio_seconds=seconds, temperature=0.0, voice_sampling=GREEDY, seed=0)
     return omni.runtime.request(messages, omni.default_voice, options)
 
 
@@ -281,6 +282,7 @@ def ask_theirs(ref: Any, prompt: Prompt, limits: Limits, omni: Omni) -> Answer:
             speaker=omni.default_voice,
             thinker_max_new_tokens=limits.ids + 1,
             talker_max_new_tokens=limits.codes,
+            thinker_do_sample=False,
             talker_do_sample=False,
         )
     answer.total = time.perf_counter() - start

@@ -24,7 +24,7 @@ from omni.kernels import dispatch
 
 NO_KERNEL = {"_unsafe_view", "empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "resize_"}
 PICKS = {"embedding", "index", "index_select", "gather"}  # read of their table only what they give
-PAGE_WRITER = "rotate_write_kernel"  # touches a few rows of its blocks
+BLOCK_WRITER = "rotate_write_kernel"  # touches a few rows of its blocks
 
 
 @dataclass
@@ -36,10 +36,6 @@ class Tally:
 
     launches: Counter[str] = field(default_factory=Counter)
     moved: int = 0
-
-    @property
-    def num_launches(self) -> int:
-        return self.launches.total()
 
     def add(self, name: str, moved: int) -> None:
         self.launches[name] += 1
@@ -54,7 +50,7 @@ def counted() -> Iterator[Tally]:
     def run(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
         name = self.fn.__name__
         named = dict(zip(self.arg_names, args, strict=False)) | kwargs
-        writes = name == PAGE_WRITER
+        writes = name == BLOCK_WRITER
         touched = [x for key, x in named.items() if not (writes and key.endswith("_cache"))]
         tally.add(name, _bytes(touched) + (_bytes([named["p_k"], named["p_v"]]) if writes else 0))
 

@@ -134,8 +134,13 @@ class _Run:
 def measure(
     omni: Omni, sessions: Sequence[int], *, questions: int = 8, seed: int = 0, notes: Console | None = None
 ) -> list[Figures]:
-    """Figures of every policy at every number of sessions, after a round to warm up; policies take turns."""
+    """Figures of every policy at every number of sessions, after a round to warm up; policies take turns.
+
+    VoiceError for a model that does not speak, or not with the voices of the packaged set.
+    """
     cases = [case for case in read_set(None, ["speaks"]).cases if case.turns and case.voice]
+    for voice in {case.voice for case in cases if case.voice}:
+        omni.runtime.check_voice(voice)
     _Run(omni, cases, max(sessions), 1, seed - 1).go()
     out = []
     for count in sessions:

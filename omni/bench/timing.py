@@ -52,10 +52,6 @@ class Pairs:
     def b_median(self) -> float:
         return median([x for pair in self.b for x in pair] or [math.nan])
 
-    @property
-    def a_best(self) -> float:
-        return min(x for pair in self.a for x in pair)
-
 
 @dataclass(frozen=True)
 class Timer:

@@ -1,8 +1,8 @@
 """How long a listener waits for the first sound after a turn, and what reading ahead while somebody talks costs the host.
 
 The wait is told by the length of the turn and by how many came before. Host time is what passes inside `append_audio`,
-on the thread that calls it: checking, resampling, log-mel, digests, prompt, positions, keys of pages, and handing the engine
-what is to be read. Each piece is appended once the engine has done with the one before, so neither its steps (towers,
+on the thread that calls it: checking, resampling, log-mel, digests, prompt, positions, keys of blocks, and handing the
+engine what is to be read. Each piece is appended once the engine has done with the one before, so neither its steps (towers,
 thinker, talker) nor waiting for them are in it.
 """
 

@@ -23,7 +23,7 @@ from omni.engine.worker import Worker
 from omni.errors import CapacityError, ContextError, EngineError, OmniError
 from omni.events import Done, Event, Failed
 from omni.loading.device import leave_cores
-from omni.prompt.reader import Prompt
+from omni.prompt.prompt import Prompt
 
 MAX_REQUESTS = 256
 """Requests that may run or wait at once; more are refused."""

@@ -20,7 +20,7 @@ from omni.engine.text import TextState, TextTrack
 from omni.events import Done, FinishReason, Limit, TextDelta, Timings, TokenLogprob, Usage
 from omni.kernels.sampling import Sampler
 from omni.prompt.positions import Clock
-from omni.prompt.reader import MediaRun, Prompt
+from omni.prompt.prompt import MediaRun, Prompt
 
 
 class Phase(IntEnum):

@@ -20,7 +20,7 @@ from omni.engine.scheduler import Kind, Pace
 from omni.engine.speech import Speech
 from omni.events import AudioChunk
 from omni.models.decoder import Decoder
-from omni.prompt.reader import Prompt
+from omni.prompt.prompt import Prompt
 from omni.talker.voice import Frame, Talker, Vocoder
 
 OPENING_CHUNK = 1024
@@ -76,7 +76,8 @@ class SpeakStage:
         if speech is None:
             return
         heard = self.talker.hears(prompt.ids)
-        speech.positions = torch.cat([prompt.positions[:, rows.start : rows.stop] for rows in heard], 1)
+        none = prompt.positions[:, :0]  # of the head of a prompt it may hear nothing
+        speech.positions = torch.cat([none, *(prompt.positions[:, rows.start : rows.stop] for rows in heard)], 1)
         whole = list(heard) == [range(prompt.num_tokens)]  # only then are the prompt's blocks the talker's, too
         speech.block_keys = request.block_keys if whole else ()
         known = self.runner.cache.blocks.adopt(speech.cache, speech.block_keys)

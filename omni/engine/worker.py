@@ -74,9 +74,11 @@ class Worker(ABC):
             self._wake.notify()
 
     def _nudge(self) -> None:
-        """Something may be possible again."""
+        """Something may be possible again; told even a thread that is just about to wait."""
         with self._wake:
-            self._wake.notify()
+            if self._thread:
+                self._inbox.append(_nothing)
+                self._wake.notify()
 
     @torch.inference_mode()
     def _loop(self) -> None:
@@ -97,11 +99,15 @@ class Worker(ABC):
         with self._wake:
             if not self._inbox and not self._stopping:
                 idle = self._is_idle()
-                nudged = self._wake.wait(LINGER if idle else None)
-                if idle and not nudged and not self._inbox:
+                self._wake.wait(LINGER if idle else None)
+                if idle and not self._inbox and not self._stopping:
                     self._thread = None
                     return True
         return False
+
+
+def _nothing() -> None:
+    """A message that only wakes."""
 
 
 _RUNNING: WeakSet[Worker] = WeakSet()

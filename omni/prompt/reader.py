@@ -14,10 +14,9 @@ from itertools import islice
 from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor
 
 from omni.encoders.config import MelConfig, PixelConfig
-from omni.encoders.features import Medium, Picture, Sound
+from omni.encoders.features import Picture, Sound
 from omni.encoders.live import LiveSound
 from omni.encoders.media import Budget, read_audio, read_image, read_video
 from omni.encoders.mel import MIN_FRAMES, LogMel, log_mel
@@ -27,6 +26,7 @@ from omni.encoders.tower import Ears, Senses, Tower
 from omni.errors import ContextError, MediaError, MediaLimitError, MessageError
 from omni.models.config import MediaIds
 from omni.prompt.positions import AudioSpan, AudioVideoSpan, Clock, ImageSpan, Span, TextSpan, VideoSpan
+from omni.prompt.prompt import MediaRun, Prompt, fill, text_prompt
 from omni.prompt.template import Template
 from omni.prompt.tokenizer import Tokenizer
 from omni.recent import Recent
@@ -40,97 +40,6 @@ Known: TypeAlias = dict[int, tuple[Message, Shown]]
 MAX_BYTES = 256 * 2**20
 """Of the pictures, clips and sounds that were read lately."""
 ROLES = ("system", "user", "assistant", "tool")
-
-
-@dataclass(frozen=True)
-class MediaRun:
-    """Rows `first` to `last` of the `index`-th medium; the rows of all media, in prompt order, are a list of runs."""
-
-    index: int
-    first: int
-    last: int
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """What the thinker reads.
-
-    Attributes:
-        ids: int64 `[N]`, placeholders expanded to one a row.
-        positions: int64 `[3, N]`.
-        clock: where the sequence goes on.
-        media: in the order of their first rows.
-        runs: the media's rows in the order of their placeholders.
-        is_media: bool `[N]`, the placeholders.
-    """
-
-    ids: Tensor
-    positions: Tensor
-    clock: Clock
-    media: tuple[Medium, ...]
-    runs: tuple[MediaRun, ...]
-    is_media: Tensor
-    image_tokens: int
-    video_tokens: int
-    audio_tokens: int
-
-    @property
-    def num_tokens(self) -> int:
-        return len(self.ids)
-
-    @property
-    def pictures(self) -> list[Picture]:
-        return [medium for medium in self.media if isinstance(medium, Picture)]
-
-    @property
-    def sounds(self) -> list[Sound]:
-        return [medium for medium in self.media if isinstance(medium, Sound)]
-
-    def rows_of(self, index: int) -> int:
-        """Rows that a medium has."""
-        return max(run.last for run in self.runs if run.index == index)
-
-    @property
-    def num_to_media_end(self) -> int:
-        """Rows up to the last of a medium."""
-        return int(self.is_media.nonzero()[-1]) + 1
-
-    def head(self, num_rows: int) -> Prompt:
-        """Its first rows."""
-        runs, left = list[MediaRun](), int(self.is_media[:num_rows].sum())
-        for run in self.runs:
-            if left:
-                runs.append(replace(run, last=min(run.last, run.first + left)))
-                left -= runs[-1].last - runs[-1].first
-        return replace(
-            self,
-            ids=self.ids[:num_rows],
-            positions=self.positions[:, :num_rows],
-            is_media=self.is_media[:num_rows],
-            runs=tuple(runs),
-        )
-
-    def before_last(self) -> Prompt:
-        """What stands before its last medium, with a clock that stands there."""
-        run = self.runs[-1]
-        end = self.num_to_media_end - (run.last - run.first)
-        clock = replace(self.clock, next=int(self.positions[0, end]))
-        return replace(self.head(end), clock=clock, media=self.media[:-1])
-
-    def runs_after(self, row: int) -> tuple[MediaRun, ...]:
-        """The media's rows from a row of the prompt on."""
-        skip = int(self.is_media[:row].sum())
-        runs = []
-        for run in self.runs:
-            size = run.last - run.first
-            if skip < size:
-                runs.append(replace(run, first=run.first + skip))
-            skip = max(0, skip - size)
-        return tuple(runs)
-
-    def clock_after(self) -> Clock:
-        """A clock of one's own that stands at the end of the prompt."""
-        return replace(self.clock)
 
 
 @dataclass(frozen=True)
@@ -231,11 +140,11 @@ class PromptReader:
         )
 
     def block_keys(self, prompt: Prompt, block_size: int, known: Sequence[bytes] = ()) -> list[bytes]:
-        """For each whole page of rows, a digest of all that the model has been told up to its end.
+        """For each whole block of rows, a digest of all that the model has been told up to its end.
 
         As long as a sound goes on, the keys of what has been heard stay: rows are named by the piece that they are of.
 
-        known: the keys of its first pages.
+        known: the keys of its first blocks.
         """
         first, keys = len(known) * block_size, [*known]
         content = torch.cat((prompt.ids[None], prompt.positions))[:, first:].T.contiguous()  # [N, 4]
@@ -440,61 +349,6 @@ class PromptReader:
             return ImageSpan(cells)
         video = VideoSpan(cells, picture.second_per_grid)
         return AudioVideoSpan(video, audio) if audio else video
-
-
-def text_prompt(ids: Sequence[int], clock: Clock) -> Prompt:
-    """The prompt of ids that all stand for themselves."""
-    rows, is_media = torch.tensor(ids), torch.zeros(len(ids), dtype=torch.bool)
-    return Prompt(rows, clock.text(len(ids)), clock, (), (), is_media, 0, 0, 0)
-
-
-def fill(spans: Sequence[Span], known: MediaIds, clock: Clock, media: tuple[Medium, ...]) -> Prompt:
-    """The prompt of some spans: ids with one placeholder a row, positions by `clock`, and which rows go where.
-
-    media: of the spans in their order, a clip before its sound.
-    """
-    ids: list[int] = []
-    runs: list[MediaRun] = []
-    count = {known.image: 0, known.video: 0, known.audio: 0}
-    index = 0
-
-    def put(token: int, run: MediaRun) -> None:
-        ids.extend([token] * (run.last - run.first))
-        count[token] += run.last - run.first
-        runs.append(run)
-
-    for span in spans:
-        match span:
-            case TextSpan():
-                ids += span.ids
-            case AudioSpan() | ImageSpan() | VideoSpan():
-                put(_token(span, known), MediaRun(index, 0, span.num_tokens))
-                index += 1
-            case AudioVideoSpan():
-                ids += (known.vision_start, known.audio_start)
-                for track, first, last in clock.runs(span):
-                    put(known.audio if track else known.video, MediaRun(index + track, first, last))
-                ids += (known.audio_end, known.vision_end)
-                index += 2
-    positions = clock.place(spans)
-    assert positions.shape[1] == len(ids)
-    rows = torch.tensor(ids)
-    is_media = torch.isin(rows, torch.tensor(list(count)))
-    return Prompt(
-        rows, positions, clock, media, tuple(runs), is_media,
-        count[known.image], count[known.video], count[known.audio],
-    )  # fmt: skip
-
-
-def _token(span: AudioSpan | ImageSpan | VideoSpan, known: MediaIds) -> int:
-    """What stands for each row of a medium alone."""
-    match span:
-        case AudioSpan():
-            return known.audio
-        case ImageSpan():
-            return known.image
-        case VideoSpan():
-            return known.video
 
 
 def _calls(calls: object, where: str) -> list[dict[str, Any]]:

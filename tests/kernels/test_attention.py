@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from omni.kernels import BlockMask, BlockTable, Segments, attend, attend_paged
-from tests.kernels.cache import write_pages
+from tests.kernels.cache import write_rows
 from tests.kernels.near import assert_near
 
 pytestmark = pytest.mark.usefixtures("way")
@@ -117,7 +117,7 @@ def test_attend_paged(lie: str, schedule: list[tuple[int, ...]], heads: tuple[in
         new = [step[i] for i in active]
         table = BlockTable.of(new, [past[i] for i in active], [blocks[i] for i in active], P, torch.device("cpu"))
         q, k, v = (torch.cat([whole[i][x][past[i] : past[i] + step[i]] for i in active]) for x in range(3))
-        write_pages(k, v, k_cache, v_cache, table.slots)
+        write_rows(k, v, k_cache, v_cache, table.slots)
         for i, rows in zip(active, attend_paged(q, k_cache, v_cache, table).split(new), strict=True):
             outs[i].append(rows)
             past[i] += step[i]

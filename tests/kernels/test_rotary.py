@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from omni.kernels import BlockTable, rotary_table, rotate, rotate_write
-from tests.kernels.cache import write_pages
+from tests.kernels.cache import write_rows
 from tests.kernels.near import assert_near
 
 pytestmark = pytest.mark.usefixtures("way")
@@ -96,6 +96,6 @@ def test_rotate_write(dtype: torch.dtype) -> None:
     table = BlockTable.of([3, 2], [1, 0], [[2, 4], [0]], 3, torch.device("cpu"))
     got, want = (torch.full((2, 5, 3, 2, 6), 7, dtype=dtype) for _ in "gw")
     turned = rotate_write(q, k, v, cos, sin, got[0], got[1], table)
-    write_pages(rotate(k, cos, sin), v, want[0], want[1], table.slots)
+    write_rows(rotate(k, cos, sin), v, want[0], want[1], table.slots)
     assert torch.equal(turned, rotate(q, cos, sin))
     assert torch.equal(got, want)

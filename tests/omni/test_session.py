@@ -23,7 +23,9 @@ from omni.engine.outbox import Outbox
 from omni.engine.request import Request
 from omni.errors import CapacityError, InputError, MediaError, MediaLimitError, MessageError, VoiceError
 from omni.events import collect
-from omni.prompt.reader import Prompt, PromptReader
+from omni.prompt.prompt import Prompt
+from omni.prompt.reader import PromptReader
+from omni.prompt.template import DEFAULT, Template
 from omni.recent import Recent
 from omni.session import AGAIN, Forgotten, Session
 from tests.oracle.tiny import tiny
@@ -61,7 +63,7 @@ def say(session: Session, wave: NDArray[np.float32], rate: int, rng: Random) -> 
 
 @contextmanager
 def read_ahead(omni: Omni, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[Prompt, list[bytes]]]]:
-    """What sessions have read ahead meanwhile: prompts, and their pages' keys."""
+    """What sessions have read ahead meanwhile: prompts, and their blocks' keys."""
     found, submit = list[tuple[Prompt, list[bytes]]](), omni.engine.submit
 
     def noted(requests: list[Request], outbox: Outbox) -> None:
@@ -186,7 +188,7 @@ def ever_louder(seconds: float, rate: int) -> NDArray[np.float32]:
 def test_what_is_read_ahead_is_what_a_fresh_read_gives(
     omni: Omni, wave: Callable[[float, int], NDArray[np.float32]], rate: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ids, positions, log-mel, keys of pages, and so the answer; behind words, pictures and earlier turns too."""
+    """Ids, positions, log-mel, keys of blocks, and so the answer; behind words, pictures and earlier turns too."""
     rng, reader, page = Random(rate), fresh_reader(omni), omni.engine.block_size
     session = omni.session(system="You are brief.", voice="Ethan", **OPTIONS)
     for turn in range(2):
@@ -416,6 +418,30 @@ def test_after_an_interruption_only_what_was_heard_was_said(
         torch.testing.assert_close(held, expected_held, rtol=0, atol=1e-5)
     with pytest.raises(MessageError, match="no answer to interrupt"):
         omni.session().interrupt(0)
+
+
+def test_words_are_timed_behind_the_prompt_that_was_answered_tools_included(
+    omni: Omni, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime, asked = omni.runtime, list[Prompt]()
+    runtime.warm_up()
+    template = Template("{{ tools }}" + DEFAULT, ["<|im_start|>", "<|im_end|>"])
+    monkeypatch.setattr(runtime, "reader", replace(runtime.reader, template=template))
+    asking = runtime.asking
+
+    def noted(prompt: Prompt, *how: Any) -> Request:
+        asked.append(prompt)
+        return asking(prompt, *how)
+
+    monkeypatch.setattr(runtime, "asking", noted)
+    session = omni.session(voice="Ethan", **OPTIONS)
+    session.tools = [{"type": "function", "function": {"name": "look"}}]
+    session.append_text("Look.")
+    answer(session)
+    session.tools = []
+    session.interrupt(30)
+    first, again = asked
+    assert torch.equal(again.ids, first.ids)
 
 
 def test_a_long_conversation_forgets_and_goes_on() -> None:

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from omni import Omni, Sampling
 from omni.engine.options import Options
 from omni.events import Done
-from omni.prompt.reader import Message, Prompt
+from omni.prompt.prompt import Prompt
+from omni.prompt.reader import Message
 from omni.talker.voice import WHOLE
 
 VOICE = "Chelsie"

@@ -12,7 +12,7 @@ from torch import Tensor
 from omni import Omni
 from omni.engine.block_manager import CachedSequence
 from omni.engine.options import Options
-from omni.prompt.reader import Prompt
+from omni.prompt.prompt import Prompt
 from tests.oracle.cases import cases
 from tests.oracle.chains import VOICE, media_args, theirs
 from tests.oracle.tiny import reference, tiny

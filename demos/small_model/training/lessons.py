@@ -20,7 +20,7 @@ from demos.small_model.world import draw, questions, scenes, sounds
 from omni.encoders.audio import num_audio_tokens
 from omni.families.qwen2_5_omni import SPEAKING
 from omni.prompt.positions import AudioSpan, AudioVideoSpan, Clock, ImageSpan, Span, TextSpan, VideoSpan
-from omni.prompt.reader import fill
+from omni.prompt.prompt import fill
 
 ALL = "Say all you see."
 LISTED = 0.7

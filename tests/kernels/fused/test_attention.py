@@ -13,7 +13,7 @@ from omni.kernels import BlockMask, BlockTable, Segments
 from omni.kernels.fused import attention as fused
 from omni.kernels.fused import tuning
 from tests.kernels import aot
-from tests.kernels.cache import write_pages
+from tests.kernels.cache import write_rows
 from tests.kernels.near import assert_near
 
 F32, F16, BF16 = torch.float32, torch.float16, torch.bfloat16
@@ -163,7 +163,7 @@ def paged(
     k_cache, v_cache = (torch.full((2 + sum(num), P, K, D), torch.nan, dtype=dtype) for _ in "kv")
     whole = [draw(n, heads, dtype) for n in lens]
     every = BlockTable.of(lens, [0] * len(lens), blocks, P, torch.device("cpu"))
-    write_pages(torch.cat([k for _, k, _ in whole]), torch.cat([v for *_, v in whole]), k_cache, v_cache, every.slots)
+    write_rows(torch.cat([k for _, k, _ in whole]), torch.cat([v for *_, v in whole]), k_cache, v_cache, every.slots)
     truth, own = [], []
     for (q, k, v), n in zip(whole, new, strict=True):
         sees = mask([len(q)], causal=True)[-n:]

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from omni.bench import load, turns
+from omni import Omni
+from omni.bench import load, presets, turns
 from omni.bench.load import Figures, gain, missed
 from omni.bench.turns import Waits
 from omni.cli.main import app
+from omni.errors import VoiceError
 
 GOOD = Figures("first sound first", 1, 8, 0, 300.0, 300.0, 400.0, 900.0, 0.5, 0.0, 1.0, 16.0, 0.4, 0.2)
 
@@ -55,6 +57,14 @@ def test_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     assert done.exit_code == 0, done.output
     assert "of 20 s" in done.output
     assert "s for 32 s" in " ".join(done.output.split())
+
+
+def test_a_model_without_a_voice_is_refused() -> None:
+    omni = Omni.load(speech=False, progress=False)
+    with pytest.raises(VoiceError, match="loaded without speech"):
+        load.measure(omni, [1])
+    with pytest.raises(VoiceError, match="loaded without speech"):
+        presets.say(omni, ["One."])
 
 
 def test_sessions_that_are_no_numbers() -> None:

@@ -22,12 +22,12 @@ from tests.kernels.recording import stand_in
 from tests.oracle.tiny import GEOMETRIES, tiny
 
 
-def attend_as_recorded(q: Tensor, k_pages: Tensor, v_pages: Tensor, table: BlockTable) -> Tensor:
-    """What the contract lets a record read: pages and lengths on the device. One row a sequence; prompts are not."""
+def attend_as_recorded(q: Tensor, keys: Tensor, values: Tensor, table: BlockTable) -> Tensor:
+    """What the contract lets a record read: blocks and lengths on the device. One row a sequence; prompts are not."""
     if any(table.kv_lens):
-        return attend_paged(q, k_pages, v_pages, table)
-    (_, H, D), K = q.shape, k_pages.shape[2]
-    k, v = (x[table.blocks].flatten(1, 2).repeat_interleave(H // K, 2) for x in (k_pages, v_pages))  # [B, M P, H, D]
+        return attend_paged(q, keys, values, table)
+    (_, H, D), K = q.shape, keys.shape[2]
+    k, v = (x[table.blocks].flatten(1, 2).repeat_interleave(H // K, 2) for x in (keys, values))  # [B, M P, H, D]
     unseen = torch.arange(k.shape[1]) >= table.kv_len[:, None]
     odds = (torch.einsum("bhd,bmhd->bhm", q, k) * D**-0.5).masked_fill(unseen[:, None], -torch.inf).softmax(-1).nan_to_num()
     return torch.einsum("bhm,bmhd->bhd", odds, v.masked_fill(unseen[..., None, None], 0))

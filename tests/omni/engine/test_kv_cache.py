@@ -17,7 +17,7 @@ from omni.engine.block_manager import CachedSequence
 from omni.engine.kv_cache import KVCache, SavedSequence
 from omni.errors import CapacityError
 from omni.models.config import DecoderConfig
-from tests.kernels.cache import write_pages
+from tests.kernels.cache import write_rows
 
 CONFIG = DecoderConfig(8, 8, 2, 2, 1, 4, 1e-6, 1e4, (0, 0), None, True, False, False, 100)
 
@@ -40,7 +40,7 @@ def write(p: KVCache, sequence: CachedSequence, before: bytes, new: bytes) -> No
     table = p.table([sequence], [len(new)])
     rows = rows_of(before + new)[:, len(before) :]
     for layer, k, keys, values in zip(range(2), rows, p.store.keys, p.store.values, strict=True):
-        write_pages(k, -k - layer, keys, values, table.slots)
+        write_rows(k, -k - layer, keys, values, table.slots)
     p.commit([sequence], [len(new)])
 
 

@@ -115,3 +115,13 @@ def test_a_talker_may_hear_a_part_of_the_prompt(omni: Omni, monkeypatch: pytest.
         kept = [*(i for part in parts for i in part), num, num + 1]
         torch.testing.assert_close(some, rows[kept], atol=1e-5, rtol=0)
         assert torch.equal(at, positions[:, kept])
+
+
+def test_a_talker_may_hear_nothing_of_what_is_read_ahead(omni: Omni, monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = omni.runtime
+    prompt = runtime.request([{"role": "user", "content": "word " * 200}], None, Options()).prompt
+    monkeypatch.setattr(omni.model.talker, "hears", lambda ids: [])
+    ahead = runtime.reading(prompt, runtime.block_keys(prompt), "Chelsie", Options())
+    assert ahead
+    (done,) = runtime.run(ahead)
+    assert isinstance(done, Done)

@@ -8,7 +8,7 @@ import torch
 from omni.encoders.audio import num_audio_tokens
 from omni.families import read_config
 from omni.prompt.positions import AudioSpan, AudioVideoSpan, Clock, ImageSpan, Span, TextSpan, VideoSpan
-from omni.prompt.reader import fill
+from omni.prompt.prompt import fill
 from tests.oracle.tiny import reference, tiny
 
 FOLDER = tiny("7b-like")

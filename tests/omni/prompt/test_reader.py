@@ -16,7 +16,8 @@ from omni import Omni, Options
 from omni.encoders.features import Sound
 from omni.errors import ContextError, MediaError, MessageError, OptionError
 from omni.families.qwen2_5_omni import SPEAKING
-from omni.prompt.reader import Message, Prompt
+from omni.prompt.prompt import Prompt
+from omni.prompt.reader import Message
 from omni.prompt.template import Template
 from tests.encoders.samples import video_file
 from tests.oracle.tiny import tiny, token
@@ -156,7 +157,7 @@ def test_speaking_brings_its_system_prompt_unless_there_is_one(omni: Omni) -> No
 
 
 def test_block_keys_name_all_that_was_told(omni: Omni) -> None:
-    """Two prompts share the keys of the pages up to where they first differ, in words, in pictures or in time."""
+    """Two prompts share the keys of the blocks up to where they first differ, in words, in pictures or in time."""
     other = Image.effect_noise((112, 84), 90).convert("RGB")
     text: Message = {"type": "text", "text": "a long question " * 9}
 
