@@ -41,9 +41,9 @@ class Admission:
         return all(self._fits(cache, need, num_running) for cache, _ in self._held(request))
 
     def admit(self, request: Request) -> None:
-        """Take the places of its prompt's rows that it has not found in the cache, for a request that has come in."""
+        """Take the places of its prompt's rows that it does not hold, for a request that has come in."""
         for cache, sequence in self._held(request):
-            cache.reserve(sequence, request.prompt.num_tokens - sequence.length)
+            cache.reserve(sequence, max(0, request.prompt.num_tokens - sequence.length))
 
     def grow(self, request: Request, stage: Stage, num_rows: int, running: Collection[Request]) -> None:
         """Take the places of more rows of a request that runs; it may be preempted for them itself.
@@ -58,7 +58,7 @@ class Admission:
                 return
             except CapacityError:
                 holding = [r for r in running if (held := stage.sequence(r)) and held.blocks]
-                if holding == [request]:
+                if all(r is request for r in holding):
                     raise
                 latest = max(holding, key=lambda r: r.key)
                 self.preempt(latest)
@@ -69,14 +69,18 @@ class Admission:
         request.saved = [cache.save(sequence) for cache, sequence in self._held(request)]
 
     def resume(self, request: Request, num_running: int) -> None:
-        """Give a request that was preempted its rows again, if there is room beside so many others."""
+        """Give a request that was preempted its rows again, if there is room beside so many others.
+
+        Room for the whole prompt, too: without it a prompt would be preempted for its own next rows, again and again.
+        """
         if request.saved is None:
             return
-        held = list(zip(self._held(request), request.saved, strict=True))
-        if all(self._fits(cache, saved.length, num_running) for (cache, _), saved in held):
+        held, need = list(zip(self._held(request), request.saved, strict=True)), request.prompt.num_tokens + 1
+        if all(self._fits(cache, max(saved.length, need), num_running) for (cache, _), saved in held):
             for (cache, sequence), saved in held:
                 cache.restore(saved, sequence)
             request.saved = None
+            self.admit(request)
 
     def release(self, request: Request) -> None:
         request.saved = None
