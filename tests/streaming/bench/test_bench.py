@@ -364,7 +364,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, voice: Sam
             yield Scripting(place)
 
     picture = (MEDIA / "scene.png").read_bytes()
-    task = Task([Conversation(picture, (np.pad(voice, PIECE_LEN),))], Request("Go on.", picture), [1], 1.5, 1)
+    task = Task([Conversation(picture, (np.pad(voice, PIECE_LEN),))], Request("Go on.", picture), [1], 3.0, 1)
     monkeypatch.setattr(bench_load, "PAUSE", 0.01)
     monkeypatch.setattr(bench_overhead, "overhead", overhead)
     monkeypatch.setattr(bench_barge_in, "HEARD_SECONDS", (0.0, 0.1))
