@@ -134,9 +134,15 @@ class _Run:
 def measure(
     omni: Omni, sessions: Sequence[int], *, questions: int = 8, seed: int = 0, notes: Console | None = None
 ) -> list[Figures]:
-    """Figures of every policy at every number of sessions, after a round to warm up; policies take turns."""
+    """Figures of every policy at every number of sessions, after a round to warm up; policies take turns.
+
+    OmniError: what the model said where nobody got an answer in that round, such as that it does not hear.
+    """
     cases = [case for case in read_set(None, ["speaks"]).cases if case.turns and case.voice]
-    _Run(omni, cases, max(sessions), 1, seed - 1).go()
+    first = _Run(omni, cases, max(sessions), 1, seed - 1)
+    first.go()
+    if not first.answers:
+        raise first.errors[0]
     out = []
     for count in sessions:
         for name, policy in POLICIES.items():

@@ -72,7 +72,7 @@ class Cost:
 
 def say(omni: Omni, texts: Sequence[str]) -> list[Sentence]:
     """What the talker makes of each text, in turns by every voice."""
-    out, voices = [], list(omni.voices)
+    out, voices = [], list(omni.voices) or [omni.default_voice]  # which raises where there are none
     for i, text in enumerate(texts):
         voice = voices[i % len(voices)]
         request = omni.runtime.request((), voice, Options(seed=i, max_audio_seconds=MAX_SECONDS, chunks=WHOLE))
