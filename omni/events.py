@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -22,6 +22,12 @@ class Capabilities:
     hears: bool
     sees: bool
     speaks: bool
+
+    @property
+    def lacks(self) -> str:
+        """What it cannot do, as a sentence has it: "hear, see or speak"; empty where it can do all."""
+        verbs = [field.name.removesuffix("s") for field in fields(self) if not getattr(self, field.name)]
+        return " or ".join(filter(None, (", ".join(verbs[:-1]), *verbs[-1:])))
 
 
 @dataclass(frozen=True)

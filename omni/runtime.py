@@ -33,6 +33,7 @@ T = TypeVar("T")
 SENTENCE = "One, two, three, four, five, six, seven, eight, nine, ten."
 CALL = "<tool_call>"
 """What a call begins with in the text of Qwen's models."""
+MUTE = "this model does not speak: it has no voice, or was loaded without speech; "
 
 
 class Runtime:
@@ -74,7 +75,7 @@ class Runtime:
     def default_voice(self) -> str:
         """Who speaks where nobody is named: Chelsie, as in transformers, or else the checkpoint's first."""
         if not self.voices:
-            raise VoiceError("this model was loaded without speech; load it with speech=True, or take one that speaks")
+            raise VoiceError(MUTE + "take one that speaks, and load it with speech=True")
         return "Chelsie" if "Chelsie" in self.voices else next(iter(self.voices))
 
     def request(
@@ -149,7 +150,7 @@ class Runtime:
     def check_voice(self, name: str) -> None:
         """Raise VoiceError where nobody speaks by that name."""
         if self.speak is None:
-            raise VoiceError(f"voice {name!r} was asked for, but this model was loaded without speech; leave voice out")
+            raise VoiceError(MUTE + f"leave voice {name!r} out, or take one that speaks, and load it with speech=True")
         pick(self.voices, name)
 
     def _speech(self, name: str, options: Options, seed: int) -> Speech:

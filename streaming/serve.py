@@ -6,7 +6,7 @@ import re
 import socket
 import sys
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -161,9 +161,8 @@ def greeting(hub: Hub, port: int, tls: Tls | None) -> str:
         f"  OpenAI's API base URL http{s}://{place}/v1, {'with your key' if settings.keys else 'with any key'}",
         f"  realtime     ws{s}://{place}/v1/realtime?model={hub.name}",
     ]
-    can = asdict(hub.omni.capabilities)
-    if lacks := [verb.removesuffix("s") for verb, able in can.items() if not able]:  # "hears", "sees", "speaks"
-        lines.append(f"  the model reads and writes; it does not {', '.join(lacks)}")
+    if lacks := hub.omni.capabilities.lacks:
+        lines.append(f"  the model reads and writes; it does not {lacks}")
     if not local and not tls:
         lines += [
             "Browsers give a microphone only to https pages, and to pages of their own machine. Give a certificate and key,",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,6 +17,7 @@ from rich.table import Table
 from omni.api import CACHE_TOKENS
 from omni.engine.features import MAX_BYTES
 from omni.errors import OmniError
+from omni.events import Capabilities
 from omni.families import Family, family_of, read_config
 from omni.kernels.native import build as native
 from omni.loading.checkpoint import Checkpoint, find, plan
@@ -172,10 +174,10 @@ def _checkpoint(
 
 def _abilities(config: ModelConfig) -> str:
     """What a model can do, and what it cannot."""
-    parts = {"see": config.thinker.vision, "hear": config.thinker.audio, "speak": config.talker}
-    can, cannot = ([name for name, part in parts.items() if bool(part) == able] for able in (True, False))
-    told = "reads and writes text" + "".join(f", {name}s" for name in can)
-    return f"{told}; it does not {' or '.join(filter(None, (', '.join(cannot[:-1]), cannot[-1])))}" if cannot else told
+    thinker = config.thinker
+    can = Capabilities(thinker.audio is not None, thinker.vision is not None, config.talker is not None)
+    told = ", ".join(["reads and writes text", *(verb for verb, able in asdict(can).items() if able)])
+    return f"{told}; it does not {can.lacks}" if can.lacks else told
 
 
 def _kv_bytes(config: DecoderConfig, dtype: torch.dtype) -> int:

@@ -33,7 +33,7 @@ from omni.cli.shared import (
     loaded,
     notes,
 )
-from omni.errors import MessageError
+from omni.errors import MessageError, VoiceError
 
 if TYPE_CHECKING:
     from numpy import float32
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from omni.api import Omni
     from omni.cli.wave import WaveFile
     from omni.events import Done, Event
-    from omni.streaming.client.conversation import Client
+    from omni.streaming.client.conversation import Answer, Client
     from omni.streaming.client.headset import Headset
 
 # torch takes seconds to import: commands import what they need when they run, so that --help is quick
@@ -158,11 +158,14 @@ def voices(
     convert: Annotated[bool, typer.Option("--convert", help="Keep them as voices.safetensors beside spk_dict.pt.")] = False,
 ) -> None:
     """List the voices of a checkpoint."""
+    from omni.families import read_config
     from omni.loading.checkpoint import find
     from omni.talker.voices import read_voices, write_voices
 
     with errors_told():
         folder = find(model)
+        if read_config(folder).talker is None:
+            raise VoiceError(f"{folder} does not speak, so it has no voices; take one that speaks")
         known = read_voices(folder)
         print("\n".join(known))
         if convert:
@@ -369,11 +372,11 @@ def _tell_answer(
 ) -> None:
     """Print an answer as it comes, write its sound, and play it."""
     shown = sounds = 0
-    heard = ""
+    told = False
     for answer in client.ask(question):
-        if answer.heard and not heard:
-            heard = answer.heard
-            notes.print(f"heard: {heard}", markup=False)
+        if answer.heard and not shown and not told:
+            _tell_heard(answer)
+            told = True
         print(answer.text[shown:], end="", flush=True)
         for samples in answer.sound[sounds:]:
             file.write(samples)
@@ -381,8 +384,14 @@ def _tell_answer(
                 headset.play(samples)
         shown, sounds = len(answer.text), len(answer.sound)
     print()
+    if answer.heard and not told:  # it came while the answer was being printed
+        _tell_heard(answer)
     if answer.first_sound is not None:
         notes.print(f"first sound after {answer.first_sound:.2f} s", style="dim")
+
+
+def _tell_heard(answer: Answer) -> None:
+    notes.print(f"heard: {answer.heard}", markup=False)
 
 
 def _follow(omni: Omni, events: Iterable[Event], out: Path | None, as_json: bool) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from omni.api import Omni
 from omni.engine.options import OptionArgs
-from omni.errors import EvaluationError
+from omni.errors import EvaluationError, InputError
 from omni.evaluation.recogniser import Recogniser, edits, words_of
 from omni.events import Done, Reply, collect
 
@@ -181,7 +181,7 @@ def evaluate(omni: Omni, given: EvalSet, done: Callable[[Case], None] = lambda c
     """Every row's score in turn; `done` hears of every finished case.
 
     Raises:
-        EvaluationError: the recogniser that a row needs is not installed.
+        EvaluationError: the recogniser that a row needs is not installed, or the model does not take what the row asks.
     """
     needed = any(row.metric in RECOGNISED for row in given.rows)
     judge = Judge(omni, Recogniser(given.sentences) if needed else None)
@@ -191,7 +191,12 @@ def evaluate(omni: Omni, given: EvalSet, done: Callable[[Case], None] = lambda c
             METRICS[row.metric](judge, cases[0])  # what is prepared at first use is not timed
         began, outcomes = perf_counter(), []
         for case in cases:
-            outcomes.append(METRICS[row.metric](judge, case))
+            try:
+                outcomes.append(METRICS[row.metric](judge, case))
+            except InputError as e:
+                raise EvaluationError(
+                    f"{row.name!r} cannot be asked of this model ({e}); name other rows, or take another model"
+                ) from e
             done(case)
         yield Score(row, _figures(row, outcomes), tuple(outcomes), perf_counter() - began)
 

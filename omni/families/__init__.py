@@ -29,7 +29,8 @@ def family_in(tree: Mapping[str, Any]) -> Family:
     """The family of a `config.json`; CheckpointError names a model_type that is not known."""
     kind = tree.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
-        raise CheckpointError(f"config.json says model_type {kind!r}; omni reads {', '.join(map(repr, sorted(FAMILIES)))}")
+        known = ", ".join(map(repr, sorted(FAMILIES)))
+        raise CheckpointError(f"config.json says model_type {kind!r}; omni reads {known}: take a checkpoint of one of these")
     return FAMILIES[kind]
 
 

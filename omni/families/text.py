@@ -62,14 +62,14 @@ def read_decoder(
         head_dim: where no key says; a head's share of the rows when None.
         sectioned: positions have three axes, and `mrope_section` says which turns what.
 
-    CheckpointError for windows, and for kinds of rotary positions that are not read.
+    CheckpointError for windows, other activations than silu, and kinds of rotary positions that are not read.
     """
     rope = c.part("rope_parameters" if "rope_parameters" in c else "rope_scaling")
     kind, kinds = rope.get("rope_type", rope.get("type", "default")), SECTIONED if sectioned else PLAIN
     if kind not in kinds:
-        raise CheckpointError(f"rope type {kind!r} is not supported; {' and '.join(map(repr, kinds))} are")
-    if c.get("use_sliding_window", False) or "sliding_attention" in c.get("layer_types", ()):
-        raise CheckpointError("use_sliding_window is set; sliding-window decoders are not supported")
+        known = " and ".join(map(repr, kinds))
+        raise CheckpointError(f"rope type {kind!r} is not supported, {known} are; take a checkpoint with one of these")
+    _check_layers(c)
     yarn = _yarn(rope, c) if kind == "yarn" else None
     heads, longest = int(c.num_attention_heads), c.max_position_embeddings
     width = c.get("head_dim", head_dim or int(c.hidden_size) // heads)
@@ -91,6 +91,17 @@ def read_decoder(
     )
 
 
+def _check_layers(c: Node) -> None:
+    """Raise CheckpointError where layers compute something else than ours would, from the same weights."""
+    if c.get("use_sliding_window", False) or "sliding_attention" in c.get("layer_types", ()):
+        raise CheckpointError(
+            "config.json asks for sliding windows (use_sliding_window or layer_types), which are not supported; take a "
+            "checkpoint whose layers attend to all that came before"
+        )
+    if (activation := c.get("hidden_act", "silu")) != "silu":
+        raise CheckpointError(f"hidden_act {activation!r} is not supported, 'silu' is; take a checkpoint with it")
+
+
 def _sections(sizes: Any, head_dim: int) -> tuple[int, ...]:
     """Axes of frequencies that lie together by axis: so many for time, height and width, any of which may be none."""
     axes = tuple(axis for axis, size in enumerate(sizes) for _ in range(size))
@@ -100,8 +111,9 @@ def _sections(sizes: Any, head_dim: int) -> tuple[int, ...]:
 
 
 def _yarn(rope: Node, c: Node) -> Yarn:
-    trained = rope.get("original_max_position_embeddings", c.max_position_embeddings)
-    factor = float(rope.get("factor", c.max_position_embeddings / trained))
+    trained = rope.get("original_max_position_embeddings", None)
+    factor = float(rope.factor if "factor" in rope or trained is None else c.max_position_embeddings / trained)
+    trained = c.max_position_embeddings if trained is None else trained
     gain = rope.get("attention_factor", None)
     if gain is None:
         gain = _gain(factor, 1.0)

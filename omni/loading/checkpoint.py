@@ -259,7 +259,8 @@ def plan(model: nn.Module, checkpoint: Checkpoint, layout: Layout) -> Plan:
     unused = [key for key in entries if key not in used and not layout.leaves(key)]
     if missing or unused or misshapen:
         lists = (_some("missing", missing), _some("not used", unused), _some("of another shape", misshapen))
-        raise CheckpointError("the checkpoint does not fit its config: " + "; ".join(filter(None, lists)))
+        told = "; ".join(filter(None, lists))
+        raise CheckpointError(f"the checkpoint does not fit its config: {told}; fetch both again from one place")
     return Plan(dict(sorted(found.items(), key=_place)), shared)
 
 

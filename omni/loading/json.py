@@ -24,7 +24,7 @@ class Node:
     def child(self, key: str) -> Node:
         value = self[key]
         if not isinstance(value, Mapping):
-            raise CheckpointError(f"{self._path}.{key} is no object; the checkpoint's config is damaged")
+            raise CheckpointError(f"{self._path}.{key} is no object; fetch it again")
         return Node(value, f"{self._path}.{key}")
 
     def part(self, key: str) -> Node:
@@ -52,11 +52,13 @@ def read_json(path: Path) -> Mapping[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except OSError as e:
-        raise CheckpointError(f"{path.name} cannot be read from {path.parent}: {e.strerror}") from e
+        raise CheckpointError(
+            f"{path.name} cannot be read from {path.parent} ({e.strerror}); give a checkpoint's folder, or fetch it again"
+        ) from e
     except ValueError as e:
-        raise CheckpointError(f"{path} is not JSON: {e}") from e
+        raise CheckpointError(f"{path} is not JSON ({e}); fetch it again") from e
     if not isinstance(data, dict):
-        raise CheckpointError(f"{path} holds no JSON object")
+        raise CheckpointError(f"{path} holds no JSON object; fetch it again")
     return data
 
 

@@ -98,7 +98,7 @@ class Template:
             reads, inner = meta.find_undeclared_variables(tree), _set_inside(tree)
             self._template = env.from_string(_MarkConstants(self._specials).visit(tree).set_environment(env))
         except TemplateSyntaxError as e:
-            raise CheckpointError(f"the chat template is no jinja, line {e.lineno}: {e.message}") from e
+            raise CheckpointError(f"the chat template is no jinja, line {e.lineno} ({e.message}); fetch it again") from e
         self._named = {role: mark(name, self._specials) for role, name in (named or {}).items()}
         self.takes_tools = "tools" in reads
         self.switches = frozenset(reads - inner - GIVEN - self._named.keys())
@@ -316,5 +316,5 @@ def _source(folder: Path, config: Mapping[str, Any]) -> str:
     if isinstance(source, list):  # several by name
         source = next((item.get("template") for item in source if item.get("name") == "default"), source)
     if source is not None and not isinstance(source, str):
-        raise CheckpointError(f"{path} holds a chat_template that is no text")
+        raise CheckpointError(f"{path} holds a chat_template that is no text; fetch it again")
     return DEFAULT if source is None else source

@@ -82,7 +82,9 @@ class Tokenizer:
     def _from_one(cls, path: Path) -> Tokenizer:
         data = dict(read_json(path))
         if data["model"]["type"] != "BPE" or "ByteLevel" not in json.dumps(data["decoder"]):
-            raise CheckpointError(f"{path} holds no byte-level BPE, the only kind that omni reads")
+            raise CheckpointError(
+                f"{path} holds no byte-level BPE, the only kind that omni reads; take a checkpoint with it"
+            )
         # without its added tokens the library cannot find them in a text
         words = tokenizers.Tokenizer.from_str(json.dumps(data | {"added_tokens": [], "truncation": None, "padding": None}))
         return cls(words, _added(data["added_tokens"]), _cuts_like_qwen(data))
@@ -92,7 +94,7 @@ class Tokenizer:
         vocab, merges = folder / "vocab.json", folder / "merges.txt"
         for path in (vocab, merges):
             if not path.exists():
-                raise CheckpointError(f"{folder} holds neither tokenizer.json nor {path.name}")
+                raise CheckpointError(f"{folder} holds neither tokenizer.json nor {path.name}; fetch it again")
         words = tokenizers.Tokenizer(models.BPE(*models.BPE.read_file(str(vocab), str(merges))))
         words.normalizer = normalizers.NFC()
         split = pre_tokenizers.Split(tokenizers.Regex(WORDS), behavior="isolated")

@@ -116,7 +116,7 @@ def test_greeting_tells_what_the_model_lacks() -> None:
     omni = Still()
     assert "does not" not in greeting(hub_of(omni), 8123, None)
     omni.hears, omni.voices = False, {}
-    assert "reads and writes; it does not hear, speak" in greeting(hub_of(omni), 8123, None)
+    assert "reads and writes; it does not hear or speak" in greeting(hub_of(omni), 8123, None)
 
 
 @pytest.mark.parametrize(

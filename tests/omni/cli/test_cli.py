@@ -15,8 +15,10 @@ import soundfile
 from typer.testing import CliRunner
 
 from omni import Omni
+from omni.bench import load
 from omni.cli.main import _follow, app
 from omni.events import Event, TextDelta
+from tests.oracle.make_tiny_text import make
 from tests.oracle.tiny import tiny
 
 MEDIA = Path(__file__).parents[3] / "demos" / "media"
@@ -69,6 +71,38 @@ def test_a_model_without_a_voice_says_so(tmp_path: Path) -> None:
     assert done.exit_code == 2
     assert "without speech" in " ".join(done.output.split())
     assert not (tmp_path / "answer.wav").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        (["ask", "--image", str(MEDIA / "scene.png"), "What?"], "does not see; leave pictures"),
+        (["ask", "--audio", str(MEDIA / "where.ogg")], "does not hear; leave sound out"),
+        (["ask", "--video", str(MEDIA / "clip.mp4"), "What?"], "does not see; leave pictures"),
+        (["ask", "--speak", "a.wav", "Hello"], "does not speak: it has no voice"),
+        (["say", "Hello", "-o", "a.wav"], "does not speak: it has no voice"),
+        (["voices"], "does not speak, so it has no voices"),
+        (["voices", "--convert"], "does not speak, so it has no voices"),
+        (["eval", "--rows", "sees"], "'sees' cannot be asked of this model"),
+        (["bench", "latency"], "take one that speaks"),
+        (["bench", "load", "--sessions", "1,2"], "does not speak: it has no voice"),
+        (["bench", "turns"], "does not speak: it has no voice"),
+        (["bench", "presets"], "does not speak: it has no voice"),
+    ],
+)  # fmt: skip
+def test_what_a_text_model_is_not_for(
+    command: list[str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One sentence that says what to do, and no file."""
+    monkeypatch.setattr(load, "PAUSE", 0.01)
+    folder = make("qwen3", tmp_path / "text")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    done = run(app, [*command, "--model", str(folder)])
+    told = " ".join(done.output.split())
+    assert done.exit_code in (1, 2) and done.exception.__class__ is SystemExit, told
+    assert told.startswith("error:") and told.count("error:") == 1 and says in told
+    assert not [*(tmp_path / "here").iterdir()]
 
 
 def test_ask_about_everything_aloud(tmp_path: Path) -> None:

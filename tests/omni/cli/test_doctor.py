@@ -101,6 +101,6 @@ def test_doctor_plans_for_text() -> None:
     console = Console(width=200, file=io.StringIO())
     assert examine(console, str(tiny("qwen3-wide")), "cpu", "float32")
     told = " ".join(console.file.getvalue().split())  # type: ignore[attr-defined]  # a StringIO
-    assert "qwen3: reads and writes text; it does not see, hear or speak" in told
+    assert "qwen3: reads and writes text; it does not hear, see or speak" in told
     assert "thinker cache, up to 65,536 tokens" in told
     assert not any(word in told for word in ("talker", "vocoder", "rows of media"))

@@ -179,8 +179,10 @@ def test_yarn(rope: dict[str, Any], yarn: Yarn, longest: int) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"use_sliding_window": True}, "use_sliding_window is set"),
-        ({"layer_types": ["full_attention", "sliding_attention", "full_attention"]}, "sliding"),
+        ({"use_sliding_window": True}, r"sliding windows .*; take a checkpoint"),
+        ({"layer_types": ["full_attention", "sliding_attention", "full_attention"]}, "layer_types"),
+        ({"hidden_act": "gelu"}, "hidden_act 'gelu' is not supported"),
+        ({"rope_scaling": {"type": "yarn"}}, "lacks 'factor'"),
         ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "'linear' is not supported"),
         ({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, "'dynamic' is not supported"),
         ({"rope_scaling": {"rope_type": "llama3", "factor": 2.0}}, "'llama3' is not supported"),
