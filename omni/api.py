@@ -250,12 +250,20 @@ class Omni:
         """Speak a sentence to itself: the first answer then comes as soon as others."""
         self.runtime.warm_up()
 
-    def session(self, *, system: str | None = None, voice: str | None = None, **options: Unpack[OptionArgs]) -> Session:
+    def session(
+        self,
+        *,
+        system: str | None = None,
+        voice: str | None = None,
+        template_args: Mapping[str, Any] | None = None,
+        **options: Unpack[OptionArgs],
+    ) -> Session:
         """A conversation that keeps its past, and reads what is said while it is being said.
 
         Args:
             system: what the model is told before the first turn.
             voice: speaks the answers; None for text alone.
+            template_args: switches of the checkpoint's chat template, such as `{"enable_thinking": False}`.
             options: of every answer; see `Options`.
 
         Raises:
@@ -263,4 +271,4 @@ class Omni:
         """
         if voice is not None:
             self.runtime.check_voice(voice)
-        return Session(self.runtime, system, voice, Options(**options))
+        return Session(self.runtime, system, voice, Options(**options), template_args)

@@ -172,12 +172,11 @@ class Runtime:
         if text is None:
             request.script = Script()
         else:
-            self.give(request, text)
+            self.give(request, self.reader.tokenizer.encode(text))
         return request
 
-    def give(self, request: Request, text: str) -> None:
-        """Have a request that was not run yet answered with exactly these words; ContextError where they do not fit."""
-        ids = self.reader.tokenizer.encode(text)
+    def give(self, request: Request, ids: list[int]) -> None:
+        """Have a request that was not run yet answered with exactly these ids; ContextError where they do not fit."""
         self.engine.check_text(request.prompt, len(ids))
         request.script = Script(ids, ended=True)
 

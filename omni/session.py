@@ -52,7 +52,7 @@ class _Answer:
 
     Attributes:
         turn: what is answered, at most one message; none where the model speaks unasked.
-        tools: that it could call.
+        how: it was asked for, as `Runtime.request` takes it.
         said: its text as far as it was told.
         words: when they were spoken, once somebody has asked.
     """
@@ -60,7 +60,7 @@ class _Answer:
     turn: list[Message]
     request: Request
     voice: str | None
-    tools: Sequence[Mapping[str, Any]]
+    how: Mapping[str, Any]
     num_past: int
     said: list[str] = field(default_factory=list)
     words: list[Word] | None = None
@@ -108,10 +108,18 @@ class Session:
         forgotten: what is remembered no more.
         voice: speaks the answers; None for text alone.
         tools: functions that the model may call.
+        template_args: switches of the checkpoint's chat template.
     """
 
-    def __init__(self, runtime: Runtime, system: str | None, voice: str | None, options: Options) -> None:
-        self._runtime, self.voice, self._options = runtime, voice, options
+    def __init__(
+        self,
+        runtime: Runtime,
+        system: str | None,
+        voice: str | None,
+        options: Options,
+        template_args: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._runtime, self.voice, self._options, self.template_args = runtime, voice, options, template_args
         self.tools: Sequence[Mapping[str, Any]] = ()
         self.messages: list[Message] = [{"role": "system", "content": system}] if system else []
         self.forgotten = Forgotten()
@@ -217,11 +225,14 @@ class Session:
         if not self._parts and not self.messages and text is None:
             raise MessageError("there is nothing to respond to; append text, a picture or sound first")
         turn, asked = self._turn(self._parts), replace(self._options, **options)
-        request = self._with_room(lambda: self._request(turn, asked), asked)
-        if text is not None:
-            self._runtime.give(request, text)
+        if text is None:
+            request = self._with_room(lambda: self._request(turn, asked), asked.max_tokens)
+        else:
+            ids = self._runtime.reader.tokenizer.encode(text)
+            request = self._with_room(lambda: self._request(turn, asked), len(ids))
+            self._runtime.give(request, ids)
         self.settle()
-        return _Answer(turn, request, self.voice, self.tools, len(self.messages))
+        return _Answer(turn, request, self.voice, self._how(), len(self.messages))
 
     def _answers(self, answer: _Answer) -> Generator[Event, None, None]:
         with self._giving(answer), closing(self._runtime.run(answer.request)) as events:
@@ -247,15 +258,14 @@ class Session:
         return [{"role": "user", "content": [*parts]}] if parts else []
 
     def _request(self, turn: list[Message], options: Options) -> Request:
-        messages = [*self.messages, *turn]
-        return self._runtime.request(messages, self.voice, options, tools=self.tools, known=self._known)
+        return self._runtime.request([*self.messages, *turn], self.voice, options, **self._how())
 
-    def _with_room(self, make: Callable[[], R], options: Options) -> R:
-        """What is made behind as much of the past as fits with its answer."""
+    def _with_room(self, make: Callable[[], R], num_tokens: int) -> R:
+        """What is made behind as much of the past as fits with an answer of so many tokens."""
         while True:
             try:
                 request = make()
-                if request is None or self._runtime.engine.has_room_for(request, options.max_tokens) or not self._forget():
+                if request is None or self._runtime.engine.has_room_for(request, num_tokens) or not self._forget():
                     return request
             except ContextError:
                 if not self._forget():
@@ -311,8 +321,7 @@ class Session:
         else:
             if answer.words is None:
                 asked = [*self.messages[: answer.num_past], *answer.turn]
-                how = {"tools": answer.tools, "known": self._known}
-                answer.words = self._runtime.words(answer.request, asked, answer.voice, **how)
+                answer.words = self._runtime.words(answer.request, asked, answer.voice, **answer.how)
             heard = "".join(word.text for word in answer.words if 500 * (word.start + word.end) <= played_ms)
         self.messages[answer.num_past :] = [*answer.turn, {"role": "assistant", "content": heard}]
         return heard
@@ -333,7 +342,7 @@ class Session:
             if not self._reading.num_waiting:
                 return
             self.settle()
-        if request := self._with_room(self._ahead, self._options):
+        if request := self._with_room(self._ahead, self._options.max_tokens):
             self._reading = Outbox()
             self._runtime.engine.submit([request], self._reading)
 
@@ -343,7 +352,9 @@ class Session:
 
     def _seen(self) -> tuple[Prompt, list[bytes]]:
         """The prompt up to what was shown last, with its blocks' keys."""
-        whole = self._runtime.reader.read([*self.messages, *self._turn(self._parts)], **self._how())
+        whole = self._runtime.reader.read(
+            [*self.messages, *self._turn(self._parts)], speaking=self.voice is not None, **self._how()
+        )
         prompt = whole.head(whole.num_to_media_end)
         return prompt, self._runtime.block_keys(prompt)
 
@@ -354,7 +365,7 @@ class Session:
         if num_again > AGAIN * said.sound.num_blocks:
             return None
         if said.before is None:
-            said.before = reader.opening(self.messages, self._parts, **self._how())
+            said.before = reader.opening(self.messages, self._parts, speaking=self.voice is not None, **self._how())
         said.num_again, said.blocks = num_again, reader.live.blocks(said.sound)
         prompt = reader.heard(said.before, said.blocks)
         standing = said.before.num_tokens + sum(map(reader.senses.num_rows, said.blocks[:num_standing]))
@@ -362,7 +373,7 @@ class Session:
         return prompt, said.block_keys
 
     def _how(self) -> dict[str, Any]:
-        return {"speaking": self.voice is not None, "tools": self.tools, "known": self._known}
+        return {"tools": self.tools, "template_args": self.template_args, "known": self._known}
 
     def settle(self) -> None:
         """Wait until what has come of the turn has been read as far as can be; `respond` does so itself."""

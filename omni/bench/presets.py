@@ -76,7 +76,7 @@ def say(omni: Omni, texts: Sequence[str]) -> list[Sentence]:
     for i, text in enumerate(texts):
         voice = voices[i % len(voices)]
         request = omni.runtime.request((), voice, Options(seed=i, max_audio_seconds=MAX_SECONDS, chunks=WHOLE))
-        omni.runtime.give(request, text)
+        omni.runtime.give(request, omni.runtime.reader.tokenizer.encode(text))
         list(omni.runtime.run(request))
         assert request.speech
         out.append(Sentence(text, voice, request.speech.track.frames))

@@ -77,9 +77,9 @@ class Engine(Worker):
     def check(self, prompt: Prompt) -> None:
         """Raise ContextError where a prompt leaves no room for an answer."""
         if prompt.num_tokens + self._opening > self._max_positions:
+            fewer = ", or send fewer or smaller media" if prompt.media else ""
             raise ContextError(
-                f"the prompt has {prompt.num_tokens} tokens and the model's context {self._max_positions}; shorten it, send "
-                "fewer or smaller pictures, or sample fewer video frames"
+                f"the prompt has {prompt.num_tokens} tokens and the model's context {self._max_positions}; shorten it{fewer}"
             )
 
     def has_room_for(self, request: Request, num_tokens: int) -> bool:

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from omni import Capabilities, Done, Omni, Reply, TextDelta
+from omni import Capabilities, Done, Omni, Options, Reply, TextDelta
 from omni.encoders import mel
 from omni.encoders.features import Sound
 from omni.engine.outbox import Outbox
@@ -442,6 +442,25 @@ def test_words_are_timed_behind_the_prompt_that_was_answered_tools_included(
     session.interrupt(30)
     first, again = asked
     assert torch.equal(again.ids, first.ids)
+
+
+def test_switches_of_the_template_reach_every_answer() -> None:
+    small = Omni.load(tiny("qwen3"), dtype="float32", progress=False)
+    off = {"enable_thinking": False}
+    session = small.session(template_args=off, max_tokens=3, seed=1)
+    session.append_text("Hello")
+    (done,) = [event for event in session.respond() if isinstance(event, Done)]
+    asked = [{"role": "user", "content": [{"type": "text", "text": "Hello"}]}]
+    assert done.usage.prompt_tokens == small.runtime.request(asked, None, Options(), template_args=off).prompt.num_tokens
+    assert done.usage.prompt_tokens != small.runtime.request(asked, None, Options()).prompt.num_tokens
+
+
+def test_given_words_need_room_for_themselves_alone() -> None:
+    small = Omni.load(tiny("7b-like"), dtype="float32", progress=False)
+    session = small.session(voice="Chelsie", max_tokens=small.model.config.thinker.decoder.max_positions, seed=1)
+    session.begin([{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"}])
+    list(session.say("Yes.", max_audio_seconds=0.1))
+    assert [message["content"] for message in session.messages] == ["Hello", "Hi", "Yes."]
 
 
 def test_a_long_conversation_forgets_and_goes_on() -> None:
