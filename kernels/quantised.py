@@ -84,7 +84,10 @@ class Int4(_Quantised):
 
 
 class Packed:
-    """A weight in an order that only the twin knows which made it."""
+    """A weight in an order that only the twin knows which made it; each overrides both of these.
+
+    No abstract class: asking whether a weight is one would cost a step more.
+    """
 
     @property
     def nbytes(self) -> int:

@@ -106,7 +106,7 @@ def talker(s: Setting) -> Iterator[Case]:
     sampler = Sampler(Sampling(), ours.config.vocab_size, seed=0, device=s.device)
     ending = TextEnd(thought[0], thought[0])
     state = DualTrackState(sampler=sampler, speaker=thought[0], ending=ending, code=code[0], text_ended=True)
-    runner = ModelRunner(ours.decoder, s.sizes.context + 256)  # type: ignore[arg-type]  # ours is a Thinker, which torch types as Module
+    runner = ModelRunner(ours.decoder, s.sizes.context + 256)  # type: ignore[arg-type]  # a talker holds its decoder as a Module
     taken = step(runner, ref.model if ref else None, s.sizes.context, ours.config.hidden_size, s)
 
     def reference() -> Tensor:

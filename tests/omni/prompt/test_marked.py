@@ -85,7 +85,7 @@ def test_it_is_a_string_to_all_who_look() -> None:
     assert text == "aBc" and hash(text) == hash("aBc") and {"aBc": 1}[text] == 1
     assert "Bc" in text and text.startswith("aB") and text.find("c") == 2 and sorted([text, "a"]) == ["a", "aBc"]
     with pytest.raises(TypeError):
-        text + 1  # type: ignore[operator]
+        text + 1  # type: ignore[operator]  # wrong on purpose
     with pytest.raises(ValueError, match="empty separator"):
         text.split("")
 
