@@ -8,9 +8,9 @@ import numpy as np
 import soxr
 
 from omni.encoders.features import Sound
-from omni.encoders.media import QUALITY, Wave, check_length, check_rate, resampled_len
 from omni.encoders.mel import LogMel, MelState
 from omni.encoders.sources import Budget
+from omni.encoders.waves import QUALITY, Wave, check_length, check_rate, resampled_len
 from omni.errors import MediaError
 
 HELD_BACK = 0.05

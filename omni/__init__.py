@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from omni.api import Omni
-    from omni.encoders.media import Budget
+    from omni.encoders.sources import Budget
     from omni.engine.options import Options
     from omni.events import AudioChunk, Capabilities, Done, Event, Reply, TextDelta, Timings, Usage
     from omni.kernels.sampling import Sampling
@@ -22,7 +22,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Omni": "omni.api",
-    "Budget": "omni.encoders.media",
+    "Budget": "omni.encoders.sources",
     "Options": "omni.engine.options",
     "Sampling": "omni.kernels.sampling",
     "ChunkPolicy": "omni.talker.voice",

@@ -11,7 +11,7 @@ from typing import Any, Unpack
 
 import torch
 
-from omni.encoders.media import Budget
+from omni.encoders.sources import Budget
 from omni.engine.loop import Engine
 from omni.engine.options import OptionArgs, Options, SpeechArgs
 from omni.errors import DeviceError, OptionError

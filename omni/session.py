@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from omni.encoders.features import Sound
 from omni.encoders.live import LiveState
-from omni.encoders.media import ImageSource, read_image
+from omni.encoders.pictures import ImageSource, read_image
 from omni.engine.align import Word
 from omni.engine.options import Options
 from omni.engine.outbox import Outbox

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from omni.api import Omni
-from omni.encoders.media import read_audio
+from omni.encoders.waves import read_audio
 from omni.errors import EvaluationError
 from omni.evaluation.evaluate import read_set
 from omni.events import AudioChunk

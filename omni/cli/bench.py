@@ -279,7 +279,7 @@ def bench_server(
 
 def _task(sessions: list[int], seconds: float, trials: int, seed: int) -> Task:
     """What is asked aloud about pictures in the packaged set, and the picture that takes longest to describe."""
-    from omni.encoders.media import read_audio
+    from omni.encoders.waves import read_audio
     from omni.evaluation.evaluate import read_set
     from omni.streaming.bench.barge_in import Request
     from omni.streaming.bench.recordings import RATE, Conversation

@@ -210,7 +210,7 @@ def serve(
     """Serve a page to talk to, OpenAI's Realtime API over a WebSocket, and its chat and speech endpoints over HTTP."""
     import torch
 
-    from omni.encoders.media import Budget
+    from omni.encoders.sources import Budget
     from omni.streaming.serve import Tls, check_settings
     from omni.streaming.serve import serve as serve_forever
     from omni.streaming.server.hub import TRANSCRIBE, TRANSCRIBE_BUNDLED
@@ -342,13 +342,13 @@ def _typed() -> Iterator[str]:
 
 
 def _picture(path: Path) -> Image:
-    from omni.encoders.media import read_image
+    from omni.encoders.pictures import read_image
 
     return read_image(path)
 
 
 def _recording(path: Path) -> tuple[NDArray[float32], int]:
-    from omni.encoders.media import read_audio
+    from omni.encoders.waves import read_audio
     from omni.streaming.client.conversation import Client
 
     return read_audio(path, Client.rate), Client.rate

@@ -15,7 +15,7 @@ from omni.errors import InputError, OmniError
 
 if TYPE_CHECKING:
     from omni.api import Omni
-    from omni.encoders.media import Budget
+    from omni.encoders.sources import Budget
 
 # torch takes seconds to import: commands import what they need when they run, so that --help is quick
 

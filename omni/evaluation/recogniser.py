@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from omni.encoders.media import read_audio
+from omni.encoders.waves import read_audio
 from omni.errors import EvaluationError
 
 try:

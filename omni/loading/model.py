@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from omni.encoders.media import Budget
+from omni.encoders.sources import Budget
 from omni.errors import CheckpointError
 from omni.families import Family, family_of, read_config
 from omni.kernels.linear import gains, gains_int8

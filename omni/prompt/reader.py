@@ -15,14 +15,16 @@ from typing import Any, TypeAlias
 
 import torch
 
+from omni.encoders.clips import read_video
 from omni.encoders.config import MelConfig, PixelConfig
 from omni.encoders.features import Picture, Sound
 from omni.encoders.live import LiveSound
-from omni.encoders.media import Budget, read_audio, read_image, read_video
 from omni.encoders.mel import MIN_FRAMES, LogMel, log_mel
+from omni.encoders.pictures import read_image
 from omni.encoders.pixels import image_patches, video_patches
-from omni.encoders.sources import digest_of
+from omni.encoders.sources import Budget, digest_of
 from omni.encoders.tower import Ears, Senses, Tower
+from omni.encoders.waves import read_audio
 from omni.errors import ContextError, MediaError, MediaLimitError, MessageError
 from omni.models.config import MediaIds
 from omni.prompt.positions import AudioSpan, AudioVideoSpan, Clock, ImageSpan, Span, TextSpan, VideoSpan

@@ -11,7 +11,8 @@ import pytest
 
 from demos.small_model.world import draw, scenes, sounds
 from demos.small_model.world.scenes import Actor, Clip, Scene, Sound, Thing
-from omni.encoders.media import read_audio, read_video
+from omni.encoders.clips import read_video
+from omni.encoders.waves import read_audio
 
 RED = Thing("red", "square", 3, 0.5, 1.5, 0.8)
 BLUE = Thing("blue", "circle", 8, 2.5, 2.5, 0.8)

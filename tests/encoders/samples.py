@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import av
 import numpy as np
 import numpy.typing as npt
 import soundfile
+from PIL import Image
 
 Wave = npt.NDArray[np.float32]
 
@@ -97,3 +99,31 @@ def video_file(
         if track:
             _encode_sound(container, track, speech_like(sound_seconds or len(frames) / fps, 48000), 48000)
     return path
+
+
+def data_url(data: bytes, kind: str = "image/png") -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def picture_file(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def quadrants(height: int = 34, width: int = 46) -> npt.NDArray[np.uint8]:
+    """Four colours, so that every turn and flip shows."""
+    pixels = np.zeros((height, width, 3), np.uint8)
+    pixels[: height // 2, : width // 2] = (250, 10, 20)
+    pixels[: height // 2, width // 2 :] = (20, 240, 30)
+    pixels[height // 2 :, : width // 2] = (10, 30, 230)
+    pixels[height // 2 :, width // 2 :] = (240, 240, 240)
+    return pixels
+
+
+def damaged(data: bytes) -> bytes:
+    return data[: len(data) // 2] + bytes(40) + data[len(data) // 2 + 40 :]
+
+
+PNG = picture_file(Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 80, 3), dtype=np.uint8)))
+WAV = sound_file(speech_like(2), 16000, "WAV", "PCM_16")

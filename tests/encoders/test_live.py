@@ -10,9 +10,9 @@ import torch
 
 from omni.encoders.config import MelConfig
 from omni.encoders.live import LiveSound
-from omni.encoders.media import read_audio
 from omni.encoders.mel import LogMel, log_mel
 from omni.encoders.sources import Budget
+from omni.encoders.waves import read_audio
 from omni.errors import MediaError, MediaLimitError
 from tests.encoders.samples import speech_like
 

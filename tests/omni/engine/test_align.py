@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from omni import AudioChunk, Omni, Options, TextDelta
-from omni.encoders.media import read_audio
+from omni.encoders.waves import read_audio
 from omni.engine.align import Word, join_words, telling_heads, token_starts
 from omni.evaluation.recogniser import HISS, PEAK, RATE, SILENCE, words_of
 from omni.events import collect

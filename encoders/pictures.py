@@ -1,0 +1,89 @@
+"""One picture: a file, bytes, data URL or Python object to RGB, upright, within a budget. Pillow decodes.
+
+Whatever is wrong with the input leaves here as one `MediaError` (`MediaLimitError` where the budget is exceeded) whose
+message names the input and says what to do.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+from omni.encoders.sources import DEFAULT_BUDGET, Budget, opened
+from omni.errors import MediaError, MediaLimitError
+
+ImageSource: TypeAlias = str | Path | bytes | Image.Image | npt.NDArray[np.uint8]
+
+# EPS and the like run programs, and others are no photographs: only these are tried
+_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+# what Pillow's readers raise for damaged data; warnings are exceptions where the caller's filters say so
+_PILLOW_ERRORS = (
+    OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, AttributeError, OverflowError,
+    NotImplementedError, struct.error, zlib.error, UserWarning,
+)  # fmt: skip
+
+
+def read_image(source: ImageSource, budget: Budget = DEFAULT_BUDGET) -> Image.Image:
+    """One picture, upright (EXIF orientation applied), RGB, transparency on white.
+
+    source: a path, `file://` URL, data URL, the bytes of a file, a PIL image, or a uint8 array `[H, W, 3]`.
+    Of an animation the first picture is taken; 16 bit greys keep their high byte. Raises MediaError, MediaLimitError.
+    """
+    if isinstance(source, np.ndarray):
+        if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3:
+            raise MediaError(f"the array is {source.dtype} {source.shape}; a picture is uint8 [H, W, 3]")
+        check_size("the array", source.shape[1], source.shape[0], budget)
+        return Image.fromarray(np.ascontiguousarray(source))
+    if isinstance(source, Image.Image):
+        return _to_rgb("the picture", source, budget)
+    with opened(source, budget) as media:
+        try:
+            image = Image.open(media.file, formats=_FORMATS)
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as e:
+            raise MediaLimitError(f"{media.name} has too many pixels: {e}; shrink it first") from e
+        except _PILLOW_ERRORS as e:
+            kinds = ", ".join(_FORMATS)
+            raise MediaError(
+                f"{media.name} is no picture that can be read ({kinds}): its header is not one; save it as PNG or JPEG"
+            ) from e
+        return _to_rgb(media.name, image, budget)
+
+
+def check_size(name: str, width: int, height: int, budget: Budget) -> None:
+    if width <= 0 or height <= 0:
+        raise MediaError(f"{name} is {width} x {height} pixels: nothing to see; send a picture of at least one pixel")
+    if width * height > budget.max_pixels:
+        raise MediaLimitError(f"{name} is {width} x {height} pixels and the budget is {budget.max_pixels}; shrink it first")
+
+
+def _to_rgb(name: str, image: Image.Image, budget: Budget) -> Image.Image:
+    check_size(name, image.width, image.height, budget)
+    try:
+        image.load()
+        image = ImageOps.exif_transpose(image)
+        if image.mode.startswith("I"):
+            image = _high_byte(name, image)
+        if image.mode == "F":
+            raise MediaError(f"{name} holds floats of unknown range; convert it to 8 bits first")
+        if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+            image = image.convert("RGBA")
+            white = Image.new("RGB", image.size, (255, 255, 255))
+            white.paste(image, mask=image.getchannel("A"))
+            return white
+        return image.convert("RGB")
+    except _PILLOW_ERRORS as e:
+        raise MediaError(f"{name} is damaged or cut short: {e}; save it again") from e
+
+
+def _high_byte(name: str, image: Image.Image) -> Image.Image:
+    """Grey of 16 bits to 8 as Pillow does for 16 bit colour; its own conversion of grey saturates instead."""
+    values = np.asarray(image)
+    if values.min() < 0 or values.max() > 0xFFFF:
+        raise MediaError(f"{name} holds integers beyond 16 bits; convert it to 8 bits first")
+    return Image.fromarray((values >> 8).astype(np.uint8))
