@@ -18,11 +18,13 @@ class Picture:
         patches: float32 `[t * h * w, channels * temporal * side * side]`, in merge-cell order.
         grid: (t, h, w) in patches.
         second_per_grid: seconds between two temporal grids; None for a still image.
+        warnings: what was lost of it, a sentence each.
     """
 
     patches: Tensor
     grid: tuple[int, int, int]
     second_per_grid: float | None = None
+    warnings: tuple[str, ...] = field(default=(), compare=False)
 
     @cached_property
     def digest(self) -> bytes:
@@ -46,9 +48,11 @@ class Sound:
 
     Attributes:
         mel: float32 `[mel bins, frames]`, no padding.
+        warnings: what was lost of it, a sentence each.
     """
 
     mel: Tensor
+    warnings: tuple[str, ...] = field(default=(), compare=False)
     _parts: dict[int, tuple[Sound, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property

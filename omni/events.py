@@ -117,6 +117,7 @@ class Done:
             sequence).
         seed: gives the same answer again.
         token_ids, codes: the answer's text and speech as the model's own ids.
+        warnings: what was passed over or lost on the way, a sentence each: damaged parts of media, words without a sound.
     """
 
     finish_reason: FinishReason
@@ -126,6 +127,7 @@ class Done:
     timings: Timings
     token_ids: tuple[int, ...] = field(repr=False)
     codes: tuple[int, ...] = field(repr=False)
+    warnings: tuple[str, ...] = ()
 
     @property
     def limit(self) -> Limit | None:
@@ -169,6 +171,10 @@ class Reply:
     @property
     def limits(self) -> tuple[Limit, ...]:
         return self.done.limits
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        return self.done.warnings
 
     @property
     def usage(self) -> Usage:

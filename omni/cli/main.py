@@ -424,6 +424,7 @@ def _as_json(text: str, out: Path | None, done: Done) -> dict[str, Any]:
         "audio": str(out) if out else None,
         "finish_reason": done.finish_reason,
         "limits": done.limits,
+        "warnings": done.warnings,
         "seed": done.seed,
         "usage": asdict(done.usage),
         "timings": asdict(done.timings) | {"real_time_factor": done.timings.real_time_factor},
@@ -440,6 +441,8 @@ def _report(out: Path | None, done: Done) -> None:
     if done.limits:
         facts.append(f"cut off by the {' and the '.join(done.limits)} limit")
     notes.print(" · ".join(facts), style="dim", markup=False, soft_wrap=True)
+    for warning in done.warnings:
+        notes.print(f"warning: {warning}", markup=False, soft_wrap=True)
 
 
 def main() -> None:

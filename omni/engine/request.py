@@ -78,6 +78,7 @@ class Request:
         logprobs: of ids whose text has not been let out.
         mute_ids: from the first of them on, the answer is written and not spoken.
         saved: the rows of a request that was preempted, those of each stage.
+        warnings: what its reader is told at its end, besides what is said of the prompt's media.
     """
 
     prompt: Prompt
@@ -108,6 +109,7 @@ class Request:
     logprobs: list[TokenLogprob] = field(default_factory=list)
     mute_ids: frozenset[int] = frozenset()
     limits: set[Limit] = field(default_factory=set)
+    warnings: list[str] = field(default_factory=list)
     prefilled: float | None = None
     first_text: float | None = None
     first_audio: float | None = None
@@ -156,7 +158,8 @@ class Request:
         limits = tuple(limit for limit in get_args(Limit) if limit in self.limits)
         reason: FinishReason = "interrupted" if interrupted else "length" if limits else "stop"
         codes = self.speech.codes if self.speech else ()
-        return Done(reason, limits, self.seed, self._usage(len(codes)), self._timings(), tuple(self.ids), codes)
+        warnings = (*self.prompt.warnings, *self.warnings)
+        return Done(reason, limits, self.seed, self._usage(len(codes)), self._timings(), tuple(self.ids), codes, warnings)
 
     def _usage(self, num_codes: int) -> Usage:
         prompt = self.prompt

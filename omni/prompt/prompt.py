@@ -57,6 +57,11 @@ class Prompt:
     def sounds(self) -> list[Sound]:
         return [medium for medium in self.media if isinstance(medium, Sound)]
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What was lost of its media, a sentence each."""
+        return tuple(dict.fromkeys(warning for medium in self.media for warning in medium.warnings))
+
     def rows_of(self, index: int) -> int:
         """Rows that a medium has."""
         return max(run.last for run in self.runs if run.index == index)
