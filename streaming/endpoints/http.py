@@ -15,6 +15,7 @@ from fastapi.responses import StreamingResponse
 from fastapi.routing import APIRoute
 from starlette.types import Receive, Scope, Send
 
+from omni.streaming.notices import Notices, current
 from omni.streaming.problems import Problem, told
 
 T = TypeVar("T")
@@ -33,13 +34,17 @@ class _StrictRequest(Request):
 
 
 class Route(APIRoute):
-    """A route whose body is read strictly."""
+    """A route whose body is read strictly, and whose answer's headers tell what there is to notice."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
 
         async def strictly(request: Request) -> Response:
-            return await handle(_StrictRequest(request.scope, request.receive))
+            notices = Notices()
+            current.set(notices)
+            response = await handle(_StrictRequest(request.scope, request.receive))
+            response.headers.update(notices.headers)
+            return response
 
         return strictly
 
