@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import io
 import zlib
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from html import escape
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import av
 import orjson
@@ -49,6 +49,11 @@ class TranscriptionRequest(Body):
     """
 
     model_config = ConfigDict(strict=False)
+    undone: ClassVar[Mapping[str, tuple[object, ...]]] = {
+        "chunking_strategy[type]": ("auto",),
+        "known_speaker_names[]": (),
+        "known_speaker_references[]": (),
+    }
 
     model: str
     language: Annotated[str, Field(pattern=r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*$")] | None = None
