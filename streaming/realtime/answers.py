@@ -17,7 +17,7 @@ from omni.streaming.realtime.input_items import item_of
 from omni.streaming.realtime.items import Item
 from omni.streaming.realtime.playing import Playing
 from omni.streaming.realtime.responses import Plan, Reason, Response
-from omni.streaming.realtime.session_config import must_call
+from omni.streaming.realtime.session_config import Session, must_call
 from omni.streaming.realtime.state import State
 from omni.streaming.tools import CallError
 
@@ -35,6 +35,7 @@ FIELDS = (
 class Apart(Fields):
     """What an answer has and a session has not."""
 
+    undone = Session.undone
     conversation: str | None = None
     metadata: dict[str, str] | None = Field(default=None, max_length=16)
     input: list[Json] | None = None

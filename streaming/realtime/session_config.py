@@ -212,6 +212,8 @@ class Bounds:
         self._check_voice(session.audio.output.voice, f"{param}.audio.output.voice")
         self._check_tools(session.tools, f"{param}.tools")
         check_tool_choice(session, f"{param}.tool_choice")
+        if isinstance(called := must_call(session.tool_choice), str):
+            session.tool_choice = {"type": "function", "name": called}
         return session
 
     def _voice(self, name: object) -> object:

@@ -86,12 +86,14 @@ class Talk:
         voices: tuple[str, ...] = ("Chelsie", "Ethan"),
         hears: bool = True,
         sees: bool = True,
+        calls: bool = True,
+        names: tuple[str, ...] = ("omni",),
         limits: Limits | None = None,
         session: Json | None = None,
     ) -> None:
-        can = Capabilities(hears, sees, bool(voices))
+        can = Capabilities(hears, sees, bool(voices), calls)
         bounds = Bounds(can, voices, voices[0] if voices else None, limits or Limits())
-        setup = Setup(("omni",), bounds, 2_000_000_000, kind)
+        setup = Setup(names, bounds, 2_000_000_000, kind)
         self.now = 100.0
         self.protocol = Protocol(setup, self.now, counted())
         self.events: list[Json] = []

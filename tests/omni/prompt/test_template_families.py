@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from omni.errors import OptionError
-from omni.prompt.template import Template
+from omni.errors import MessageError, OptionError
+from omni.prompt.template import DEFAULT, Template
 from omni.prompt.tokenizer import Run, Special, Tokenizer
 from tests.omni.prompt.tiny_tokenizer import QWEN2_5, QWEN3, WORDS_AMONG, write_one
 
@@ -287,3 +287,33 @@ def test_switches(case: Case) -> None:
             case.template.render([user("x")], add_generation_prompt=True, template_args={name: "<|im_end|>"})
     with pytest.raises(OptionError, match="names with values"):
         case.template.render([user("x")], add_generation_prompt=True, template_args="enable_thinking")  # type: ignore[arg-type]
+
+
+CALLING = {name: chat for name, chat in CHATS.items() if chat.tools or any(m["role"] == "tool" for m in chat.messages)}
+
+
+@pytest.mark.parametrize("ends", [True, False])
+@pytest.mark.parametrize("name", CALLING)
+def test_tools_are_written_in_as_published_where_a_template_has_no_place_for_them(name: str, ends: bool) -> None:
+    chat, names = CALLING[name], ["<|im_start|>", "<|im_end|>", *WORDS_AMONG]
+    theirs = Template(SOURCES["qwen2_5"], names, words=WORDS_AMONG)
+    ours = Template(DEFAULT, names, words=WORDS_AMONG, hermes=True)
+    assert ours.takes_tools and ours.adds_tools and not theirs.adds_tools
+    brief = [] if chat.messages[0]["role"] == "system" else [system("Be brief.")]
+    how: Any = {"tools": chat.tools, "add_generation_prompt": ends}
+    assert ours.render([*brief, *chat.messages], **how) == theirs.render([*brief, *chat.messages], **how)
+
+
+def test_a_template_with_a_place_for_tools_keeps_its_own_form() -> None:
+    source = SOURCES["qwen3"]
+    taught, plain = (Template(source, QWEN3, words=WORDS_AMONG, hermes=hermes) for hermes in (True, False))
+    chat = CHATS["calls and results"]
+    how: Any = {"tools": chat.tools, "add_generation_prompt": True}
+    assert not taught.adds_tools and taught.render(chat.messages, **how) == plain.render(chat.messages, **how)
+
+
+def test_calls_before_are_not_dropped_where_they_have_no_place() -> None:
+    template = Template(DEFAULT, ["<|im_start|>", "<|im_end|>"])
+    for turn in (said("", clock={}), result("3")):
+        with pytest.raises(MessageError, match="leave calls and their results out"):
+            template.render([user("hello"), turn], add_generation_prompt=True)

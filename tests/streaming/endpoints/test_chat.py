@@ -198,7 +198,8 @@ def test_what_the_runtime_is_asked() -> None:
     assert [asked.pop("seed") for asked in both] == [3, 4]
     assert both[0] == both[1] == {
         "messages": [{"role": "user", "content": [{"type": "text", "text": "What is two plus three?"}]}],
-        "voice": None, "tools": [], "must_call": False, "template_args": None, "max_tokens": 9, "temperature": 0.5, "top_p": 0.9, "top_k": 3,
+        "voice": None, "tools": [], "must_call": False, "template_args": None,
+        "max_tokens": 9, "temperature": 0.5, "top_p": 0.9, "top_k": 3,
         "repetition_penalty": 1.1, "stop": ["x"], "logprobs": 0,
     }  # fmt: skip
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from omni.streaming.notices import Notices, current
 from omni.streaming.problems import Problem
 from omni.streaming.settings import Limits
 from tests.streaming.talk import TOOL, Answer, Cut, Stop, Talk, error, silence, types
@@ -113,7 +114,7 @@ def test_an_answer_may_differ_from_its_session() -> None:
             "max_output_tokens": 20,
             "metadata": {"client_event_id": "abc", "k": "v"},
             "audio": {"output": {"format": {"type": "audio/pcma"}, "voice": "Ethan"}},
-            "prompt": {"id": "p"},
+            "prompt": None,
             "reasoning": {"effort": "low"},
             "parallel_tool_calls": True,
         },
@@ -478,3 +479,97 @@ def test_without_tools_a_call_is_text() -> None:
     response = talk.respond()
     events = talk.text(response, CALL) + talk.finish(response)
     assert events[-1]["response"]["output"][0]["content"] == [{"type": "output_text", "text": CALL}]
+
+
+FORCED = {"type": "function", "name": "look_up"}
+
+
+@pytest.mark.parametrize(
+    ("choice", "must_call"),
+    [
+        ("auto", False),
+        ("required", True),
+        (FORCED, "look_up"),
+        ({"type": "function", "function": {"name": "look_up"}}, "look_up"),
+        ("none", False),
+    ],
+)
+@pytest.mark.parametrize("once", [True, False])
+def test_a_call_may_be_asked_for(choice: Any, must_call: bool | str, once: bool) -> None:
+    talk = Talk()
+    (event,) = talk.update(tools=[TOOL], **({} if once else {"tool_choice": choice}))
+    assert event["session"]["tool_choice"] == ("auto" if once else FORCED if isinstance(choice, dict) else choice)
+    talk.respond(**({"tool_choice": choice} if once else {}))
+    answer = talk.last(Answer)
+    assert answer.must_call == must_call and bool(answer.tools) == (choice != "none")
+
+
+def test_what_must_be_called_is_there() -> None:
+    talk = Talk()
+    (event,) = talk.update(tool_choice="required")  # the tools may come later
+    assert event["type"] == "session.updated"
+    talk.respond()
+    assert talk.last(Answer).must_call is False
+    assert error(talk.update(tool_choice={**FORCED, "name": "other"}))["param"] == "session.tool_choice"
+
+
+def test_a_model_that_calls_nothing_says_so_at_once() -> None:
+    talk = Talk(calls=False)
+    found = error(talk.update(tools=[TOOL]))
+    assert (found["param"], found["code"]) == ("session.tools", "unsupported_parameter")
+    assert talk.update(tools=[])[0]["type"] == "session.updated"
+    assert error(talk.client("response.create", response={"tools": [TOOL]}))["param"] == "response.tools"
+
+
+def test_arguments_of_calls_before_are_objects_or_nothing() -> None:
+    talk = Talk()
+    for i, arguments in enumerate(("", None, "{}", '{"x": 1}')):
+        item = {
+            "type": "function_call",
+            "call_id": f"c{i}",
+            "name": "f",
+            "arguments": arguments,
+            "role": None,
+            "status": None,
+        }
+        added, _ = talk.client("conversation.item.create", item=item)
+        assert added["item"]["arguments"] == (arguments or "{}")
+    item = {"type": "function_call", "name": "f", "arguments": "[1]"}
+    assert error(talk.client("conversation.item.create", item=item))["param"] == "item.arguments"
+
+
+def test_unknown_fields_are_told_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    talk, notices = Talk(), Notices()
+    token = current.set(notices)
+    try:
+        for _ in range(3):
+            talk.update(
+                temperature=0.8, audio={"input": {"turn_detection": {"type": "server_vad", "mood": 1, "threshold": None}}}
+            )
+            talk.client("input_audio_buffer.append", audio="AAAA", trace="x", event_id="e")
+            talk.client("response.create", response={"commentary": {}, "instructions": "Be brief."})
+            talk.client("response.cancel")
+        told = ["session.audio.input.turn_detection.mood", "session.temperature", "trace", "response.commentary"]
+        assert notices.ignored == told and len(caplog.records) == len(told)
+        notices.strict = True
+        assert error(talk.update(mood=1))["param"] == "session.mood"
+    finally:
+        current.reset(token)
+
+
+@pytest.mark.parametrize(
+    ("voice", "speaks"), [("alloy", "Chelsie"), ("ash", "Ethan"), ("coral", "Chelsie"), ("ethan", "Ethan")]
+)
+def test_the_voice_that_speaks_is_told(voice: str, speaks: str) -> None:
+    talk = Talk()
+    (event,) = talk.update(audio={"output": {"voice": voice}})
+    assert event["session"]["audio"]["output"]["voice"] == speaks
+    talk.respond()
+    assert talk.last(Answer).voice == speaks
+
+
+def test_any_name_of_the_model_is_its_name() -> None:
+    talk = Talk(names=("omni", "gpt-realtime"))
+    (event,) = talk.update(model="gpt-realtime")
+    assert event["session"]["model"] == "omni"
+    assert error(talk.update(model="gpt-4o"))["param"] == "session.model"
