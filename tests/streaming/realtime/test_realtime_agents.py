@@ -27,7 +27,7 @@ def test_a_typed_turn_and_one_aloud(omni: Omni) -> None:
 
 async def converse(address: str) -> None:
     set_tracing_disabled(True)
-    settings: RealtimeSessionModelSettings = {"model_name": MODEL, "voice": "Chelsie"}
+    settings: RealtimeSessionModelSettings = {"model_name": MODEL, "voice": "ash"}
     agent: RealtimeAgent[None] = RealtimeAgent(name="guide", instructions="You are Omni.")
     runner = RealtimeRunner(agent, config={"model_settings": settings})
     url = f"{address.replace('http', 'ws')}/v1/realtime?model={MODEL}"
