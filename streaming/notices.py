@@ -15,6 +15,7 @@ log = logging.getLogger(__name__)
 IGNORED, WARNINGS = "x-omni-ignored", "x-omni-warnings"
 MOST_TOLD, MOST_PATH = 32, 200
 """Fields that one request is told of, and characters of each."""
+MORE = "..."
 MOST_CHARS = 2000
 """Of a header; what is longer is cut, and whole in the log."""
 
@@ -48,19 +49,17 @@ current: ContextVar[Notices | None] = ContextVar("current", default=None)
 
 def ignore(paths: Iterable[str]) -> None:
     """Tell the client of fields that nobody here knows, each once, and the log; Problem where the server is strict."""
-    notices = current.get() or Notices()
+    notices, new = current.get() or Notices(), list[str]()
     for path in (path[:MOST_PATH] for path in paths):
         if notices.strict:
             raise Problem(f"{path} is not known here; leave it out", param=path, code="unsupported_parameter")
-        if path in notices.ignored:
-            continue
-        if len(notices.ignored) == MOST_TOLD:
-            log.warning("more fields are passed over")
-            notices.ignored.append("...")
-        if len(notices.ignored) > MOST_TOLD:
-            return
-        log.warning("passed over, as nobody here knows it: %s", ascii(path))
-        notices.ignored.append(path)
+        if path not in notices.ignored:
+            notices.ignored.append(path if len(notices.ignored) < MOST_TOLD else MORE)
+            new.append(notices.ignored[-1])
+        if MORE in notices.ignored:
+            break
+    if new:
+        log.warning("passed over, as nobody here knows it: %s", ascii(new)[1:-1])
 
 
 def warn(sentences: Iterable[str]) -> None:

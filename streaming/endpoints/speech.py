@@ -19,6 +19,7 @@ from omni.streaming.audio.wire import FILE_FORMATS, FileEncoder
 from omni.streaming.endpoints.http import Events, Made, Route, begun
 from omni.streaming.endpoints.voices import VoiceName, voice_for
 from omni.streaming.fields import Body, problem_of_fields
+from omni.streaming.notices import Notices, current
 from omni.streaming.problems import Problem, refused, server_fault, told
 from omni.streaming.server.hub import Hub
 from omni.streaming.usage import speech_usage
@@ -179,6 +180,7 @@ async def speak_along(socket: WebSocket) -> None:
     socket ends the speech.
     """
     hub: Hub = socket.app.state.hub
+    current.set(Notices(strict=hub.settings.strict))
     await socket.accept()
     try:
         async with asyncio.timeout(hub.settings.limits.session_seconds):
