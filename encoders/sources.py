@@ -8,17 +8,26 @@ import hashlib
 import io
 import re
 import stat
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeAlias
 from urllib.parse import unquote
 
 import numpy as np
 from PIL import Image
 
-from omni.errors import MediaError, MediaLimitError
+from omni.errors import MediaError, MediaLimitError, MediaWarning
+
+Tell: TypeAlias = Callable[[str], None]
+"""Takes a sentence about what was lost of a medium; it names the medium."""
+
+
+def tell_python(sentence: str) -> None:
+    """What readers do with such a sentence unless told otherwise: a `MediaWarning`, which points at who called them."""
+    warnings.warn(sentence, MediaWarning, stacklevel=3)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import soxr
 
 from omni.encoders.containers import demuxed, known
-from omni.encoders.sources import DEFAULT_BUDGET, Budget, Media, check_whole, opened
+from omni.encoders.sources import DEFAULT_BUDGET, Budget, Media, Tell, check_whole, opened, tell_python
 from omni.errors import MediaError, MediaLimitError
 
 Wave: TypeAlias = npt.NDArray[np.float32]
@@ -23,14 +23,28 @@ QUALITY = "HQ"
 """Of soxr's resampling."""
 
 
-def read_audio(source: AudioSource, rate: int = 16000, budget: Budget = DEFAULT_BUDGET) -> Wave:
+def read_audio(
+    source: AudioSource,
+    rate: int = 16000,
+    budget: Budget = DEFAULT_BUDGET,
+    *,
+    origin: float | None = None,
+    start: float | None = None,
+    end: float | None = None,
+    tell: Tell = tell_python,
+) -> Wave:
     """One sound as float32 `[S]`, mono at `rate` Hz: channels averaged, then resampled by soxr HQ.
 
     source: a path, `file://` URL, data URL or the bytes of a sound file or of a video with sound, or `(wave, rate)`.
     The wave of a pair is `[S]` or `[S, channels]`, the layout of `soundfile`; floats are taken as they are, integers
     divided by their range (int16 by 32768). What an encoder put before the sound is dropped, as FFmpeg does.
+    origin: seconds on the container's clock at which sample 0 lies; a sound that begins later has silence before it, of
+    one that begins sooner the beginning is left out. None: where the sound begins.
+    start, end: seconds after the origin; what lies between them is returned, nothing where the sound is over by then.
+    tell: is given a sentence for everything that was lost.
     Raises MediaError (no sound, no samples, NaN, damaged), MediaLimitError.
     """
+    began = 0.0
     if isinstance(source, tuple):
         name = "the wave"
         wave, source_rate = _from_pair(source, budget)
@@ -38,12 +52,16 @@ def read_audio(source: AudioSource, rate: int = 16000, budget: Budget = DEFAULT_
         with opened(source, budget) as media:
             name = media.name
             check_whole(media)
-            wave, source_rate = _decode_wave(media, budget)
+            wave, source_rate, began = _decode_wave(media, budget)
     if len(wave) == 0:
         raise MediaError(f"{name} holds no samples; record it again")
     if not np.isfinite(wave).all():
         raise MediaError(f"{name} holds samples that are NaN or infinite; repair or drop them")
-    return _resample(wave, source_rate, rate)
+    if origin is not None:
+        late = round((began - origin) * source_rate)
+        wave = np.concatenate([np.zeros(max(0, late), np.float32), wave[max(0, -late) :]])
+    first, last = (None if t is None else max(0, round(t * rate)) for t in (start, end))
+    return _resample(wave, source_rate, rate)[first:last]
 
 
 def _from_pair(source: tuple[Any, ...], budget: Budget) -> tuple[Wave, int]:
@@ -83,16 +101,19 @@ def _mono(wave: npt.NDArray[Any]) -> Wave:
     return mean
 
 
-def _decode_wave(media: Media, budget: Budget) -> tuple[Wave, int]:
+def _decode_wave(media: Media, budget: Budget) -> tuple[Wave, int, float]:
     with demuxed(media, budget) as container:
         if not container.streams.audio:
             raise MediaError(f"{media.name} has no sound track; pass it as a video without sound")
         stream = known(media, container.streams.audio[0])
         pieces: list[Wave] = []
         rate = num_samples = 0
+        began = 0.0
         for frame in container.decode(stream):
             if rate not in (0, frame.sample_rate):
                 raise MediaError(f"{media.name} changes its sample rate on the way; convert it to one rate")
+            if not pieces and frame.time is not None:
+                began = frame.time
             rate = int(frame.sample_rate)
             num_samples += frame.samples
             check_length(media.name, num_samples, rate, budget)
@@ -106,7 +127,7 @@ def _decode_wave(media: Media, budget: Budget) -> tuple[Wave, int]:
             raise MediaError(
                 f"{media.name} is cut short: {num_samples} samples are there and it states more; fetch it again"
             )
-        return (np.concatenate(pieces) if pieces else np.zeros(0, np.float32)), rate
+        return (np.concatenate(pieces) if pieces else np.zeros(0, np.float32)), rate, began
 
 
 def _resample(wave: Wave, source_rate: int, rate: int) -> Wave:
