@@ -16,9 +16,9 @@ import soxr
 
 from omni.encoders.containers import demuxed
 from omni.encoders.mixing import mixed
+from omni.encoders.sound_track import JUMPY, LOSSES, SoundTrack, scaled, sound_streams
 from omni.encoders.sources import DEFAULT_BUDGET, Budget, Media, Tell, opened, tell_python
 from omni.encoders.timeline import Piece, Samples, Timeline
-from omni.encoders.tracks import JUMPY, LOSSES, SoundTrack, scaled, sound_streams
 from omni.errors import MediaError, MediaLimitError
 
 Wave: TypeAlias = npt.NDArray[np.float32]
