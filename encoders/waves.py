@@ -16,7 +16,7 @@ import soxr
 
 from omni.encoders.containers import demuxed
 from omni.encoders.mixing import mixed
-from omni.encoders.sound_track import JUMPY, LOSSES, SoundTrack, scaled, sound_streams
+from omni.encoders.sound_track import JUMPY, LOSSES, SoundTrack, peak, scaled, sound_streams
 from omni.encoders.sources import DEFAULT_BUDGET, Budget, Media, Tell, opened, tell_python
 from omni.encoders.timeline import Piece, Samples, Timeline
 from omni.errors import MediaError, MediaLimitError
@@ -100,12 +100,12 @@ def _slices(wave: npt.NDArray[Any], rate: int) -> Iterator[Samples]:
 
 def _check_values(name: str, samples: Samples) -> None:
     """Raise MediaError for what no sound is."""
-    peak = float(np.abs(samples).max(initial=0))
-    if not math.isfinite(peak):
+    most = peak(samples)
+    if not math.isfinite(most):
         raise MediaError(f"{name} holds samples that are NaN or infinite; repair or drop them")
-    if peak > HAIR:
-        how = "its peak" if peak < 8 else "32768 if they were 16 bit integers, or pass integers"
-        raise MediaError(f"{name} holds floats up to {peak:g} and a sound lies within -1 and 1; divide them by {how}")
+    if most > HAIR:
+        how = "its peak" if most < 8 else "32768 if they were 16 bit integers, or pass integers"
+        raise MediaError(f"{name} holds floats up to {most:g} and a sound lies within -1 and 1; divide them by {how}")
 
 
 def _decoded(
