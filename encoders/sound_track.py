@@ -35,9 +35,8 @@ def sound_streams(media: Media, container: Any) -> list[Any]:
 
 def scaled(samples: np.ndarray[Any, Any]) -> Samples:
     """Samples of any type as float32: integers by their range, floats as they are."""
-    out: Samples = samples.astype(
-        np.float32, copy=samples.dtype.kind != "f"
-    )  # integers round to 24 bits; powers of two then divide exactly
+    # integers round to 24 bits; powers of two then divide exactly
+    out: Samples = samples.astype(np.float32, copy=samples.dtype.kind != "f")
     if samples.dtype == np.uint8:
         out -= 128
         out /= 128
