@@ -48,11 +48,11 @@ def encoded_sound(wave: Wave, rate: int, kind: str, codec: str) -> bytes:
     """A mono sound file by FFmpeg."""
     buffer = io.BytesIO()
     with av.open(buffer, "w", format=kind) as container:
-        _encode_sound(container, container.add_stream(codec, rate=rate, layout="mono"), wave, rate)
+        encode_sound(container, container.add_stream(codec, rate=rate, layout="mono"), wave, rate)
     return buffer.getvalue()
 
 
-def _encode_sound(container: Any, stream: Any, wave: Wave, rate: int) -> None:
+def encode_sound(container: Any, stream: Any, wave: Wave, rate: int) -> None:
     step = stream.codec_context.frame_size or 1024
     kind = stream.codec_context.format.name
     for at in range(0, len(wave), step):
@@ -105,7 +105,7 @@ def video_file(
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode())
         if track:
-            _encode_sound(container, track, speech_like(sound_seconds or len(frames) / fps, 48000), 48000)
+            encode_sound(container, track, speech_like(sound_seconds or len(frames) / fps, 48000), 48000)
     return path
 
 
