@@ -44,6 +44,7 @@ def known(media: Media, stream: Any) -> Any:
     return stream
 
 
-def sound_stream(container: Any) -> Any | None:
-    """The first sound track of a kind that FFmpeg knows; None where there is none."""
-    return next((stream for stream in container.streams.audio if stream.codec_context is not None), None)
+def sound_streams(container: Any) -> list[Any]:
+    """The streams of sound that FFmpeg can decode, first those that players take first."""
+    known = [stream for stream in container.streams.audio if stream.codec_context is not None]
+    return sorted(known, key=lambda stream: not stream.disposition & av.stream.Disposition.default)

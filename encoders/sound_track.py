@@ -23,16 +23,6 @@ _TAGS = (b"ID3", b"TAG", b"APETAGEX", b"LYRICSBEGIN")
 JUMPY = ("mpegts", "mpeg", "ogg", "flv")
 
 
-def sound_streams(media: Media, container: Any) -> list[Any]:
-    """The streams of sound that FFmpeg can decode, those that players take first."""
-    if not container.streams.audio:
-        raise MediaError(f"{media.name} has no sound track; pass it as a video without sound")
-    known = [stream for stream in container.streams.audio if stream.codec_context is not None]
-    if not known:
-        raise MediaError(f"{media.name} is coded in a way that FFmpeg does not know; convert it, for example to WAV or MP4")
-    return sorted(known, key=lambda stream: not stream.disposition & av.stream.Disposition.default)
-
-
 def scaled(samples: np.ndarray[Any, Any]) -> Samples:
     """Samples of any type as float32: integers by their range, floats as they are."""
     # integers round to 24 bits; powers of two then divide exactly

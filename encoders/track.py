@@ -14,7 +14,7 @@ import av
 import numpy as np
 import numpy.typing as npt
 
-from omni.encoders.containers import demuxed, known, sound_stream
+from omni.encoders.containers import demuxed, known, sound_streams
 from omni.encoders.pictures import check_size
 from omni.encoders.sources import Budget, Media, Tell
 from omni.errors import MediaError, MediaLimitError
@@ -160,7 +160,7 @@ def _is_shown(packet: Any, stream: Any) -> bool:
 def _sound_begins(media: Media, budget: Budget, tell: Tell) -> float | None:
     """Seconds on the container's clock where its sound begins; None where it has none."""
     with demuxed(media, None) as container:
-        stream = sound_stream(container)
+        stream = next(iter(sound_streams(container)), None)
         if stream is None:
             return None
         count = 0

@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import soxr
 
-from omni.encoders.containers import demuxed
+from omni.encoders.containers import demuxed, known, sound_streams
 from omni.encoders.mixing import mixed
-from omni.encoders.sound_track import JUMPY, LOSSES, SoundTrack, peak, scaled, sound_streams
+from omni.encoders.sound_track import JUMPY, LOSSES, SoundTrack, peak, scaled
 from omni.encoders.sources import DEFAULT_BUDGET, Budget, Media, Tell, opened, tell_python
 from omni.encoders.timeline import Piece, Samples, Timeline
 from omni.errors import MediaError, MediaLimitError
@@ -114,8 +114,10 @@ def _decoded(
     """The first track of a container of which something can be decoded, and sentences on what was lost of it."""
     number, damaged = 0, False
     while True:
-        with demuxed(media, budget) as container:
-            streams = sound_streams(media, container)
+        with demuxed(media, budget if last is None else None) as container:
+            if not container.streams.audio:
+                raise MediaError(f"{media.name} has no sound track; pass it as a video without sound")
+            streams = sound_streams(container) or [known(media, container.streams.audio[0])]
             track = SoundTrack(media, container, streams[number])
             pieces = track.pieces()
             if piece := next(pieces, None):
