@@ -42,8 +42,3 @@ def known(media: Media, stream: Any) -> Any:
     if stream.codec_context is None:
         raise MediaError(f"{media.name} is coded in a way that FFmpeg does not know; convert it, for example to WAV or MP4")
     return stream
-
-
-def sound_stream(container: Any) -> Any | None:
-    """The first sound track of a kind that FFmpeg knows; None where there is none."""
-    return next((stream for stream in container.streams.audio if stream.codec_context is not None), None)
