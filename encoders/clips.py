@@ -16,8 +16,8 @@ import numpy as np
 from omni.encoders.frames import Pixels, decoded
 from omni.encoders.pictures import ImageSource, read_image
 from omni.encoders.sampling import PLAIN, Sampling, sample
-from omni.encoders.sources import DEFAULT_BUDGET, Budget, Media, Tell, check_whole, opened, tell_python
-from omni.encoders.track import SAME, Track, read_track
+from omni.encoders.sources import DEFAULT_BUDGET, Budget, Tell, check_whole, opened, tell_python
+from omni.encoders.track import SAME, read_track
 from omni.errors import MediaError, MediaLimitError
 
 VideoSource: TypeAlias = str | Path | bytes | Sequence[ImageSource]
@@ -75,28 +75,19 @@ def open_clip(
         yield _of_pictures(source, asked, budget)
         return
     with opened(source, budget) as media:
-        track = _track(media, budget, tell)
+        try:
+            track = read_track(media, budget, tell)
+        except MediaLimitError:
+            raise
+        except MediaError:
+            check_whole(media)  # which says more
+            raise
         try:
             samples = sample(track, asked, budget.max_frames)
         except MediaError as e:
             raise type(e)(f"{media.name}: {e}") from e
         frames = decoded(media, track, samples.frames, budget, tell)
         yield Clip(frames, samples.times, samples.fps, asked, track.rate is not None, track.has_audio, track.origin)
-
-
-def _track(media: Media, budget: Budget, tell: Tell) -> Track:
-    try:
-        check_whole(media)
-    except MediaError as missing:
-        try:
-            track = read_track(media, budget, tell, whole=False)
-        except MediaLimitError:
-            raise
-        except MediaError as e:
-            raise missing from e
-        tell(f"{missing}; what is there ends after {track.end:.1f} s")
-        return track
-    return read_track(media, budget, tell)
 
 
 def _of_pictures(source: Sequence[ImageSource], asked: Sampling, budget: Budget) -> Clip:

@@ -16,7 +16,8 @@ import numpy.typing as npt
 
 from omni.encoders.containers import demuxed, known, sound_streams
 from omni.encoders.pictures import check_size
-from omni.encoders.sources import Budget, Media, Tell
+from omni.encoders.sound_track import SoundTrack
+from omni.encoders.sources import Budget, Media, Tell, missing_bytes
 from omni.errors import MediaError, MediaLimitError
 
 Stamps = npt.NDArray[np.int64]
@@ -65,11 +66,9 @@ class Track:
         return float(self.seconds[-1]) + self.hold
 
 
-def read_track(media: Media, budget: Budget, tell: Tell, *, whole: bool = True) -> Track:
-    """One pass over the packets.
-
-    whole: the file is as long as it states. Raises MediaError where there are no pictures, MediaLimitError.
-    """
+def read_track(media: Media, budget: Budget, tell: Tell) -> Track:
+    """One pass over the packets. Raises MediaError where there are no pictures, MediaLimitError."""
+    missing = missing_bytes(media)
     with demuxed(media, None) as container:
         stream = picture_stream(media, container)
         if stream.width and stream.height:
@@ -94,8 +93,8 @@ def read_track(media: Media, budget: Budget, tell: Tell, *, whole: bool = True) 
         if not shown:
             raise MediaError(f"{media.name} holds no frames: it is damaged or cut short; get the whole file")
         rates = [float(rate) for rate in (stream.average_rate, stream.guessed_rate, stream.base_rate) if rate]
-        stated = container.duration / 1e6 if whole and container.duration else None
-    begins = _sound_begins(media, budget, tell)
+        stated = container.duration / 1e6 if container.duration and not missing else None
+    begins = _sound_begins(media, tell)
     shown.sort()
     stamps = np.array([stamp for stamp, _ in shown], np.int64)
     # what is shown before the first keyframe refers to frames of a longer video, which are not here
@@ -115,6 +114,8 @@ def read_track(media: Media, budget: Budget, tell: Tell, *, whole: bool = True) 
     if seconds > budget.max_seconds + SAME:
         raise MediaLimitError(f"{media.name} lasts {seconds:.1f} s and the budget is {budget.max_seconds:g} s; cut it")
     first = float(stamps[0]) * tick
+    if missing:
+        tell(f"{media.name} is cut short: {missing} bytes are missing, so that its pictures end after {seconds:.1f} s")
     return Track(
         stamps,
         tick,
@@ -157,24 +158,22 @@ def _is_shown(packet: Any, stream: Any) -> bool:
     return not packet.is_discard
 
 
-def _sound_begins(media: Media, budget: Budget, tell: Tell) -> float | None:
-    """Seconds on the container's clock where its sound begins; None where it has none."""
-    with demuxed(media, None) as container:
-        stream = next(iter(sound_streams(container)), None)
-        if stream is None:
-            return None
-        count = 0
-        for packet in packets(container, stream):
-            count += 1
-            try:
-                frames = packet.decode()
-            except av.FFmpegError:
-                continue
-            for frame in frames:
-                return float(frame.time or 0.0)
-    if count:
-        tell(f"{media.name}: its sound cannot be decoded and is left out")
-    return None
+def _sound_begins(media: Media, tell: Tell) -> float | None:
+    """Seconds on the container's clock where its sound begins; None where there is none."""
+    number = 0
+    while True:
+        with demuxed(media, None) as container:
+            streams = sound_streams(container)
+            if not streams:
+                return None
+            sound = SoundTrack(media, container, streams[number])
+            if piece := next(sound.pieces(), None):
+                return piece.time or 0.0
+            number += 1
+            if number == len(streams):
+                if sound.is_damaged:
+                    tell(f"{media.name}: nothing of its sound can be decoded, so that it is left out")
+                return None
 
 
 def _constant(stamps: Stamps, tick: float, hold: float, stated: list[float]) -> float | None:

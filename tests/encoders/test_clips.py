@@ -35,7 +35,7 @@ def test_read_video(name: str, codec: str, sound: str | None, tmp_path: Path) ->
     path = video_file(tmp_path / name, codec, sound=sound)
     for source in (path, str(path), path.read_bytes(), data_url(path.read_bytes(), "video/mp4")):
         clip = clip_of(source)
-        assert all((frame.dtype, frame.shape) == (np.uint8, (48, 66, 3)) for frame in clip.frames)
+        assert all(frame.dtype == np.uint8 and frame.shape == (48, 66, 3) for frame in clip.frames)
         assert levels(clip.frames) == [0, 6, 12, 17, 23, 29]
         assert clip.times == pytest.approx([0, 0.6, 1.2, 1.7, 2.3, 2.9], abs=1e-3)
         assert clip.fps == pytest.approx(2.0)
@@ -102,7 +102,7 @@ def test_a_clip_that_is_cut_short_shows_what_is_there(
             return
         clip = clip_of(cut, fps=10)
     missing = len(data) - int(share * len(data))
-    assert re.search(rf"cut short: {missing} bytes are missing; .* ends after \d\.\d s", str(told[0].message))
+    assert re.search(rf"cut short: {missing} bytes are missing, .* end after \d\.\d s", str(told[0].message))
     got = levels(clip.frames)
     assert got[0] == 0
     assert got == sorted(got)

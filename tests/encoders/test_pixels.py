@@ -187,7 +187,7 @@ def test_video_sizes(size: tuple[int, int], n: int, options: dict[str, Any], wan
     [((57, 91), {}), ((300, 517), {}), ((720, 1280), {}), ((480, 640), {"max_pixels": 20_000, "min_pixels": 3136})],
 )
 @pytest.mark.parametrize("n", [2, 5])
-def test_frames_one_at_a_time_are_all_at_once(size: tuple[int, int], n: int, bounds: dict[str, int]) -> None:
+def test_frames_one_at_a_time_are_all_at_once(size: tuple[int, int], n: int, bounds: dict[str, Any]) -> None:
     """To the bit, as they were while whole clips were held."""
     frames = torch.from_numpy(noise(n, 3, *size))
     picture = patches(frames, size=FrameSize(**bounds))

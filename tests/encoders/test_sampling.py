@@ -141,7 +141,7 @@ def test_the_published_clock_stands_where_it_is_a_grid_off_at_most(
 @settings(max_examples=6, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])  # each writes a film
 @given(
     st.integers(0, 2**32),
-    st.sampled_from([("mp4", "libx264"), ("webm", "libvpx"), ("mkv", "mpeg4"), ("ts", "libx264")]),
+    st.sampled_from([("mp4", "libx264"), ("webm", "libvpx"), ("mkv", "libx264"), ("ts", "libx264")]),
     st.sampled_from([2.0, 5.0, 8.0]),
 )
 def test_a_film_of_200_random_times_places_every_event(
@@ -157,8 +157,8 @@ def test_a_film_of_200_random_times_places_every_event(
     assert len(seen) == pytest.approx(times[-1] * fps, abs=2 + 0.4 * fps)  # not all containers tell the last one's length
     rounding = 2.1e-3  # of the clocks of containers, and what counts as the same
     for i, (level, time) in enumerate(zip(seen, clock, strict=True)):
-        on = {(bisect_right(times.tolist(), time + off) - 1) % 32 for off in (-rounding, 0, rounding)}
-        assert level in on
+        on = {bisect_right(times.tolist(), time + off) - 1 for off in (-rounding, 0, rounding)}
+        assert level in {j % 32 for j in on}
         if i and level != seen[i - 1]:
-            event = times[bisect_right(times.tolist(), clock[i - 1] + rounding)]  # the first since
-            assert abs(time - 0.5 / fps - event) <= 0.5 / fps + rounding
+            events = [times[j] for j in on if j % 32 == level]
+            assert min(abs(time - 0.5 / fps - event) for event in events) <= 0.5 / fps + rounding
