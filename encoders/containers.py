@@ -42,3 +42,9 @@ def known(media: Media, stream: Any) -> Any:
     if stream.codec_context is None:
         raise MediaError(f"{media.name} is coded in a way that FFmpeg does not know; convert it, for example to WAV or MP4")
     return stream
+
+
+def sound_streams(container: Any) -> list[Any]:
+    """The streams of sound that FFmpeg can decode, first those that players take first."""
+    known = [stream for stream in container.streams.audio if stream.codec_context is not None]
+    return sorted(known, key=lambda stream: not stream.disposition & av.stream.Disposition.default)

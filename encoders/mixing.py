@@ -23,24 +23,29 @@ def mixed(pieces: Iterable[Samples], rate: int) -> Iterator[npt.NDArray[np.float
     They cancel in a second whose mean has less than a tenth of the power that unrelated channels would leave: for two of
     one loudness, where they are more alike with one's sign changed than a correlation of -0.9. All else is the plain mean.
     """
-    mixer, waiting, size = _Mixer(rate), list[Samples](), 0
+    mixer, channels = _Mixer(rate), 0
+    for block in _blocks(pieces, rate):
+        if len(block) != channels:
+            mixer, channels = _Mixer(rate), len(block)
+        yield block[0] if channels == 1 else mixer.mix(block)
+
+
+def _blocks(pieces: Iterable[Samples], rate: int) -> Iterator[Samples]:
+    """The same samples about a second at a time; none is shorter than one where there is more of the same channels."""
+    waiting: list[Samples] = []
+    size = 0
     for piece in pieces:
         if waiting and len(piece) != len(waiting[0]):
-            yield from mixer.mix(waiting)
-            mixer, waiting, size = _Mixer(rate), [], 0
-        if len(piece) == 1:
-            yield piece[0]
-            continue
+            yield np.concatenate(waiting, 1)
+            waiting, size = [], 0
         waiting.append(piece)
         size += piece.shape[1]
-        if size >= 2 * rate:  # no second that is judged is shorter than one
-            first = [waiting.pop(0)]
-            while sum(each.shape[1] for each in first) < rate:
-                first.append(waiting.pop(0))
-            size -= sum(each.shape[1] for each in first)
-            yield from mixer.mix(first)
+        if size >= 2 * rate:
+            whole = np.concatenate(waiting, 1)
+            yield whole[:, :rate]
+            waiting, size = [whole[:, rate:]], size - rate
     if waiting:
-        yield from mixer.mix(waiting)
+        yield np.concatenate(waiting, 1)
 
 
 class _Mixer:
@@ -51,21 +56,21 @@ class _Mixer:
         self._began = False
         self._heard: int | None = None  # which channel; None: the mean
 
-    def mix(self, pieces: list[Samples]) -> list[npt.NDArray[np.float32]]:
-        means: list[npt.NDArray[np.float32]] = [np.mean(piece, axis=0, dtype=np.float32) for piece in pieces]
-        before, self._heard = self._heard, self._choice(pieces, means)
-        out = means if self._heard is None else [piece[self._heard] for piece in pieces]
+    def mix(self, block: Samples) -> npt.NDArray[np.float32]:
+        mean: npt.NDArray[np.float32] = np.mean(block, axis=0, dtype=np.float32)
+        before, self._heard = self._heard, self._choice(block, mean)
+        out = mean if self._heard is None else block[self._heard]
         if self._began and before != self._heard:
-            old = means[0] if before is None else pieces[0][before]
-            weight = np.minimum(np.arange(1, len(old) + 1, dtype=np.float32) / self._fade, 1)
-            out[0] = old * (1 - weight) + out[0] * weight
+            old = mean if before is None else block[before]
+            weight = np.arange(1, min(self._fade, len(mean)) + 1, dtype=np.float32) / self._fade
+            faded = old[: len(weight)] * (1 - weight) + out[: len(weight)] * weight
+            out = np.concatenate((faded, out[len(weight) :]))
         self._began = True
         return out
 
-    def _choice(self, pieces: list[Samples], means: list[npt.NDArray[np.float32]]) -> int | None:
-        power = np.sum([np.einsum("cs,cs->c", piece, piece, dtype=np.float64) for piece in pieces], axis=0)
-        left = sum(float(np.dot(mean, mean)) for mean in means)
-        if left >= VANISHED * float(power.sum()) / len(power) ** 2:
+    def _choice(self, block: Samples, mean: npt.NDArray[np.float32]) -> int | None:
+        power = np.einsum("cs,cs->c", block, block, dtype=np.float64)
+        if float(np.dot(mean, mean)) >= VANISHED * float(power.sum()) / len(power) ** 2:
             return None
         loudest = int(power.argmax())
         if self._heard is not None and power[self._heard] * LOUDER > power[loudest]:

@@ -23,25 +23,21 @@ _TAGS = (b"ID3", b"TAG", b"APETAGEX", b"LYRICSBEGIN")
 JUMPY = ("mpegts", "mpeg", "ogg", "flv")
 
 
-def sound_streams(media: Media, container: Any) -> list[Any]:
-    """The streams of sound that FFmpeg can decode, those that players take first."""
-    if not container.streams.audio:
-        raise MediaError(f"{media.name} has no sound track; pass it as a video without sound")
-    known = [stream for stream in container.streams.audio if stream.codec_context is not None]
-    if not known:
-        raise MediaError(f"{media.name} is coded in a way that FFmpeg does not know; convert it, for example to WAV or MP4")
-    return sorted(known, key=lambda stream: not stream.disposition & av.stream.Disposition.default)
-
-
 def scaled(samples: np.ndarray[Any, Any]) -> Samples:
     """Samples of any type as float32: integers by their range, floats as they are."""
-    out: Samples = samples.astype(np.float32)  # integers round to 24 bits; powers of two then divide exactly
+    # integers round to 24 bits; powers of two then divide exactly
+    out: Samples = samples.astype(np.float32, copy=samples.dtype.kind != "f")
     if samples.dtype == np.uint8:
         out -= 128
         out /= 128
     elif samples.dtype.kind == "i":
         out /= -float(np.iinfo(samples.dtype).min)
     return out
+
+
+def peak(samples: Samples) -> float:
+    """NaN where there is one."""
+    return float(np.maximum.reduce(np.abs(samples), axis=None, initial=0))
 
 
 class SoundTrack:
@@ -68,9 +64,9 @@ class SoundTrack:
 
     def pieces(self) -> Iterator[Piece]:
         """What can be decoded, in order."""
-        broken = False
+        broken, tick = False, float(self._stream.time_base)
         for packet in self._packets():
-            time, seconds = _time(packet), float((packet.duration or 0) * packet.time_base)
+            time, seconds = None if packet.pts is None else packet.pts * tick, (packet.duration or 0) * tick
             try:
                 frames = packet.decode()
             except av.FFmpegError:
@@ -90,6 +86,7 @@ class SoundTrack:
     def _packets(self) -> Iterator[Any]:
         """Those of the stream, as far as the container can be read."""
         packets = self._container.demux()
+        ticks = {stream.index: float(stream.time_base or 0) for stream in self._container.streams}
         while True:
             try:
                 packet = next(packets, None)
@@ -98,9 +95,10 @@ class SoundTrack:
                 return
             if packet is None:
                 return
-            if packet.pts is not None and packet.time_base:
-                self._end = max(self._end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-            if packet.stream.index == self._stream.index:
+            index = packet.stream_index
+            if packet.pts is not None:
+                self._end = max(self._end, (packet.pts + (packet.duration or 0)) * ticks[index])
+            if index == self._stream.index:
                 yield packet
 
     def _piece(self, frame: Any, after_damage: bool) -> Piece | None:
@@ -114,7 +112,7 @@ class SoundTrack:
             samples = samples.reshape(frame.samples, -1).T
         samples = scaled(samples)  # [channels, S]
         time = None if frame.time is None else frame.time + self._shift
-        if not self.lossless and not np.abs(samples).max(initial=0) < WILD:  # NaN is not less either
+        if not self.lossless and not peak(samples) < WILD:  # NaN is not less either
             self._lose(time, frame.samples / rate)
             return None
         if self._first is None:
@@ -183,7 +181,3 @@ class SoundTrack:
             case "mp3" if stream.start_time:  # its length is a guess, unless the encoder's delay is stated with it
                 return float(stream.duration * stream.time_base), end
         return 0.0, 0.0
-
-
-def _time(packet: Any) -> float | None:
-    return None if packet.pts is None else float(packet.pts * packet.time_base)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import TypeAlias
 
 import numpy as np
@@ -83,13 +84,15 @@ class Timeline:
 
     def _next(self) -> Iterator[Samples]:
         """Place the first of those that wait, by the stamps of all of them."""
-        late, end = [], self._at
-        for piece, due in self._waiting:
-            late.append(due - end)
-            end += piece.samples.shape[1]
-        piece, _ = self._waiting.popleft()
+        piece, due = self._waiting[0]
         samples = piece.samples
         tolerance = TOLERANCE * self.rate if self._began else 0
+        late, end = [due - self._at], self._at + samples.shape[1]
+        if piece.after_damage or not -tolerance <= late[0] <= tolerance:
+            for other, its_due in islice(self._waiting, 1, None):
+                late.append(its_due - end)
+                end += other.samples.shape[1]
+        self._waiting.popleft()
         if (missing := min(late)) > (0 if piece.after_damage else tolerance):
             if self._began and not piece.after_damage:
                 self.holes.append((self._at / self.rate, missing / self.rate))

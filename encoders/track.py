@@ -14,9 +14,9 @@ import av
 import numpy as np
 import numpy.typing as npt
 
-from omni.encoders.containers import demuxed, known
+from omni.encoders.containers import demuxed, known, sound_streams
 from omni.encoders.pictures import check_size
-from omni.encoders.sound_track import SoundTrack, sound_streams
+from omni.encoders.sound_track import SoundTrack
 from omni.encoders.sources import Budget, Media, Tell, missing_bytes
 from omni.errors import MediaError, MediaLimitError
 
@@ -165,10 +165,10 @@ def _sound_begins(media: Media, tell: Tell) -> float | None:
     number = 0
     while True:
         with demuxed(media, None) as container:
-            streams = [stream for stream in container.streams.audio if stream.codec_context is not None]
+            streams = sound_streams(container)
             if not streams:
                 return None
-            sound = SoundTrack(media, container, sound_streams(media, container)[number])
+            sound = SoundTrack(media, container, streams[number])
             if piece := next(sound.pieces(), None):
                 return piece.time or 0.0
             number += 1

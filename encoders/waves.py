@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import soxr
 
-from omni.encoders.containers import demuxed
+from omni.encoders.containers import demuxed, known, sound_streams
 from omni.encoders.mixing import mixed
-from omni.encoders.sound_track import JUMPY, LOSSES, SoundTrack, scaled, sound_streams
+from omni.encoders.sound_track import JUMPY, LOSSES, SoundTrack, peak, scaled
 from omni.encoders.sources import DEFAULT_BUDGET, Budget, Media, Tell, opened, tell_python
 from omni.encoders.timeline import Piece, Samples, Timeline
 from omni.errors import MediaError, MediaLimitError
@@ -100,12 +100,12 @@ def _slices(wave: npt.NDArray[Any], rate: int) -> Iterator[Samples]:
 
 def _check_values(name: str, samples: Samples) -> None:
     """Raise MediaError for what no sound is."""
-    peak = float(np.abs(samples).max(initial=0))
-    if not math.isfinite(peak):
+    most = peak(samples)
+    if not math.isfinite(most):
         raise MediaError(f"{name} holds samples that are NaN or infinite; repair or drop them")
-    if peak > HAIR:
-        how = "its peak" if peak < 8 else "32768 if they were 16 bit integers, or pass integers"
-        raise MediaError(f"{name} holds floats up to {peak:g} and a sound lies within -1 and 1; divide them by {how}")
+    if most > HAIR:
+        how = "its peak" if most < 8 else "32768 if they were 16 bit integers, or pass integers"
+        raise MediaError(f"{name} holds floats up to {most:g} and a sound lies within -1 and 1; divide them by {how}")
 
 
 def _decoded(
@@ -114,8 +114,10 @@ def _decoded(
     """The first track of a container of which something can be decoded, and sentences on what was lost of it."""
     number, damaged = 0, False
     while True:
-        with demuxed(media, budget) as container:
-            streams = sound_streams(media, container)
+        with demuxed(media, budget if last is None else None) as container:
+            if not container.streams.audio:
+                raise MediaError(f"{media.name} has no sound track; pass it as a video without sound")
+            streams = sound_streams(container) or [known(media, container.streams.audio[0])]
             track = SoundTrack(media, container, streams[number])
             pieces = track.pieces()
             if piece := next(pieces, None):

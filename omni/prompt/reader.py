@@ -294,7 +294,9 @@ class PromptReader:
 
     def _image(self, part: Message, source: Any, where: str) -> Shown:
         pixels, asked = self._sight(), settings_of(part, "image", where)
-        return (image_patches(read_image(source, budget=self.budget), pixels, **asked),)
+        told: list[str] = []
+        image = read_image(source, budget=self.budget, tell=told.append)
+        return (replace(image_patches(image, pixels, **asked), warnings=tuple(told)),)
 
     def _video(self, part: Message, source: Any, where: str, audio_in_video: bool | None) -> Shown:
         pixels, asked = self._sight(), settings_of(part, "video", where)

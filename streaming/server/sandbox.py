@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
 import subprocess
@@ -14,8 +13,9 @@ from queue import SimpleQueue
 from threading import Timer
 from typing import TYPE_CHECKING
 
+from omni.streaming.notices import warn
 from omni.streaming.problems import Problem
-from omni.streaming.server.probe import Task
+from omni.streaming.server.probe import Answer, Task
 from omni.streaming.settings import Limits
 
 if TYPE_CHECKING:
@@ -34,8 +34,8 @@ class Worker:
         self._process: subprocess.Popen[bytes] | None = None
         self._num_tasks = 0
 
-    def ask(self, task: Task, data: bytes) -> tuple[int, str] | None:
-        """A status and a sentence where the medium is refused; blocks until it is decoded."""
+    def ask(self, task: Task, data: bytes) -> Answer:
+        """Blocks until the medium is decoded."""
         process = self._started()
         assert process.stdin
         assert process.stdout
@@ -53,13 +53,13 @@ class Worker:
         if not line:
             code = self.close()
             if code in (-signal.SIGKILL, -signal.SIGXCPU):
-                return 413, f"takes more than {self._limits.decode_seconds:g} s to decode; shrink or cut it"
-            return 400, "breaks its decoder; convert it to another format"
+                sentence = f"takes more than {self._limits.decode_seconds:g} s to decode; shrink or cut it"
+                return Answer((413, sentence), ())
+            return Answer((400, "breaks its decoder; convert it to another format"), ())
         self._num_tasks += 1
         if self._num_tasks == MOST_TASKS:
             self.close()
-        status_and_sentence: tuple[int, str] | None = json.loads(line)
-        return status_and_sentence
+        return Answer.read(line)
 
     def _started(self) -> subprocess.Popen[bytes]:
         if self._process is None or self._process.poll() is not None:
@@ -71,7 +71,12 @@ class Worker:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 # nothing else of the environment, which may hold keys; one arena, or threads alone use up the memory
-                env={"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "MALLOC_ARENA_MAX": "1", "LC_ALL": "C.UTF-8"},
+                env={
+                    "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+                    "MALLOC_ARENA_MAX": "1",
+                    "OPENBLAS_NUM_THREADS": "1",
+                    "LC_ALL": "C.UTF-8",
+                },
             )
         return self._process
 
@@ -106,7 +111,7 @@ class Sandbox:
             self._free.put(worker)
 
     async def check(self, data: bytes, kind: str, budget: Budget, param: str) -> None:
-        """Decode a medium once; Problem where it cannot be, or is larger than its budget."""
+        """Decode a medium once, and tell what was lost; Problem where it cannot be, or is larger than its budget."""
         if not self._threads:
             self._threads = ThreadPoolExecutor(WORKERS, "decoding")
         task = Task(kind, len(data), budget.max_pixels, budget.max_frames, budget.max_seconds, self._limits.decode_seconds)
@@ -117,12 +122,13 @@ class Sandbox:
             raise Problem(
                 "too many media are being read; try again later", 503, "server_error", param, "overloaded"
             ) from None
-        if found:
-            status, sentence = found
+        warn(found.told)
+        if found.refused:
+            status, sentence = found.refused
             code = "media_too_large" if status == 413 else "invalid_media"
             raise Problem(f"{param} {sentence}", status, param=param, code=code)
 
-    def _ask(self, task: Task, data: bytes) -> tuple[int, str] | None:
+    def _ask(self, task: Task, data: bytes) -> Answer:
         worker = self._free.get()
         try:
             return worker.ask(task, data)

@@ -40,10 +40,10 @@ def write(
     frames: Iterator[Pixels],
     times: list[float],
     sound: tuple[Any, float] | None = None,
-    **options: str,
+    live: bool = False,
 ) -> Path:
     """sound: a wave at 16 kHz and when it begins."""
-    with av.open(str(path), "w", options=options) as container:
+    with av.open(str(path), "w", options={"live": "1"} if live else {}) as container:
         video: Any = container.add_stream(codec, rate=30)
         (video.width, video.height), video.pix_fmt, video.bit_rate = (84, 84), "yuv420p", 400_000
         video.codec_context.time_base = Fraction(1, 1000)
@@ -97,7 +97,7 @@ def test_when_it_appears(
 ) -> None:
     clip = Clip(84, 84, "white", 6, (Actor(RED, shown=when), Actor(SQUARE)))
     times = screen(when) if static else camera(when + 2)
-    path = write(tmp_path / name, codec, shots(clip, times), times, **({"live": "1"} if live else {}))
+    path = write(tmp_path / name, codec, shots(clip, times), times, live=live)
     assert ask(omni, path, "When does the red circle appear?") == f"At second {word}."
 
 

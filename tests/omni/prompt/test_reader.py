@@ -166,7 +166,7 @@ def test_the_true_times_of_frames_reach_positions(omni: Omni, tmp_path: Path, se
 
 
 def test_fields_of_parts_reach_what_reads_them(omni: Omni, films: dict[bool, Path]) -> None:
-    film: Message = {"type": "video", "video": films[True]}
+    film: dict[str, object] = {"type": "video", "video": films[True]}
     assert read(omni, film | {"nframes": 4}).pictures[0].grid[0] == 2
     cut, ours = (read(omni, film | more) for more in ({"video_start": 1, "video_end": 3}, {"start": 1.0, "end": 3.0}))
     assert torch.equal(cut.positions, ours.positions)
