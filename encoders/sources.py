@@ -39,7 +39,7 @@ class Budget:
         max_pixels: of one picture or frame.
         max_frames: decoded from one video (not only those kept).
         max_seconds: of one sound or video.
-        max_clip_bytes: of the frames kept from one video, decoded.
+        max_clip_bytes: of the frames shown of one video, as RGB at the size that they are shown in.
     """
 
     max_bytes: int = 1 << 29

@@ -102,8 +102,10 @@ def read_track(media: Media, budget: Budget, tell: Tell) -> Track:
     if (lost := float(stamps[led] - stamps[0]) * tick) >= LONG:
         tell(f"{media.name}: its first {lost:.1f} s cannot be decoded, since it was cut out of a longer video")
     stamps = stamps[led:]
-    # Matroska's durations are guesses where its writer gave none
-    hold = 0.0 if "matroska" in kinds else shown[-1][1] * tick
+    if "mov" in kinds:  # whose lengths are from one decoding to the next, and add up to all that is shown
+        hold = max(0, int(stamps[0]) + sum(length for _, length in shown[led:]) - int(stamps[-1])) * tick
+    else:  # Matroska's are guesses where its writer gave none
+        hold = 0.0 if "matroska" in kinds else shown[-1][1] * tick
     if not hold and stated is not None:
         hold = stated - float(stamps[-1]) * tick
         hold = min(hold, float(np.diff(stamps).max(initial=0)) * tick)  # a wrong length would have it stay for ever
@@ -179,7 +181,7 @@ def _sound_begins(media: Media, tell: Tell) -> float | None:
 def _constant(stamps: Stamps, tick: float, hold: float, stated: list[float]) -> float | None:
     """Which of the stated rates, or else their own, the stamps keep but for the rounding of their clock; None: no rate.
 
-    There is none either where the last frame is held for longer: a screen that came to rest.
+    There is none either where the last frame is held for longer, on a screen that came to rest, or of two frames one.
     """
     n, after = len(stamps), (stamps - stamps[0]) * tick
     if n == 1:
@@ -188,5 +190,6 @@ def _constant(stamps: Stamps, tick: float, hold: float, stated: list[float]) -> 
     off = max(tick, SAME) * 1.001
     for rate, tolerance in [*((rate, off) for rate in stated), (measured, 2 * off)]:
         if rate > 0 and float(np.abs(np.arange(n) / rate - after).max()) <= tolerance:
-            return rate if hold < max(2 / rate, LONG) else None
+            unlike = n == 2 and abs(hold - 1 / rate) > 2 * off
+            return None if hold > max(2 / rate, LONG) or (hold and unlike) else rate
     return None

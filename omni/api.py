@@ -146,9 +146,11 @@ class Omni:
                 `{"type": "text", "text": t}`,
                 `{"type": "image", "image": x}` with a path, bytes, data URL, PIL image or uint8 array,
                 `{"type": "audio", "audio": x}` with a path, bytes, data URL or `(wave, sample_rate)`,
-                `{"type": "video", "video": x}` with a path, bytes, data URL or list of frames, and optionally "fps",
-                "num_frames", "max_frames", "start", "end" in seconds, "min_pixels", "max_pixels", "audio_in_video";
-                and OpenAI's `image_url`, `input_audio`, `video_url`. An assistant's message may have `tool_calls`, and what
+                `{"type": "video", "video": x}` with a path, bytes, data URL or list of frames;
+                and OpenAI's `image_url`, `input_audio`, `video_url`. Pictures and clips take "min_pixels", "max_pixels",
+                "resized_height" with "resized_width"; clips "fps", "num_frames", "min_frames", "max_frames", "total_pixels",
+                "audio_in_video"; clips and sounds "start" and "end" in seconds. The spellings of qwen_omni_utils ("nframes",
+                "sample_fps", "video_start", "audio_end", "use_audio_in_video", ...) are known too, other fields an error. An assistant's message may have `tool_calls`, and what
                 it thought as `reasoning_content`.
             voice: speak the answer with this voice; None for text alone.
             audio_in_video: hear the sound of clips; None for those that have one.

@@ -131,12 +131,18 @@ def film(
         if "sound" in how:
             track: Any = container.add_stream("pcm_s16le", rate=16000, layout="mono")
         stamps = [round(time / tick) for time in times]
-        ends = [*stamps[1:], stamps[-1] + round((last or 0) / tick)]
+        lasting = dict(zip(stamps, [*np.diff(stamps).tolist(), round((last or 0) / tick)], strict=True))
+        packets = []
         for i, stamp in enumerate(stamps):
             frame = av.VideoFrame.from_ndarray(np.full((height, width, 3), grey_level(i), np.uint8), format="rgb24")
-            frame.pts, frame.time_base, frame.duration = stamp, tick, ends[i] - stamp
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
+            frame.pts, frame.time_base = stamp, tick
+            packets += stream.encode(frame)
+        packets += stream.encode()
+        for packet in packets:
+            packet.duration = lasting[packet.pts]
+        if path.suffix in (".mp4", ".mov"):  # where lengths are from one decoding to the next
+            packets[-1].duration = sum(lasting.values()) - (packets[-1].dts - packets[0].dts)
+        container.mux(packets)
         if "sound" in how:
             wave, places = how["sound"]
             for i, place in enumerate(places):

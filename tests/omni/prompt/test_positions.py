@@ -96,3 +96,28 @@ def test_place_in_pieces_equals_whole() -> None:
         got = torch.cat([pieces.place([span]) for span in spans], 1)
         assert torch.equal(got, expected)
         assert pieces == whole
+
+
+def test_true_times_of_grids_are_their_positions() -> None:
+    times = (2.0, 2.0, 3.98, 9.5)
+    clock = Clock(25, 50, next=10)
+    rows = clock.place([VideoSpan((4, 1, 2), 1.0, times)])
+    assert rows[0].tolist() == [60, 60, 60, 60, 110, 110, 248, 248]
+    assert clock.next == 249
+
+
+@pytest.mark.parametrize("num_audio", [0, 30, 300])
+def test_true_times_alternate_with_the_sound(num_audio: int) -> None:
+    """Each run of 2 s has the grids and the sound of these seconds, also where there are none; no token is left out."""
+    clock = Clock(25, 50)
+    span = AudioVideoSpan(VideoSpan((4, 1, 2), 1.0, (2.0, 2.5, 3.98, 9.5)), AudioSpan(num_audio))
+    runs = clock.runs(span)
+    for track, when in enumerate([[50, 50, 62, 62, 100, 100, 238, 238], list(range(num_audio))]):
+        pieces = [(first, last) for which, first, last in runs if which == track]
+        assert [i for first, last in pieces for i in range(first, last)] == list(range(len(when)))
+        assert all(len({when[i] // 50 for i in range(*piece)}) == 1 for piece in pieces)
+    starts = [
+        (([50, 50, 62, 62, 100, 100, 238, 238], range(num_audio))[track][first] // 50, track) for track, first, _ in runs
+    ]
+    assert starts == sorted(starts)
+    assert clock.place([span]).shape[1] == span.num_tokens

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from omni import Omni, Options
@@ -19,7 +21,7 @@ from omni.families.qwen2_5_omni import SPEAKING
 from omni.prompt.prompt import Prompt
 from omni.prompt.reader import Message
 from omni.prompt.template import Template
-from tests.encoders.samples import video_file
+from tests.encoders.samples import film, video_file
 from tests.oracle.tiny import tiny, token
 
 AUDIO, IMAGE, VIDEO = token(151646), token(151655), token(151656)
@@ -114,6 +116,74 @@ def test_a_clip_whose_sound_ends_before_it_begins(omni: Omni, tmp_path: Path) ->
     assert read(omni, {"type": "video", "video": film, "start": 4.0}).audio_tokens == 0
     with pytest.raises(MediaError):
         read(omni, {"type": "video", "video": film, "start": 4.0, "audio_in_video": True})
+
+
+SPOKEN = np.zeros(160_000, np.float32)
+CLICKS = np.arange(8_000, 160_000, 16_000)
+for at in CLICKS:
+    SPOKEN[at : at + 160] = np.sin(np.arange(160)) * 0.9
+
+
+@settings(max_examples=5, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])  # each writes a film
+@given(st.integers(0, 2**32), st.booleans())
+def test_sound_cut_into_50_pieces_places_every_event(
+    omni: Omni, tmp_path_factory: pytest.TempPathFactory, seed: int, late: bool
+) -> None:
+    """Clicks of a sound that has come in 50 pieces with gaps between them are where their stamps say, beside the picture."""
+    rng = np.random.default_rng(seed)
+    cuts = np.sort(rng.choice(np.arange(1, 500), 49, replace=False))
+    gaps = np.zeros(500)
+    gaps[cuts] = rng.uniform(0.05, 0.5, 49)  # between pieces of 20 ms and more
+    gaps[0] = 1.3 * late
+    places = np.round((np.arange(500) * 0.02 + np.cumsum(gaps)) * 1000) / 1000
+    path = film(
+        tmp_path_factory.mktemp("films") / "a.mkv", "libx264", [i / 4 for i in range(110)],
+        last=0.25, size=(112, 112), sound=(SPOKEN, places.tolist()),
+    )  # fmt: skip
+    prompt = read(omni, {"type": "video", "video": path})
+    sound = prompt.sounds[0].mel.max(0).values
+    level = (sound.max() + sound.min()) / 2
+    heard = [i / 100 for i in (sound > level).nonzero().flatten().tolist()]
+    true = [float(places[at // 320]) + at % 320 / 16000 for at in CLICKS]
+    for time in true:
+        assert min(abs(time - other) for other in heard) <= 0.03
+    for time in heard:
+        assert min(abs(time - other) for other in true) <= 0.04
+
+
+@pytest.mark.parametrize("seconds", [4.0, 9.0])
+def test_the_true_times_of_frames_reach_positions(omni: Omni, tmp_path: Path, seconds: float) -> None:
+    path = film(tmp_path / "a.mp4", "libx264", [0, seconds - 1.0, seconds - 0.9], last=0.9, size=(112, 112))
+    whole = read(omni, {"type": "video", "video": path})
+    capped = read(omni, {"type": "video", "video": path, "max_frames": 4})
+
+    def times(prompt: Prompt) -> list[int]:
+        at = prompt.positions[0][prompt.ids == VIDEO].unique()
+        return [int(time - at[0]) for time in at]
+
+    assert times(whole) == [25 * k for k in range(round(seconds))]
+    assert times(capped) == [0, round(25 * seconds * 2 / 3)]
+
+
+def test_fields_of_parts_reach_what_reads_them(omni: Omni, films: dict[bool, Path]) -> None:
+    film: dict[str, object] = {"type": "video", "video": films[True]}
+    assert read(omni, film | {"nframes": 4}).pictures[0].grid[0] == 2
+    cut, ours = (read(omni, film | more) for more in ({"video_start": 1, "video_end": 3}, {"start": 1.0, "end": 3.0}))
+    assert torch.equal(cut.positions, ours.positions)
+    assert torch.equal(cut.sounds[0].mel, ours.sounds[0].mel)
+    assert read(omni, film | {"use_audio_in_video": False}).audio_tokens == 0
+    assert read(omni, film | {"resized_height": 140, "resized_width": 1120}).pictures[0].grid[1:] == (10, 80)
+    assert read(omni, {"type": "audio", "audio": SOUND, "audio_start": 0.2, "audio_end": 0.6}).audio_tokens == 10
+    image = read(omni, {"type": "image", "image": FRAMES[0], "resized_height": 56, "resized_width": 112})
+    assert image.image_tokens == 8
+
+
+def test_what_was_lost_of_a_clip_is_told(omni: Omni, films: dict[bool, Path]) -> None:
+    data = films[True].read_bytes()
+    prompt = read(omni, {"type": "video", "video": data[: 2 * len(data) // 3]})
+    assert "cut short" in prompt.warnings[0]
+    assert prompt.video_tokens
+    assert prompt.audio_tokens
 
 
 def test_more_pictures_than_the_context_holds_are_refused_early(omni: Omni) -> None:
