@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NoReturn
 
 import orjson
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from omni.streaming.problems import Problem, server_fault
@@ -94,6 +95,8 @@ class Guard:
             await self._let_in(scope, visitor, talk)
         except Problem as problem:
             await talk.refuse(problem)
+        except ClientDisconnect:
+            log.warning("the client of request %s left before it had sent all of it", request_id)
         except Exception:  # a fault of ours: logged, and told without what is inside
             log.exception("request %s failed", request_id)
             await talk.refuse(server_fault())
