@@ -12,6 +12,7 @@
     ├── EvaluationError          an evaluation set cannot be read, or what judges it is missing
     ├── DeviceError              the device asked for is absent or too small
     │   └── CapacityError        no room left now; the same request may fit later
+    ├── AddressError             the address of a server cannot be bound
     └── EngineError              a step broke; only the requests in it end
 
 A message says what was wrong and what to do. What only omni itself can get wrong is asserted instead. This module imports
@@ -65,6 +66,10 @@ class DeviceError(OmniError):
 
 class CapacityError(DeviceError):
     """No room is left now; the same request may fit later."""
+
+
+class AddressError(OmniError):
+    """The address of a server is taken, or is not this machine's."""
 
 
 class EngineError(OmniError):
