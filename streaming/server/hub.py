@@ -64,6 +64,11 @@ class Hub:
         self.pulse = Pulse(self.omni)
 
     @property
+    def is_bundled(self) -> bool:
+        """Whether the model is the small one that ships with the package, whose world is small."""
+        return self.transcribe_prompt == TRANSCRIBE_BUNDLED
+
+    @property
     def names(self) -> tuple[str, ...]:
         """What the model may be called; its own name first."""
         return tuple(dict.fromkeys((self.name, *self.settings.aliases)))

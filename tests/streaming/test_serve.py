@@ -20,7 +20,7 @@ import httpx
 import pytest
 
 from omni import TextDelta
-from omni.errors import OptionError
+from omni.errors import AddressError, OptionError
 from omni.streaming import serve as module
 from omni.streaming.serve import Tls, bind, check_settings, greeting, serve
 from omni.streaming.settings import Settings
@@ -54,7 +54,7 @@ def test_other_machines_need_a_key(host: str) -> None:
         ({"keys": ("short",)}, "key"),
         ({"origins": ("page.example",)}, "https://name"),
         ({"origins": ("https://page.example/",)}, "https://name"),
-        ({"origins": ("*",)}, "https://name"),
+        ({"origins": ("*",)}, "every origin"),
         ({"origins": ("null",)}, "https://name"),
         ({"hosts": ("https://voice.example",)}, "host's name"),
         ({"hosts": ("voice.example:8000",)}, "host's name"),
@@ -77,7 +77,7 @@ def test_ports_that_are_none(port: int) -> None:
 
 
 def test_port_that_is_taken() -> None:
-    with bind(Settings(port=0)) as first, pytest.raises(OptionError, match=r"cannot be bound.*choose another port"):
+    with bind(Settings(port=0)) as first, pytest.raises(AddressError, match=r"cannot be bound.*choose another"):
         bind(Settings(port=first.getsockname()[1]))
 
 

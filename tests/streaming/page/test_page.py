@@ -44,12 +44,21 @@ IDS = MARKUP.values("id")
 def test_every_file_is_used_and_every_file_that_is_used_exists() -> None:
     used = {"index.html", *(name for name in MARKUP.values("href", "src") if not name.startswith("#"))}
     for script in SCRIPTS:
-        used |= {name.removeprefix("./") for name in re.findall(r'(?:from|URL\() ?"([^"]+\.js)"', script.read_text())}
+        used |= {
+            name.removeprefix("./")
+            for name in re.findall(r'(?:(?:from|URL\() ?|file: )"([^"]+\.(?:js|png))"', script.read_text())
+        }
     assert used == {path.relative_to(PAGE).as_posix() for path in FILES}
 
 
 def test_light() -> None:
     assert sum(path.stat().st_size for path in FILES) < 150_000
+
+
+def test_without_scripts_the_page_says_what_to_do() -> None:
+    text = (PAGE / "index.html").read_text()
+    told = re.search(r"<noscript>(.*?)</noscript>", text, re.S)
+    assert told and "omni chat" in told[1]
 
 
 def test_no_script_style_or_handler_in_the_markup() -> None:
@@ -58,7 +67,7 @@ def test_no_script_style_or_handler_in_the_markup() -> None:
     assert "style" not in {tag for tag, _ in MARKUP.tags}
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [path for path in FILES if path.suffix != ".png"], ids=lambda path: path.name)
 def test_nothing_comes_from_elsewhere(path: Path) -> None:
     text = path.read_text().replace(ELSEWHERE.get(path.name, "\0"), "")
     assert not re.search(r"https?://|//[a-z]+\.[a-z]|@import", text)

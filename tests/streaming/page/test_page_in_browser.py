@@ -106,7 +106,12 @@ def until(page: Page, true: Callable[[], object], seconds: float = 10) -> None:
 
 
 def choose(page: Page, name: str, value: str) -> None:
-    """In the settings; the panel is closed again."""
+    """In the settings, whose panel is closed again, or beside the talk."""
+    if name == "voice":
+        page.click("#manner summary")
+        page.locator("#s-voice").select_option(value)
+        page.click("#manner summary")
+        return
     page.click("[data-panel=settings]")
     field = page.locator(f"#panel-settings [name={name}]")
     if field.first.get_attribute("type") == "radio":
@@ -466,12 +471,77 @@ def test_settings_are_kept_sent_and_forgotten(visit: Open, script: Script) -> No
     phase(page, "listening")
     detection = script.of("session.update")[0]["session"]["audio"]["input"]["turn_detection"]
     assert detection == {"type": "semantic_vad", "eagerness": "high", "create_response": True, "interrupt_response": True}
-    page.click("[data-panel=settings]")
+    page.click("#manner summary")
     page.fill("[name=instructions]", "Be brief.")
+    expect(page.locator("#effect")).to_have_text("Takes effect with the next answer.")
     until(page, lambda: len(script.of("session.update")) == 2)
     assert script.of("session.update")[1]["session"]["instructions"] == "Be brief."
+    expect(page.locator("#manner summary")).to_contain_text("Be brief.")
+    page.click("[data-panel=settings]")
     page.click("#forget")
     expect(page.locator("[name=instructions]")).to_have_value("")
+
+
+@pytest.mark.parametrize("width", [1280, 360])
+def test_what_the_small_model_knows_is_a_click_away(visit: Open, script: Script, width: int) -> None:
+    page = visit(flags=(), viewport={"width": width, "height": 740})
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    expect(page.locator("#talk")).to_have_text("Start")
+    expect(page.locator("#sample-pictures img")).to_have_count(2)
+    page.click("#sample-pictures button >> nth=0")
+    phase(page, "speaking")
+    expect(page.locator("#talk")).to_contain_text("Speaking")
+    kinds = [part["type"] for event in script.of("conversation.item.create") for part in event["item"]["content"]]
+    assert kinds == ["input_image", "input_text"]
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_other_models_get_questions_that_anybody_may_ask(visit: Open, script: Script) -> None:
+    script.bundled, script.can = False, set()
+    page = visit(flags=())
+    expect(page.locator("#sample-pictures li")).to_have_count(0)
+    questions = page.locator("#sample-questions button").all_inner_texts()
+    assert questions and not [text for text in questions if "picture" in text]
+
+
+def test_a_server_that_is_gone_is_tried_again_at_once_by_a_button(visit: Open, script: Script) -> None:
+    page = visit()
+    page.click("#talk")
+    phase(page, "listening")
+    expect(page.locator("#talk")).to_contain_text("Listening")
+    script.open = False
+    say(page, "restart")
+    phase(page, "reconnecting")
+    page.wait_for_timeout(4000)  # by now it waits for longer
+    expect(page.locator("#notice-text")).to_contain_text("omni serve")
+    script.open = True
+    page.click("#notice-action")
+    phase(page, "listening", 1)
+
+
+def test_a_server_that_is_not_there_says_what_to_run(visit: Open) -> None:
+    page = visit()
+    page.route("**/health", lambda route: route.abort())
+    page.route_web_socket("**/v1/realtime*", lambda socket: socket.close())
+    page.click("#talk")
+    expect(page.locator("#server-help")).to_contain_text("omni serve")
+    expect(page.locator("#server-again")).to_contain_text("asks again in 2 s")
+    page.unroute("**/health")
+    page.click("#retry")
+    expect(page.locator("#talk")).to_be_enabled(timeout=1500)
+
+
+def test_a_wait_is_told_in_its_parts(visit: Open) -> None:
+    page = visit(1.0, 60)
+    page.click("[data-panel=timing]")
+    page.click("#talk")
+    phase(page, "speaking")
+    expect(page.locator("#t-voice")).to_contain_text("ms")
+    pause, reading, voice, text, sound = (
+        int(page.inner_text(f"#t-{name}").removesuffix(" ms")) for name in ("pause", "reading", "voice", "text", "sound")
+    )
+    assert 200 < pause < 3000 and reading > 100  # the scripted server waits for half a second of silence
+    assert abs(pause + reading - text) <= 2 and abs(text + voice - sound) <= 2
 
 
 def test_the_conversation_is_saved(visit: Open, tmp_path: Path) -> None:
