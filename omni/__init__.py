@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from omni.api import Omni
     from omni.encoders.sources import Budget
+    from omni.encoders.speech import Cutting
+    from omni.engine.align import Word
     from omni.engine.options import Options
     from omni.events import AudioChunk, Capabilities, Done, Event, Reply, TextDelta, Timings, Usage
     from omni.kernels.sampling import Sampling
     from omni.talker.voice import ChunkPolicy
+    from omni.transcription import Segment, Transcript
 
 __version__ = "0.1.0"
 
@@ -26,6 +29,9 @@ _HOME = {
     "Options": "omni.engine.options",
     "Sampling": "omni.kernels.sampling",
     "ChunkPolicy": "omni.talker.voice",
+    "Cutting": "omni.encoders.speech",
+    "Word": "omni.engine.align",
+    **dict.fromkeys(("Segment", "Transcript"), "omni.transcription"),
     **dict.fromkeys(
         ("AudioChunk", "Capabilities", "Done", "Event", "Reply", "TextDelta", "Timings", "Usage"), "omni.events"
     ),
@@ -35,15 +41,19 @@ __all__ = [
     "Budget",
     "Capabilities",
     "ChunkPolicy",
+    "Cutting",
     "Done",
     "Event",
     "Omni",
     "Options",
     "Reply",
     "Sampling",
+    "Segment",
     "TextDelta",
     "Timings",
+    "Transcript",
     "Usage",
+    "Word",
 ]
 
 

@@ -83,6 +83,9 @@ class Usage:
     text_tokens: int
     codec_tokens: int
 
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(self)))
+
 
 @dataclass(frozen=True)
 class Timings:

@@ -43,6 +43,7 @@ class Runtime:
         reader: turns messages into prompts.
         voices: the voices that it speaks with, by name; none in a model without speech.
         defaults: how answers are made where the caller says nothing.
+        dictation: how the model writes down what it hears, where the caller says nothing.
         think: the thinker's stage.
         speak: the voice's stage; None in a model without speech.
         engine: runs the requests that `request` makes.
@@ -50,6 +51,7 @@ class Runtime:
 
     def __init__(self, loaded: Loaded, *, cache_tokens: int, graphs: bool = True) -> None:
         self.model, self.reader, self.voices, self.defaults = loaded.model, loaded.reader, loaded.voices, loaded.defaults
+        self.dictation = loaded.dictation
         model = loaded.model
         self.speak: SpeakStage | None = None
         if model.talker and model.token2wav:
