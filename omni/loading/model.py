@@ -100,7 +100,7 @@ def _reader(folder: Path, family: Family, net: OmniModel, budget: Budget) -> Pro
     thinker = net.config.thinker
     return PromptReader(
         Tokenizer.read(folder),
-        Template.read(folder),
+        Template.read(folder, hermes=family.hermes),
         family.clock(net.config),
         thinker.media,
         read_pixels(folder, thinker.vision) if thinker.vision else None,

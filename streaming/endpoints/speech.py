@@ -17,8 +17,8 @@ from omni import AudioChunk, Done
 from omni.streaming.audio.tempo import Tempo
 from omni.streaming.audio.wire import FILE_FORMATS, FileEncoder
 from omni.streaming.endpoints.http import Events, Made, Route, begun
-from omni.streaming.endpoints.voices import VoiceName, check_voice
-from omni.streaming.fields import Strict, problem_of_fields
+from omni.streaming.endpoints.voices import VoiceName, voice_for
+from omni.streaming.fields import Body, problem_of_fields
 from omni.streaming.problems import Problem, refused, server_fault, told
 from omni.streaming.server.hub import Hub
 from omni.streaming.usage import speech_usage
@@ -31,16 +31,17 @@ SLOWEST_CHAR = 0.5
 PAUSES = 10.0
 
 
-class Manner(Strict):
+class Manner(Body):
     """How something is to be said.
 
     Attributes:
+        voice: the model's usual one when None.
         instructions: shape how the words are said, with a model that was taught to follow them.
         speed: by stretching or pressing together what the voice says, at the same pitch.
     """
 
     model: str
-    voice: VoiceName
+    voice: VoiceName | None = None
     instructions: str | None = None
     response_format: Literal["mp3", "opus", "aac", "flac", "wav", "pcm"] | None = None
     speed: Annotated[float, Field(ge=0.25, le=4)] | None = None
@@ -72,7 +73,7 @@ async def speak(asked: SpeechRequest, request: Request) -> Response:
 def check_manner(hub: Hub, asked: Manner) -> None:
     """Problem where model or voice are not ours, or the instructions are too long."""
     hub.check_model(asked.model)
-    check_voice(hub.omni, asked.voice, "voice")
+    voice_for(hub.omni, asked.voice, "voice")
     _check_length(hub, len(asked.instructions or ""), "instructions")
 
 
@@ -110,7 +111,8 @@ async def speech_of(
     )
     longest = PAUSES + SLOWEST_CHAR * num_chars
     context = manner.instructions or ()
-    events = hub.omni.asay(text, voice=manner.voice, context=context, max_audio_seconds=longest)
+    voice = voice_for(hub.omni, manner.voice, "voice")
+    events = hub.omni.asay(text, voice=voice, context=context, max_audio_seconds=longest)
     async with aclosing(hub.metrics.watched("speech", events)) as seen:
         async for event in seen:
             if isinstance(event, AudioChunk):
@@ -150,12 +152,12 @@ class Start(Manner):
     type: Literal["start"]
 
 
-class Text(Strict):
+class Text(Body):
     type: Literal["text"]
     text: str
 
 
-class End(Strict):
+class End(Body):
     type: Literal["end"]
 
 

@@ -7,21 +7,20 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import Field, TypeAdapter, ValidationError
 
-from omni.streaming.fields import Strict, problem_of_fields
+from omni.streaming.fields import Fields, problem_of_fields
 
 
-class Square(Strict):
+class Square(Fields):
     kind: Literal["square"]
     side: Annotated[int, Field(ge=1)]
 
 
-class Circle(Strict):
+class Circle(Fields):
     kind: Literal["circle"]
     radius: float
-    color: None = None
 
 
-class Drawing(Strict):
+class Drawing(Fields):
     content: list[Annotated[Square | Circle, Field(discriminator="kind")]]
 
 
@@ -31,12 +30,10 @@ class Drawing(Strict):
         ({"content": [{"kind": "square", "side": 0}]}, "content[0].side", "invalid_value"),
         ({"content": [{"kind": "square", "side": "1"}]}, "content[0].side", "invalid_type"),
         ({"content": [{"kind": "circle"}]}, "content[0].radius", "missing_required_parameter"),
-        ({"content": [{"kind": "circle", "radius": 1, "color": "red"}]}, "content[0].color", "unsupported_parameter"),
         ({"content": [{"kind": "star"}]}, "content[0].kind", "invalid_value"),
         ({"content": [{}]}, "content[0].kind", "missing_required_parameter"),
         ({"content": [5]}, "content[0]", "invalid_type"),
         ({"content": {}}, "content", "invalid_type"),
-        ({"content": [], "\u2603" * 999: 1}, "\u2603" * 200, "unsupported_parameter"),
         ({"content": [], "a\ud800": 1}, None, "invalid_json"),
         ({}, "content", "missing_required_parameter"),
         ([], None, "invalid_json"),
