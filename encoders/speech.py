@@ -22,8 +22,12 @@ HOP_LEN: Final = 512
 """Samples that the detector takes at once."""
 STOP_BELOW = 0.15
 """How far the probability must fall below the threshold until a voice is over: it wavers within a word."""
+LEAST_HOPS = 3
+"""Of a voice: the detector takes the beginning of a noise for one for a hop or two."""
 AFTER = 0.3
 """Seconds of sound that are kept behind a voice at most: its last consonants are below the threshold."""
+SHORTEST: Final = RATE // 10
+"""Samples of a piece, at least, so that ears can hear it: the end of a voice that was cut may be shorter."""
 REACH = 0.5
 """The part of a piece, at its end, in which it is cut where a voice goes on for longer."""
 FRAME_LEN: Final = 160
@@ -101,11 +105,16 @@ def parts(wave: Wave, cutting: Cutting) -> Iterator[Part]:
     begin = before = 0  # the run's first sample, and where the voice before it ended
     met = False  # the run goes on from the piece before it
 
-    def piece(num: int, cut: bool) -> Piece:
+    def piece(num: int, cut: bool) -> Iterator[Part]:
+        if not met:
+            yield from _gap(wave, before, begin)
         start, end = begin, min(begin + num * HOP_LEN, len(wave))
         first = start if met else max(before, start - round(cutting.padding * RATE), 0)
         last = end if cut else min(end + round(min(AFTER, cutting.silence) * RATE), len(wave))
-        return Piece(first, last, start, end, float(np.mean(run[:num])))
+        yield Piece(max(0, min(first, last - SHORTEST)), last, start, end, float(np.mean(run[:num])))
+
+    def is_voice(num: int) -> bool:
+        return sum(probability >= stop for probability in run[:num]) >= LEAST_HOPS
 
     for at in range(0, len(wave), HOP_LEN):
         hop = np.zeros(HOP_LEN, np.float32)
@@ -114,22 +123,23 @@ def parts(wave: Wave, cutting: Cutting) -> Iterator[Part]:
         if not run:
             if probability < cutting.threshold:
                 continue
-            yield from _gap(wave, before, at)
             begin = at
         run.append(probability)
         if probability >= stop:
             voiced = len(run)
         if len(run) - voiced >= silence:
-            yield piece(voiced, cut=False)
-            before, run, voiced, met = begin + voiced * HOP_LEN, [], 0, False
+            if met or is_voice(voiced):
+                yield from piece(voiced, cut=False)
+                before = begin + voiced * HOP_LEN
+            run, voiced, met = [], 0, False
         elif voiced > longest:
             num = _cut(wave[begin : begin + longest * HOP_LEN], run[:longest], stop)
-            yield piece(num, cut=True)
+            yield from piece(num, cut=True)
             begin, run, voiced, met = begin + num * HOP_LEN, run[num:], voiced - num, True
             before = begin
-    if voiced:
-        yield piece(voiced, cut=False)
-        before = begin + voiced * HOP_LEN
+    if met or is_voice(voiced):
+        yield from piece(voiced, cut=False)
+        before = min(begin + voiced * HOP_LEN, len(wave))
     yield from _gap(wave, before, len(wave))
 
 

@@ -14,12 +14,22 @@ if TYPE_CHECKING:
     from omni.api import Omni
     from omni.encoders.sources import Budget
     from omni.encoders.speech import Cutting
-    from omni.engine.align import Word
     from omni.engine.options import Options
-    from omni.events import AudioChunk, Capabilities, Done, Event, Reply, TextDelta, Timings, Usage
+    from omni.events import (
+        AudioChunk,
+        Capabilities,
+        Done,
+        Event,
+        Reply,
+        Segment,
+        TextDelta,
+        Timings,
+        Transcript,
+        Usage,
+        Word,
+    )
     from omni.kernels.sampling import Sampling
     from omni.talker.voice import ChunkPolicy
-    from omni.transcription import Segment, Transcript
 
 __version__ = "0.1.0"
 
@@ -30,10 +40,21 @@ _HOME = {
     "Sampling": "omni.kernels.sampling",
     "ChunkPolicy": "omni.talker.voice",
     "Cutting": "omni.encoders.speech",
-    "Word": "omni.engine.align",
-    **dict.fromkeys(("Segment", "Transcript"), "omni.transcription"),
     **dict.fromkeys(
-        ("AudioChunk", "Capabilities", "Done", "Event", "Reply", "TextDelta", "Timings", "Usage"), "omni.events"
+        (
+            "AudioChunk",
+            "Capabilities",
+            "Done",
+            "Event",
+            "Reply",
+            "Segment",
+            "TextDelta",
+            "Timings",
+            "Transcript",
+            "Usage",
+            "Word",
+        ),
+        "omni.events",
     ),
 }
 __all__ = [

@@ -17,7 +17,7 @@ from omni.encoders.waves import AudioSource
 from omni.engine.loop import Engine
 from omni.engine.options import OptionArgs, Options, SpeechArgs
 from omni.errors import DeviceError, OptionError
-from omni.events import Capabilities, Event, Reply, collect
+from omni.events import Capabilities, Event, Heard, Reply, Transcript, collect
 from omni.loading.model import load_model
 from omni.models.model import OmniModel
 from omni.prompt.reader import Message
@@ -25,7 +25,7 @@ from omni.runtime import Runtime
 from omni.session import Session
 from omni.talker.voice import WHOLE
 from omni.talker.voices import Voice
-from omni.transcription import Heard, Transcript, cutting_of, transcriber
+from omni.transcription import cutting_of, transcriber
 
 CACHE_TOKENS = 65536
 

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Genera
 from contextlib import closing
 from typing import Any, TypeVar
 
-from omni.engine.align import Word, join_words
+from omni.engine.align import join_words
 from omni.engine.loop import Engine
 from omni.engine.options import Options, SpeechArgs
 from omni.engine.outbox import Hungry, Outbox
@@ -21,7 +21,7 @@ from omni.engine.speech import Speech
 from omni.engine.text import TextTrack
 from omni.engine.think import ThinkStage
 from omni.errors import MessageError, OptionError, VoiceError
-from omni.events import Capabilities, Done, Event, Failed
+from omni.events import Capabilities, Done, Event, Failed, Word
 from omni.kernels.sampling import Sampler
 from omni.loading.model import Loaded
 from omni.prompt.prompt import Prompt

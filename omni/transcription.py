@@ -8,20 +8,19 @@ import unicodedata
 from collections import deque
 from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias
 
 from torch import Tensor
 
 from omni.encoders.mel import log_mel
 from omni.encoders.speech import RATE, Cutting, Gap, Part, Piece, parts
 from omni.encoders.waves import AudioSource, Wave, read_audio
-from omni.engine.align import Word, heard_rows
+from omni.engine.align import heard_rows
 from omni.engine.options import OptionArgs, Options
 from omni.engine.outbox import Outbox
 from omni.engine.request import Request
 from omni.engine.think import ThinkStage
 from omni.errors import CapacityError, MediaError
-from omni.events import Done, Failed, Limit, TextDelta, TokenLogprob, Usage
+from omni.events import Done, Failed, Heard, Segment, TextDelta, TokenLogprob, Transcript, Usage, Word
 from omni.prompt.reader import Known, Message
 from omni.prompt.tokenizer import StreamDecoder
 from omni.runtime import Runtime
@@ -34,54 +33,6 @@ EDGE = 0.1
 """Seconds by which a word may begin before its voice was noticed, or end behind it."""
 NO_SPACES = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
 """What Unicode's names of letters begin with in scripts that put no spaces between words: each is timed by itself."""
-
-
-@dataclass(frozen=True)
-class Segment:
-    """What was said in one piece of a recording.
-
-    Attributes:
-        start, end: seconds of the recording between which the voice was heard.
-        words: with what is written around them, and when each was said; None where they were not asked for.
-        token_ids: the text as the model's own ids.
-        logprobs: of these ids.
-        no_speech: how likely there was no voice, 0 to 1, by the detector that cuts.
-        limits: that ended the text before the model did; none as a rule.
-    """
-
-    text: str
-    start: float
-    end: float
-    words: tuple[Word, ...] | None
-    token_ids: tuple[int, ...] = field(repr=False)
-    logprobs: tuple[TokenLogprob, ...] = field(repr=False)
-    no_speech: float
-    limits: tuple[Limit, ...] = ()
-
-
-@dataclass(frozen=True)
-class Transcript:
-    """All that was said in a recording.
-
-    Attributes:
-        segments: in order; those in which nothing was understood have no text.
-        seconds: how long the recording is.
-        warnings: what was lost of it or passed over, a sentence each.
-    """
-
-    text: str
-    segments: tuple[Segment, ...]
-    seconds: float
-    usage: Usage
-    warnings: tuple[str, ...] = ()
-
-    @property
-    def words(self) -> tuple[Word, ...]:
-        """Of all segments."""
-        return tuple(word for segment in self.segments for word in segment.words or ())
-
-
-Heard: TypeAlias = TextDelta | Segment | Transcript
 
 
 @dataclass
@@ -300,7 +251,7 @@ def words_of(texts: Sequence[str], times: Sequence[tuple[float, float]]) -> list
             continue
         start, began = start if began is None else began, None
         before = words[-1] if words else None
-        if before is None or text[0].isspace() or before.text[-1].isspace() or _begins_word(before.text[-1], text[0]):
+        if before is None or text[0].isspace() or before.text[-1].isspace() or _begins_word(before.text, text[0]):
             words.append(Word(text, start, end))
         else:
             words[-1] = Word(before.text + text, before.start, end if any(map(str.isalnum, text)) else before.end)
@@ -308,12 +259,13 @@ def words_of(texts: Sequence[str], times: Sequence[tuple[float, float]]) -> list
 
 
 def _begins_word(before: str, letter: str) -> bool:
-    return letter.isalnum() and (_stands_alone(letter) or _stands_alone(before))
+    last = next((each for each in reversed(before) if each.isalnum()), "")
+    return letter.isalnum() and (_stands_alone(letter) or _stands_alone(last))
 
 
 def _stands_alone(letter: str) -> bool:
     """Whether no spaces stand around such a letter's words."""
-    return unicodedata.name(letter, "").startswith(NO_SPACES)
+    return bool(letter) and unicodedata.name(letter, "").startswith(NO_SPACES)
 
 
 def transcriber(

@@ -16,7 +16,7 @@ import uvicorn
 from omni.errors import OptionError
 from omni.streaming.app import DRAIN_SECONDS, create_app, drain
 from omni.streaming.server.client_secrets import PREFIX
-from omni.streaming.server.hub import TRANSCRIBE, Hub
+from omni.streaming.server.hub import Hub
 from omni.streaming.server.transport import protocols
 from omni.streaming.settings import Settings
 
@@ -53,7 +53,6 @@ def serve(
     settings: Settings | None = None,
     *,
     tls: Tls | None = None,
-    transcribe_prompt: str = TRANSCRIBE,
     out: TextIO | None = None,
 ) -> None:
     """Serve a model until a signal ends it.
@@ -62,14 +61,13 @@ def serve(
         name: of the model, as clients see it.
         settings: where and for whom; the defaults are for this machine only.
         tls: for https, without which browsers give microphones only to pages of this machine.
-        transcribe_prompt: what this model is told so that it writes down what it hears.
         out: where the address is printed; standard output when None.
 
     Raises:
         OptionError: the settings are not safe or the address cannot be bound; it says what to do.
     """
     settings = settings or Settings()
-    hub = Hub(omni, name, settings, transcribe_prompt=transcribe_prompt)
+    hub = Hub(omni, name, settings)
     check_settings(settings)
     with bind(settings) as listener:
         server = server_of(hub, tls)

@@ -213,7 +213,6 @@ def serve(
     from omni.encoders.sources import Budget
     from omni.streaming.serve import Tls, check_settings
     from omni.streaming.serve import serve as serve_forever
-    from omni.streaming.server.hub import TRANSCRIBE, TRANSCRIBE_BUNDLED
     from omni.streaming.settings import Settings
 
     if (ssl_certfile is None) != (ssl_keyfile is None):
@@ -239,7 +238,6 @@ def serve(
             name or (Path(model).name if model else "omni-small"),
             settings,
             tls=Tls(ssl_certfile, ssl_keyfile) if ssl_certfile and ssl_keyfile else None,
-            transcribe_prompt=TRANSCRIBE if model else TRANSCRIBE_BUNDLED,
         )
 
 

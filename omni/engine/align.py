@@ -9,7 +9,6 @@ is whole, so its heads are found each time.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -17,18 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from omni.events import Word
+
 NUM_HEADS = 3
 """Heads whose evidence is added up."""
 FLOOR = 1e-6
-
-
-@dataclass(frozen=True)
-class Word:
-    """A word with what is written before the next one, and when it is said, in seconds from the start of the speech."""
-
-    text: str
-    start: float
-    end: float
 
 
 def join_words(pieces: Sequence[str], times: Sequence[float]) -> list[Word]:
