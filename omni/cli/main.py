@@ -33,6 +33,7 @@ from omni.cli.shared import (
     loaded,
     notes,
 )
+from omni.cli.transcribe import transcribe
 from omni.errors import MessageError, VoiceError
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ Without --model, or OMNI_MODEL, the small model that ships with the package answ
 """,
 )
 app.add_typer(cli_bench.app, name="bench")
+app.command()(transcribe)
 
 
 @app.command()

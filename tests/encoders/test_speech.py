@@ -33,7 +33,7 @@ def pieces(wave: Wave, cutting: Cutting = CUTTING) -> list[Piece]:
 
 def test_sentences_are_pieces() -> None:
     gaps, waves = (0.7, 1.3, 0.4), [said(), said("what_moves.ogg"), said("when.ogg")]
-    starts, at, whole = list[float](), 0, list[Wave]()
+    starts, at, whole = list[int](), 0, list[Wave]()
     for gap, wave in zip(gaps, waves, strict=True):
         whole += [quiet(gap), wave]
         starts.append(at + round(gap * RATE))
