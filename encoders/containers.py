@@ -16,14 +16,17 @@ _DEMUXERS = "mov,matroska,webm,avi,mpegts,mpeg,flv,ogg,wav,w64,aiff,caf,flac,mp3
 
 
 @contextmanager
-def demuxed(media: Media, budget: Budget) -> Iterator[Any]:
-    """The open container; every FFmpeg error inside becomes a MediaError."""
+def demuxed(media: Media, budget: Budget | None) -> Iterator[Any]:
+    """The open container; every FFmpeg error inside becomes a MediaError.
+
+    budget: how long it may state to last; None where what it states does not matter.
+    """
     media.file.seek(0)
     try:
         # tags may be in any encoding and are not needed
         with av.open(media.file, options={"format_whitelist": _DEMUXERS}, metadata_errors="ignore") as container:
             seconds = (container.duration or 0) / 1e6
-            if seconds > budget.max_seconds:
+            if budget and seconds > budget.max_seconds:
                 raise MediaLimitError(
                     f"{media.name} lasts {seconds:.1f} s and the budget is {budget.max_seconds:g} s; cut it"
                 )
@@ -39,3 +42,9 @@ def known(media: Media, stream: Any) -> Any:
     if stream.codec_context is None:
         raise MediaError(f"{media.name} is coded in a way that FFmpeg does not know; convert it, for example to WAV or MP4")
     return stream
+
+
+def sound_streams(container: Any) -> list[Any]:
+    """The streams of sound that FFmpeg can decode, first those that players take first."""
+    known = [stream for stream in container.streams.audio if stream.codec_context is not None]
+    return sorted(known, key=lambda stream: not stream.disposition & av.stream.Disposition.default)

@@ -18,12 +18,14 @@ class Picture:
         patches: float32 `[t * h * w, channels * temporal * side * side]`, in merge-cell order.
         grid: (t, h, w) in patches.
         second_per_grid: seconds between two temporal grids; None for a still image.
+        times: seconds of each temporal grid after the clip begins, where they are not `second_per_grid` apart.
         warnings: what was lost of it, a sentence each.
     """
 
     patches: Tensor
     grid: tuple[int, int, int]
     second_per_grid: float | None = None
+    times: tuple[float, ...] | None = None
     warnings: tuple[str, ...] = field(default=(), compare=False)
 
     @cached_property

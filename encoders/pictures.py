@@ -15,25 +15,39 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
-from omni.encoders.sources import DEFAULT_BUDGET, Budget, opened
+from omni.encoders.sources import DEFAULT_BUDGET, Budget, Tell, opened, tell_python
 from omni.errors import MediaError, MediaLimitError
+
+try:
+    import pillow_heif
+except ImportError:
+    HEIF = False
+else:
+    HEIF = True
+    pillow_heif.register_heif_opener()
 
 ImageSource: TypeAlias = str | Path | bytes | Image.Image | npt.NDArray[np.uint8]
 
 # EPS and the like run programs, and others are no photographs: only these are tried
-_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", *(["HEIF"] if HEIF else []))
+_ANIMATED = ("PNG", "WEBP", "GIF", "AVIF")
+HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 # what Pillow's readers raise for damaged data; warnings are exceptions where the caller's filters say so
 _PILLOW_ERRORS = (
     OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, AttributeError, OverflowError,
-    NotImplementedError, struct.error, zlib.error, UserWarning,
+    RuntimeError, struct.error, zlib.error, UserWarning,
 )  # fmt: skip
 
 
-def read_image(source: ImageSource, budget: Budget = DEFAULT_BUDGET) -> Image.Image:
+def read_image(source: ImageSource, budget: Budget = DEFAULT_BUDGET, *, tell: Tell = tell_python) -> Image.Image:
     """One picture, upright (EXIF orientation applied), RGB, transparency on white.
 
     source: a path, `file://` URL, data URL, the bytes of a file, a PIL image, or a uint8 array `[H, W, 3]`.
-    Of an animation the first picture is taken; 16 bit greys keep their high byte. Raises MediaError, MediaLimitError.
+    Files are PNG, JPEG, WebP, GIF, BMP, TIFF, PPM, AVIF, or HEIC where pillow-heif is installed (`omni-runtime[heic]`).
+    Of an animation the first picture is taken, of a TIFF the first page; 16 bit greys keep their high byte, and colours are
+    taken as numbers, whatever the profile, as the published processors do.
+    tell: is given a sentence where there are more pictures.
+    Raises MediaError, MediaLimitError.
     """
     if isinstance(source, np.ndarray):
         if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3:
@@ -44,15 +58,34 @@ def read_image(source: ImageSource, budget: Budget = DEFAULT_BUDGET) -> Image.Im
         return _to_rgb("the picture", source, budget)
     with opened(source, budget) as media:
         try:
-            image = Image.open(media.file, formats=_FORMATS)
+            image = Image.open(media.file, formats=FORMATS)
+            others = _others(image)
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as e:
             raise MediaLimitError(f"{media.name} has too many pixels: {e}; shrink it first") from e
         except _PILLOW_ERRORS as e:
-            kinds = ", ".join(_FORMATS)
-            raise MediaError(
-                f"{media.name} is no picture that can be read ({kinds}): its header is not one; save it as PNG or JPEG"
-            ) from e
-        return _to_rgb(media.name, image, budget)
+            media.file.seek(0)
+            raise MediaError(f"{media.name} {_unreadable(media.file.read(12))}") from e
+        rgb = _to_rgb(media.name, image, budget)
+    if others:
+        tell(f"{media.name} {others}")
+    return rgb
+
+
+def _others(image: Image.Image) -> str:
+    """What a file holds besides the picture that is shown; what a phone puts beside a photograph does not count."""
+    if not getattr(image, "is_animated", False):
+        return ""
+    if image.format in _ANIMATED:
+        return "is an animation, and only its first picture is shown; make it a video to show all"
+    return "has several pages, and only the first is shown" if image.format == "TIFF" else ""
+
+
+def _unreadable(head: bytes) -> str:
+    if head[4:8] == b"ftyp" and head[8:] in HEIF_BRANDS and not HEIF:
+        return "is a HEIC picture, which needs one more package: pip install 'omni-runtime[heic]', or save it as JPEG"
+    if head[4:8] == b"ftyp" and head[8:] in (*HEIF_BRANDS, b"avif", b"avis"):
+        return "is damaged or cut short; save it again"
+    return f"is no picture that can be read ({', '.join(FORMATS)}): its header is not one; save it as PNG or JPEG"
 
 
 def check_size(name: str, width: int, height: int, budget: Budget) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
@@ -12,11 +15,13 @@ from torch.nn import functional as F
 
 from omni.encoders.config import FPS, FRAME_MAX_PIXELS, FRAME_MIN_PIXELS, PixelConfig
 from omni.encoders.features import Picture
-from omni.errors import MediaError, OptionError
+from omni.errors import MediaError, MediaLimitError, OptionError
 
 MAX_ASPECT = 200
 # of a whole video: 90 % of a context of 128 000 cells
 VIDEO_TOTAL_PIXELS = 115_200 * 28 * 28
+# of a size that is asked for
+RESIZED_MIN_PIXELS, RESIZED_MAX_PIXELS = 4 * 28 * 28, 16384 * 28 * 28
 
 
 def smart_resize(height: int, width: int, factor: int, min_pixels: int, max_pixels: float) -> tuple[int, int]:
@@ -42,15 +47,25 @@ def smart_resize(height: int, width: int, factor: int, min_pixels: int, max_pixe
 
 
 def image_patches(
-    image: Image.Image, config: PixelConfig, *, min_pixels: int | None = None, max_pixels: int | None = None
+    image: Image.Image,
+    config: PixelConfig,
+    *,
+    min_pixels: int | None = None,
+    max_pixels: int | None = None,
+    resized: tuple[int, int] | None = None,
 ) -> Picture:
     """A still RGB picture as patches, each with the picture repeated along time.
 
-    min_pixels, max_pixels: of the resized area, instead of the checkpoint's. Raises MediaError, OptionError.
+    min_pixels, max_pixels: of the resized area, instead of the checkpoint's.
+    resized: (height, width) to bring it to before, as in qwen_omni_utils, which rounds them to multiples of `factor`.
+    Raises MediaError, OptionError.
     """
     assert image.mode == "RGB"
     low = config.min_pixels if min_pixels is None else min_pixels
     high = config.max_pixels if max_pixels is None else max_pixels
+    if resized is not None:
+        height, width = smart_resize(*resized, config.factor, RESIZED_MIN_PIXELS, RESIZED_MAX_PIXELS)
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
     height, width = smart_resize(image.height, image.width, config.factor, low, high)
     pixels = np.array(image.resize((width, height), Image.Resampling.BICUBIC))
     frame = _normalise(torch.from_numpy(pixels).permute(2, 0, 1).float(), config)  # [3, H, W]
@@ -58,46 +73,96 @@ def image_patches(
     return Picture(_cut(frames, config), (1, height // config.patch_size, width // config.patch_size))
 
 
+@dataclass(frozen=True)
+class FrameSize:
+    """How large the frames of a video are shown, as in qwen_omni_utils; None for what it says itself.
+
+    Attributes:
+        min_pixels, max_pixels, total_pixels: bounds of a frame's area and of all frames' together. The processor then
+            resizes again to the checkpoint's bounds, 100 352 up to 602 112 pixels a frame in the published ones, so a
+            smaller max_pixels costs detail but saves no patches.
+        resized: (height, width) of a frame instead, rounded to multiples of `factor`.
+    """
+
+    min_pixels: int = FRAME_MIN_PIXELS
+    max_pixels: int | None = None
+    total_pixels: int = VIDEO_TOTAL_PIXELS
+    resized: tuple[int, int] | None = None
+
+    def of(self, height: int, width: int, count: int, factor: int) -> tuple[int, int]:
+        """(height, width) that one of `count` frames is brought to. Raises MediaError, OptionError."""
+        if self.resized is not None:
+            return smart_resize(*self.resized, factor, RESIZED_MIN_PIXELS, RESIZED_MAX_PIXELS)
+        bound = max(min(FRAME_MAX_PIXELS, self.total_pixels / count * 2), int(self.min_pixels * 1.05))
+        bound = bound if self.max_pixels is None else min(bound, self.max_pixels)
+        return smart_resize(height, width, factor, self.min_pixels, bound)
+
+
+PLAIN_SIZE = FrameSize()
+"""That of frames of which nothing is asked."""
+
+
 def video_patches(
-    frames: Tensor,
+    frames: Iterable[npt.NDArray[np.uint8]],
+    count: int,
     config: PixelConfig,
     *,
     fps: float = FPS,
-    min_pixels: int = FRAME_MIN_PIXELS,
-    max_pixels: int | None = None,
-    total_pixels: int = VIDEO_TOTAL_PIXELS,
+    times: Sequence[float] | None = None,
+    size: FrameSize = PLAIN_SIZE,
+    max_bytes: int | None = None,
 ) -> Picture:
     """The frames of a video as patches; an odd number of frames is filled up with the last.
 
-    frames: uint8 RGB `[n, 3, H, W]`, of a file or a list alike (qwen_omni_utils treats those of a list as still images
-        first).
+    frames: uint8 RGB `[H, W, 3]`, so many as `count` says, of a file or a list alike (qwen_omni_utils treats those of a list
+        as still images first). Each is resized as it comes, and none is kept.
     fps: what `second_per_grid` = temporal_patch_size / fps says. The published processor says 2.0 whatever the frames'
         true rate, and the model's clock follows it; pass another to state the truth.
-    min_pixels, max_pixels, total_pixels: bounds of a frame's area and of all frames' together, as in qwen_omni_utils.
-        The processor then resizes again to the checkpoint's bounds, 100 352 up to 602 112 pixels a frame in the published
-        ones, so a smaller max_pixels costs detail but saves no patches.
-    Raises MediaError, OptionError.
+    times: seconds of each frame after the first's place on the clock, where they do not come at `fps`.
+    max_bytes: of all frames together, at the size that they are brought to.
+    Raises MediaError, MediaLimitError, OptionError.
     """
-    assert frames.dtype == torch.uint8
-    assert frames.ndim == 4
-    assert frames.shape[1] == 3
     if not fps > 0:
         raise OptionError(f"fps {fps} must be above 0")
-    n, step, side = len(frames), config.temporal_patch_size, config.patch_size
-    if n == 0:
+    if count == 0:
         raise MediaError("a video of no frames has nothing to see")
-    bound = max(min(FRAME_MAX_PIXELS, total_pixels / n * 2), int(min_pixels * 1.05))
-    bound = bound if max_pixels is None else min(bound, max_pixels)
-    first = smart_resize(frames.shape[2], frames.shape[3], config.factor, min_pixels, bound)
-    size = smart_resize(*first, config.factor, config.frame_min_pixels, config.frame_max_pixels)
-    t, h, w = math.ceil(n / step), size[0] // side, size[1] // side
-    patches = torch.empty(t, h * w, 3 * step * side**2)
-    for i in range(t):  # a grid at a time: a whole clip in float32 would be four times the clip
-        part = frames[i * step : (i + 1) * step].float()
-        part = _resize(part, first).clamp(0, 255).round()
-        part = _normalise(_resize(part, size), config)
-        patches[i] = _cut(torch.cat([part, part[-1:].expand(step - len(part), -1, -1, -1)]), config)
-    return Picture(patches.flatten(0, 1), (t, h, w), step / fps)
+    step, side = config.temporal_patch_size, config.patch_size
+    first = final = (0, 0)
+    patches, grid = torch.empty(0), list[Tensor]()
+    before, resized = None, torch.empty(0)
+    num = 0
+    for pixels in frames:
+        if num == 0:
+            first = size.of(pixels.shape[0], pixels.shape[1], count, config.factor)
+            final = smart_resize(*first, config.factor, config.frame_min_pixels, config.frame_max_pixels)
+            if max_bytes is not None and (kept := count * 3 * first[0] * first[1]) > max_bytes:
+                raise MediaLimitError(
+                    f"{count} frames of {first[1]} x {first[0]} are {kept} bytes and the budget is {max_bytes}; "
+                    "show fewer frames or shrink them"
+                )
+            h, w = final[0] // side, final[1] // side
+            patches = torch.empty(math.ceil(count / step), h * w, 3 * step * side**2)
+        if pixels is not before:
+            before, resized = pixels, _shown(pixels, first, final, config)
+        grid.append(resized)
+        num += 1
+        if num == count:
+            grid += [resized] * (step - len(grid))
+        if len(grid) == step:
+            patches[(num - 1) // step] = _cut(torch.stack(grid), config)
+            grid = []
+    assert num == count
+    t = len(patches)
+    starts = None if times is None else tuple(times[::step])
+    return Picture(patches.flatten(0, 1), (t, final[0] // side, final[1] // side), step / fps, starts)
+
+
+def _shown(pixels: npt.NDArray[np.uint8], first: tuple[int, int], final: tuple[int, int], config: PixelConfig) -> Tensor:
+    """A frame `[H, W, 3]` resized twice and normalised `[3, h, w]`."""
+    planes = torch.from_numpy(pixels).unbind(2)  # one after another: three of a large frame as floats are 100 MB
+    frame = torch.cat([_resize(plane.contiguous()[None, None].float(), first) for plane in planes], 1)
+    frame = frame.clamp(0, 255).round()
+    return _normalise(_resize(frame, final), config)[0]
 
 
 def _resize(frames: Tensor, size: tuple[int, int]) -> Tensor:

@@ -8,17 +8,26 @@ import hashlib
 import io
 import re
 import stat
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeAlias
 from urllib.parse import unquote
 
 import numpy as np
 from PIL import Image
 
-from omni.errors import MediaError, MediaLimitError
+from omni.errors import MediaError, MediaLimitError, MediaWarning
+
+Tell: TypeAlias = Callable[[str], None]
+"""Takes a sentence about what was lost of a medium; it names the medium."""
+
+
+def tell_python(sentence: str) -> None:
+    """What readers do with such a sentence unless told otherwise: a `MediaWarning`, which points at who called them."""
+    warnings.warn(sentence, MediaWarning, stacklevel=3)
 
 
 @dataclass(frozen=True)
@@ -41,6 +50,8 @@ class Budget:
 
 
 DEFAULT_BUDGET = Budget()
+UNKNOWN = 500_000_000
+"""Bytes of samples: a WAV file that states more and has less was written before its writer could know."""
 
 
 @dataclass(frozen=True)
@@ -130,18 +141,28 @@ def digest_of(source: object) -> bytes | None:
 
 
 def check_whole(media: Media) -> None:
-    """Refuse an MP4, Matroska or WAV file that is shorter than it states; FFmpeg would return what is left of it."""
+    """Refuse a file that is shorter than it states."""
+    if missing := missing_bytes(media):
+        raise MediaError(f"{media.name} is cut short: {missing} bytes are missing; get the whole file")
+
+
+def missing_bytes(media: Media) -> int:
+    """By how much an MP4, Matroska, WAV or CAF file is shorter than it states; FFmpeg returns what is left of it.
+
+    0 too where it does not say, or says what writers do that cannot know: 0, -1, or more than they would ever write.
+    """
     head = _read(media, 0, 12)
     if head[4:8] == b"ftyp":
         end = _mp4_end(media)
     elif head[:4] == b"\x1aE\xdf\xa3":
         end = _matroska_end(media)
-    elif head[:4] == b"RIFF" and head[8:] == b"WAVE":
+    elif head[:4] in (b"RIFF", b"RF64", b"BW64") and head[8:] == b"WAVE":
         end = _wav_end(media)
+    elif head[:4] == b"caff":
+        end = _caf_end(media)
     else:
-        return
-    if end > media.size:
-        raise MediaError(f"{media.name} is cut short: {end - media.size} bytes are missing; get the whole file")
+        return 0
+    return max(0, end - media.size)
 
 
 def _read(media: Media, at: int, size: int) -> bytes:
@@ -181,10 +202,24 @@ def _matroska_size(media: Media, at: int, in_header: bool = False) -> tuple[int,
 
 def _wav_end(media: Media) -> int:
     """Where the samples end, or 0 where it does not say."""
-    at = 12
+    at, long = 12, 0
     while len(head := _read(media, at, 8)) == 8:
         size = int.from_bytes(head[4:], "little")
+        if head[:4] == b"ds64":  # of RF64: what is too long for its own chunk
+            long = int.from_bytes(_read(media, at + 16, 8), "little")
         if head[:4] == b"data":
-            return at + 8 + size if size < 0x7FFFF000 else 0  # more is what writers to a pipe put for "unknown"
+            size = long if long and size == 0xFFFFFFFF else size
+            return at + 8 + size if long or size < UNKNOWN else 0
         at += 8 + size + size % 2
+    return 0
+
+
+def _caf_end(media: Media) -> int:
+    """Where the samples end, or 0 where it does not say."""
+    at = 8
+    while len(head := _read(media, at, 12)) == 12:
+        size = int.from_bytes(head[4:], signed=True)
+        if size < 0 or head[:4] == b"data":
+            return max(0, at + 12 + size) if size >= 0 else 0
+        at += 12 + size
     return 0

@@ -14,6 +14,8 @@
     │   └── CapacityError        no room left now; the same request may fit later
     └── EngineError              a step broke; only the requests in it end
 
+    MediaWarning                 part of a picture, clip or sound was lost, or taken otherwise than it stands in the file
+
 A message says what was wrong and what to do. What only omni itself can get wrong is asserted instead. This module imports
 nothing, so every room may import it.
 """
@@ -69,3 +71,7 @@ class CapacityError(DeviceError):
 
 class EngineError(OmniError):
     """A step of the engine broke, by a fault of omni's own."""
+
+
+class MediaWarning(UserWarning):
+    """Part of a picture, clip or sound was lost, or was taken otherwise than it stands in the file."""

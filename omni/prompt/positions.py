@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TypeAlias
 
 import torch
@@ -43,10 +44,15 @@ class ImageSpan:
 
 @dataclass(frozen=True)
 class VideoSpan:
-    """A video of (time, rows, columns) merged cells, without sound."""
+    """A video of (time, rows, columns) merged cells, without sound.
+
+    Attributes:
+        times: seconds of each of its grids after its beginning; None where they are `second_per_grid` apart.
+    """
 
     cells: Cells
     second_per_grid: float
+    times: tuple[float, ...] | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -104,33 +110,44 @@ class Clock:
             case TextSpan() | AudioSpan():
                 return self.text(span.num_tokens)
             case ImageSpan():
-                return self._append(self._grid(span.cells, 0.0) + self.next)
+                return self._append(_grid(span.cells, torch.zeros(1, dtype=torch.int64)) + self.next)
             case VideoSpan():
-                return self._append(self._grid(span.cells, span.second_per_grid) + self.next)
+                return self._append(_grid(span.cells, self._when(span)) + self.next)
             case AudioVideoSpan():
                 marker = self.text(1)
                 start = self.next
-                video = self._grid(span.video.cells, span.video.second_per_grid) + start
+                video = _grid(span.video.cells, self._when(span.video)) + start
                 audio = torch.arange(span.audio.num_tokens).expand(3, -1) + start
                 pieces = [self._append((video, audio)[track][:, first:last]) for track, first, last in self.runs(span)]
                 end = self.text(1)
                 return torch.cat((marker, marker, *pieces, end, end), 1)
 
-    def _grid(self, cells: Cells, second_per_grid: float) -> Tensor:
-        t, h, w = cells
-        time = (torch.arange(t) * torch.tensor(second_per_grid, dtype=torch.float32) * self.per_second).long()
-        axes = torch.meshgrid(time, torch.arange(h), torch.arange(w), indexing="ij")
-        return torch.stack(axes).flatten(1)  # [3, t * h * w]
+    def _when(self, span: VideoSpan) -> Tensor:
+        """Positions of its grids after its beginning."""
+        if span.times is not None:
+            return torch.tensor([round(time * self.per_second) for time in span.times])
+        t = torch.arange(span.cells[0])
+        return (t * torch.tensor(span.second_per_grid, dtype=torch.float32) * self.per_second).long()
 
     def runs(self, span: AudioVideoSpan) -> list[tuple[int, int, int]]:
         """The order of a video and its sound: (0 for video or 1 for sound, first token, one past the last) of each run."""
         t, h, w = span.video.cells
-        when = [k * span.video.second_per_grid * self.per_second for k in range(t) for _ in range(h * w)]
-        video, audio = self._cut(when), self._cut(range(span.audio.num_tokens))
+        if span.video.times is not None:
+            video = self._cut_at(self._when(span.video).repeat_interleave(h * w))
+            audio = self._cut_at(torch.arange(span.audio.num_tokens))
+        else:
+            when = [k * span.video.second_per_grid * self.per_second for k in range(t) for _ in range(h * w)]
+            video, audio = self._cut(when), self._cut(range(span.audio.num_tokens))
         runs = []
         for j in range(max(len(video), len(audio))):
-            runs += [(track, *cut[j]) for track, cut in enumerate((video, audio)) if j < len(cut)]
+            runs += [(track, *cut[j]) for track, cut in enumerate((video, audio)) if j < len(cut) and cut[j][0] < cut[j][1]]
         return runs
+
+    def _cut_at(self, when: Tensor) -> list[tuple[int, int]]:
+        """Runs of `chunk` positions each, some of which may be empty."""
+        last = int(when[-1]) // self.chunk if len(when) else 0
+        cuts = torch.searchsorted(when, torch.arange(last + 2) * self.chunk).tolist()
+        return list(pairwise(cuts))
 
     def _cut(self, when: Sequence[float]) -> list[tuple[int, int]]:
         """A new run opens at most once a token, when its time reaches the next multiple of `chunk`."""
@@ -139,6 +156,12 @@ class Clock:
             if value >= len(cuts) * self.chunk:
                 cuts.append(i)
         return list(zip(cuts, [*cuts[1:], len(when)], strict=True))
+
+
+def _grid(cells: Cells, time: Tensor) -> Tensor:
+    _, h, w = cells
+    axes = torch.meshgrid(time, torch.arange(h), torch.arange(w), indexing="ij")
+    return torch.stack(axes).flatten(1)  # [3, t * h * w]
 
 
 def _product(cells: Cells) -> int:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 import json
 import math
@@ -15,18 +13,20 @@ from typing import Any, TypeAlias
 
 import torch
 
-from omni.encoders.clips import read_video
+from omni.encoders.clips import open_clip
 from omni.encoders.config import MelConfig, PixelConfig
 from omni.encoders.features import Picture, Sound
 from omni.encoders.live import LiveSound
 from omni.encoders.mel import MIN_FRAMES, LogMel, log_mel
 from omni.encoders.pictures import read_image
-from omni.encoders.pixels import image_patches, video_patches
+from omni.encoders.pixels import FrameSize, image_patches, video_patches
+from omni.encoders.sampling import Sampling
 from omni.encoders.sources import Budget, digest_of
 from omni.encoders.tower import Ears, Senses, Tower
-from omni.encoders.waves import read_audio
+from omni.encoders.waves import Wave, read_audio
 from omni.errors import ContextError, MediaError, MediaLimitError, MessageError
 from omni.models.config import MediaIds
+from omni.prompt.parts import names_of, settings_of, source_of
 from omni.prompt.positions import AudioSpan, AudioVideoSpan, Clock, ImageSpan, Span, TextSpan, VideoSpan
 from omni.prompt.prompt import MediaRun, Prompt, fill, text_prompt
 from omni.prompt.template import Template
@@ -269,10 +269,10 @@ class PromptReader:
 
     def _recent(self, part: Message, kind: str, where: str, read: Callable[..., Shown], *how: object) -> Shown:
         """As `_once`, for a part whose content has to be looked at to know it again."""
-        source = _source(part, kind, where)
+        source = source_of(part, kind, where)
         if (content := digest_of(source)) is None:
             return read(part, source, where, *how)
-        rest = [item for item in sorted(part.items()) if item[0] not in ("type", *_names(kind))]
+        rest = [item for item in sorted(part.items()) if item[0] not in ("type", *names_of(kind))]
         key = content + repr((kind, how, rest)).encode()
         if (shown := self.recent.get(key)) is None:
             shown = read(part, source, where, *how)
@@ -280,34 +280,44 @@ class PromptReader:
         return shown
 
     def _sound(self, part: Message, source: Any, where: str) -> Shown:
+        return (self._log_mel(*self._wave(source, **settings_of(part, "audio", where))),)
+
+    def _wave(self, source: Any, **cut: Any) -> tuple[Wave, list[str]]:
+        """A sound, or what `cut` tells `read_audio` to leave of it, and what was lost."""
+        mel, _ = self._hearing()
+        told: list[str] = []
+        return read_audio(source, rate=mel.sampling_rate, budget=self.budget, tell=told.append, **cut), told
+
+    def _log_mel(self, wave: Wave, told: list[str]) -> Sound:
         mel, ears = self._hearing()
-        return (log_mel(read_audio(source, rate=mel.sampling_rate, budget=self.budget), mel, ears.block_frames),)
+        return replace(log_mel(wave, mel, ears.block_frames), warnings=tuple(told))
 
     def _image(self, part: Message, source: Any, where: str) -> Shown:
-        pixels, image = self._sight(), read_image(source, budget=self.budget)
-        return (image_patches(image, pixels, **_numbers(part, where, "min_pixels", "max_pixels")),)
+        pixels, asked = self._sight(), settings_of(part, "image", where)
+        told: list[str] = []
+        image = read_image(source, budget=self.budget, tell=told.append)
+        return (replace(image_patches(image, pixels, **asked), warnings=tuple(told)),)
 
     def _video(self, part: Message, source: Any, where: str, audio_in_video: bool | None) -> Shown:
-        pixels = self._sight()
-        sampling = _numbers(part, where, "fps", "num_frames", "min_frames", "max_frames", "start", "end")
-        clip = read_video(source, budget=self.budget, **sampling)
-        # the clock of a clip runs by the rate asked for, 2 frames a second unless told, as published
-        shape = _numbers(part, where, "fps", "min_pixels", "max_pixels")
-        picture = video_patches(clip.frames, pixels, **shape)
-        wanted = part.get("audio_in_video", audio_in_video)
-        if wanted not in (None, True, False):
-            raise MessageError(f"{where}.audio_in_video is {wanted!r}; give true or false")
+        pixels, asked = self._sight(), settings_of(part, "video", where)
+        sampling = Sampling(**_of(asked, "fps", "num_frames", "min_frames", "max_frames", "start", "end"))
+        size = FrameSize(**_of(asked, "min_pixels", "max_pixels", "total_pixels", "resized"))
+        told: list[str] = []
+        with open_clip(source, sampling, self.budget, told.append) as clip:
+            # the clock of a clip runs by the rate asked for, 2 frames a second unless told, as published
+            picture = video_patches(
+                clip.frames, len(clip.times), pixels,
+                fps=sampling.fps, times=clip.clock(), size=size, max_bytes=self.budget.max_clip_bytes,
+            )  # fmt: skip
+        picture = replace(picture, warnings=tuple(told))
+        wanted = asked.get("audio_in_video", audio_in_video)
         if not (clip.has_audio and self.ears if wanted is None else wanted):
             return (picture,)
-        mel, ears = self._hearing()
-        wave = read_audio(source, rate=mel.sampling_rate, budget=self.budget)
-        start, end = part.get("start"), part.get("end")
-        first, last = (None if t is None else max(0, round(t * mel.sampling_rate)) for t in (start, end))
-        wave = wave[first:last]
-        if wanted is None and math.ceil(len(wave) / mel.hop_length) < MIN_FRAMES:
+        wave, told = self._wave(source, origin=clip.origin, start=sampling.start, end=sampling.end)
+        if wanted is None and math.ceil(len(wave) / self._hearing()[0].hop_length) < MIN_FRAMES:
             return (picture,)  # a sound track that ends before the clip begins
         try:
-            return picture, log_mel(wave, mel, ears.block_frames)
+            return picture, self._log_mel(wave, told)
         except MediaLimitError as e:
             raise MediaLimitError(f"{e}; or leave the clip's sound out with audio_in_video=False") from e
 
@@ -349,7 +359,7 @@ class PromptReader:
         cells = (t, h // side, w // side)
         if picture.second_per_grid is None:
             return ImageSpan(cells)
-        video = VideoSpan(cells, picture.second_per_grid)
+        video = VideoSpan(cells, picture.second_per_grid, picture.times)
         return AudioVideoSpan(video, audio) if audio else video
 
 
@@ -371,36 +381,5 @@ def _calls(calls: object, where: str) -> list[dict[str, Any]]:
     return out
 
 
-def _numbers(part: Message, where: str, *names: str) -> dict[str, Any]:
-    """Those of a part's fields that are there, which must be numbers."""
-    found = {name: part[name] for name in names if part.get(name) is not None}
-    for name, value in found.items():
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
-            raise MessageError(f"{where}.{name} is {value!r}; give a number")
-    return found
-
-
-def _names(kind: str) -> tuple[str, ...]:
-    return kind, f"{kind}_url", f"input_{kind}"
-
-
-def _source(part: Message, kind: str, where: str) -> Any:
-    """What a part holds its medium in: `kind`, OpenAI's `kind_url` with its `url`, or `input_audio` with its `data`."""
-    for name in _names(kind):
-        value = part.get(name)
-        if isinstance(value, Mapping):
-            if "data" in value:
-                return _from_base64(value["data"], f"{where}.{name}.data")
-            value = value.get("url")
-        if value is not None:
-            return value
-    raise MessageError(f"{where} has no {kind!r}; give a path, bytes, a data URL or a Python object")
-
-
-def _from_base64(data: object, where: str) -> bytes:
-    if not isinstance(data, str):
-        raise MessageError(f"{where} must be a base64 string")
-    try:
-        return base64.b64decode(data, validate=True)
-    except (binascii.Error, ValueError) as e:
-        raise MessageError(f"{where} is not base64: {e}") from e
+def _of(settings: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: settings[name] for name in names if name in settings}

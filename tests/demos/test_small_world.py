@@ -11,8 +11,8 @@ import pytest
 
 from demos.small_model.world import draw, scenes, sounds
 from demos.small_model.world.scenes import Actor, Clip, Scene, Sound, Thing
-from omni.encoders.clips import read_video
 from omni.encoders.waves import read_audio
+from tests.encoders.samples import clip_of
 
 RED = Thing("red", "square", 3, 0.5, 1.5, 0.8)
 BLUE = Thing("blue", "circle", 8, 2.5, 2.5, 0.8)
@@ -70,10 +70,10 @@ def test_clip_reads_back(tmp_path: Path) -> None:
     path = tmp_path / "clip.mp4"
     sound, _ = sounds.beep_track(CLIP, Random(0))
     draw.write_clip(CLIP, path, fps=2, sound=sound)
-    read = read_video(path)
-    assert read.has_audio and len(read.frames) == 8
+    read = clip_of(path)
+    assert read.has_audio and len(read.times) == 8
     shots = draw.frames(CLIP, 2.0, (120, 92))
-    assert np.abs(read.frames.permute(0, 2, 3, 1).numpy().astype(int) - shots).mean() < 5
+    assert np.abs(np.stack(list(read.frames)).astype(int) - shots).mean() < 5
     loud = np.abs(read_audio(path)) > 0.1
     assert 2 * sounds.RATE <= np.argmax(loud) < 2.5 * sounds.RATE
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,11 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 from PIL import Image
+
+from omni.encoders.clips import Clip, VideoSource, open_clip
+from omni.encoders.frames import Pixels
+from omni.encoders.sampling import Sampling
+from omni.encoders.sources import DEFAULT_BUDGET, Budget, Tell, tell_python
 
 Wave = npt.NDArray[np.float32]
 
@@ -40,11 +48,11 @@ def encoded_sound(wave: Wave, rate: int, kind: str, codec: str) -> bytes:
     """A mono sound file by FFmpeg."""
     buffer = io.BytesIO()
     with av.open(buffer, "w", format=kind) as container:
-        _encode_sound(container, container.add_stream(codec, rate=rate, layout="mono"), wave, rate)
+        encode_sound(container, container.add_stream(codec, rate=rate, layout="mono"), wave, rate)
     return buffer.getvalue()
 
 
-def _encode_sound(container: Any, stream: Any, wave: Wave, rate: int) -> None:
+def encode_sound(container: Any, stream: Any, wave: Wave, rate: int) -> None:
     step = stream.codec_context.frame_size or 1024
     kind = stream.codec_context.format.name
     for at in range(0, len(wave), step):
@@ -97,8 +105,59 @@ def video_file(
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode())
         if track:
-            _encode_sound(container, track, speech_like(sound_seconds or len(frames) / fps, 48000), 48000)
+            encode_sound(container, track, speech_like(sound_seconds or len(frames) / fps, 48000), 48000)
     return path
+
+
+def film(
+    path: Path,
+    codec: str,
+    times: Sequence[float],
+    *,
+    tick: Fraction = Fraction(1, 1000),
+    last: float | None = None,
+    **how: Any,
+) -> Path:
+    """A video of grey frames, each of its own level, that come at these seconds; the last stays for `last` seconds.
+
+    how: "sound", a `(wave, times)` at 16 kHz whose pieces of 320 samples come at these seconds; "gop", frames from one
+    keyframe to the next; "size", (width, height).
+    """
+    width, height = how.get("size", (64, 48))
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream(codec, time_base=tick)
+        stream.width, stream.height, stream.pix_fmt, stream.gop_size = width, height, "yuv420p", how.get("gop", 12)
+        stream.codec_context.time_base = tick
+        if "sound" in how:
+            track: Any = container.add_stream("pcm_s16le", rate=16000, layout="mono")
+        stamps = [round(time / tick) for time in times]
+        ends = [*stamps[1:], stamps[-1] + round((last or 0) / tick)]
+        for i, stamp in enumerate(stamps):
+            frame = av.VideoFrame.from_ndarray(np.full((height, width, 3), grey_level(i), np.uint8), format="rgb24")
+            frame.pts, frame.time_base, frame.duration = stamp, tick, ends[i] - stamp
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+        if "sound" in how:
+            wave, places = how["sound"]
+            for i, place in enumerate(places):
+                piece = (wave[320 * i : 320 * (i + 1)] * 32767).astype(np.int16)
+                sound = av.AudioFrame.from_ndarray(piece[None], format="s16", layout="mono")
+                sound.sample_rate, sound.pts, sound.time_base = 16000, round(place * 16000), Fraction(1, 16000)
+                container.mux(track.encode(sound))
+            container.mux(track.encode())
+    return path
+
+
+def clip_of(source: VideoSource, budget: Budget = DEFAULT_BUDGET, tell: Tell = tell_python, **asked: Any) -> Clip:
+    """A clip with all its frames."""
+    with open_clip(source, Sampling(**asked), budget, tell) as clip:
+        return replace(clip, frames=list(clip.frames))  # type: ignore[arg-type]
+
+
+def levels(frames: Iterable[Pixels]) -> list[int]:
+    """Which frame of a test video each one is."""
+    known = np.array([grey_level(i) for i in range(32)])
+    return [int(np.abs(frame.mean() - known).argmin()) for frame in frames]
 
 
 def data_url(data: bytes, kind: str = "image/png") -> str:

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from omni.encoders import pictures
 from omni.encoders.pictures import read_image
 from omni.encoders.sources import Budget
-from omni.errors import MediaError, MediaLimitError
+from omni.errors import MediaError, MediaLimitError, MediaWarning
 from tests.encoders.samples import (
     PNG,
     damaged,
@@ -24,7 +25,7 @@ from tests.encoders.samples import (
 )
 
 
-@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG"])
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG", "AVIF"])
 def test_read_image_from_everywhere(kind: str, tmp_path: Path) -> None:
     pixels = quadrants()
     data = picture_file(Image.fromarray(pixels), kind, **({"lossless": True} if kind == "WEBP" else {}))
@@ -34,7 +35,7 @@ def test_read_image_from_everywhere(kind: str, tmp_path: Path) -> None:
         image = read_image(source)
         assert image.mode == "RGB"
         difference = np.abs(np.asarray(image).astype(int) - pixels)
-        assert difference.max() == 0 if kind != "JPEG" else difference.mean() < 10
+        assert difference.max() == 0 if kind not in ("JPEG", "AVIF") else difference.mean() < 10
 
 
 def test_read_image_from_an_array() -> None:
@@ -83,6 +84,46 @@ def test_read_image_of_a_transparent_palette() -> None:
     assert read_image(picture_file(image, transparency=bytes([0, 255]))).getpixel((0, 0)) == (0, 255, 0)
 
 
+HEIC = Path(__file__).parents[1] / "data" / "quadrants.heic"
+"""460 x 340 pixels, by pillow-heif, which not everybody has."""
+
+
+def test_read_image_of_heic() -> None:
+    if pictures.HEIF:
+        image = read_image(HEIC)
+        assert image.size == (460, 340)
+        assert np.abs(np.asarray(image).astype(int) - quadrants(340, 460)).mean() < 5
+    else:
+        with pytest.raises(MediaError, match=r"quadrants\.heic is a HEIC picture"):
+            read_image(HEIC)
+
+
+def test_read_image_of_heic_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pictures, "HEIF", False)
+    monkeypatch.setattr(pictures, "FORMATS", tuple(kind for kind in pictures.FORMATS if kind != "HEIF"))
+    with pytest.raises(MediaError, match=r"pip install 'omni-runtime\[heic\]'"):
+        read_image(HEIC.read_bytes())
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "AVIF", "TIFF"])
+def test_read_image_of_an_animation(kind: str) -> None:
+    """Its first picture, and a word about the others."""
+    first, second = (Image.new("RGB", (32, 16), colour) for colour in ((250, 10, 20), (20, 240, 30)))
+    data = picture_file(first, kind, save_all=True, append_images=[second])
+    said = list[str]()
+    image = read_image(data, tell=said.append)
+    assert np.abs(np.asarray(image).astype(int) - np.asarray(first)).max() < 12
+    assert len(said) == 1
+    assert "several pages" in said[0] if kind == "TIFF" else "is an animation" in said[0]
+    with pytest.warns(MediaWarning, match="only"):
+        read_image(data)
+
+
+def test_read_image_of_a_phone_holds_previews_besides() -> None:
+    data = picture_file(Image.fromarray(quadrants()), "MPO", save_all=True, append_images=[Image.new("RGB", (8, 8))])
+    assert read_image(data).size == (46, 34)
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [
@@ -92,6 +133,9 @@ def test_read_image_of_a_transparent_palette() -> None:
         (PNG[:20], "no picture|cut short"),
         (damaged(PNG), "damaged"),
         (picture_file(Image.fromarray(quadrants(400, 400)), "JPEG")[:900], "cut short"),
+        (picture_file(Image.fromarray(quadrants(400, 400)), "AVIF")[:300], "cut short"),
+        (damaged(picture_file(Image.fromarray(quadrants(400, 400)), "AVIF")), "damaged"),
+        (picture_file(Image.fromarray(quadrants(400, 400)), "GIF")[:300], "cut short"),
         ("/no/such/picture.png", "'/no/such/picture.png' cannot be opened: No such file"),
         ("nul\0.png", "cannot be opened"),
         ("https://example.com/cat.png", "https://example.com/cat.png is not fetched; download it first"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,10 +13,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from omni.encoders import pixels
 from omni.encoders.config import PixelConfig
-from omni.encoders.pixels import image_patches, smart_resize, video_patches
-from omni.errors import MediaError, OptionError
+from omni.encoders.features import Picture
+from omni.encoders.pixels import FrameSize, image_patches, smart_resize, video_patches
+from omni.errors import MediaError, MediaLimitError, OptionError
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 CONFIG = PixelConfig(14, 2, 2, 3136, 12845056, MEAN, STD)
@@ -100,6 +101,16 @@ def test_image_patches_are_transformers(size: tuple[int, int], bounds: tuple[int
     torch.testing.assert_close(got.patches, want["pixel_values"], atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize(("resized", "want"), [((280, 420), (280, 420)), ((100, 205), (112, 196)), ((9, 9), (56, 56))])
+def test_image_is_resized_as_asked(resized: tuple[int, int], want: tuple[int, int]) -> None:
+    """As qwen_omni_utils: first to these, then within the checkpoint's bounds."""
+    image = Image.fromarray(noise(300, 211, 3))
+    got = image_patches(image, CONFIG, resized=resized)
+    assert (got.grid[1] * 14, got.grid[2] * 14) == want
+    assert torch.equal(got.patches, image_patches(image.resize(want[::-1], Image.Resampling.BICUBIC), CONFIG).patches)
+    assert image_patches(image, CONFIG, resized=resized, max_pixels=56 * 56).grid[1] <= 4
+
+
 def test_image_patches_by_hand() -> None:
     """One number per pixel finds every patch, and every pixel in it."""
     config = replace(CONFIG, min_pixels=1, mean=(0.0, 0.0, 0.0), std=(1 / 255, 1 / 255, 1 / 255))
@@ -124,23 +135,28 @@ def test_image_normalisation_is_fused() -> None:
     torch.testing.assert_close(channels, torch.tensor(want)[None, :, None].expand_as(channels))
 
 
+def patches(frames: Tensor, config: PixelConfig = CONFIG, **how: Any) -> Picture:
+    """Of frames `[n, 3, H, W]`."""
+    return video_patches([frame.permute(1, 2, 0).numpy() for frame in frames], len(frames), config, **how)
+
+
 def test_video_patches_by_hand() -> None:
     """A size that needs no resize: three frames, the last shown twice."""
     config = replace(CONFIG, mean=(0.0, 0.0, 0.0), std=(1 / 255, 1 / 255, 1 / 255))
     frames = torch.zeros(3, 3, 280, 392, dtype=torch.uint8)
     frames[:] = torch.arange(3)[:, None, None, None] * 50 + torch.arange(3)[:, None, None]
     frames[:, :, 14:28, 28:42] += 100  # patch row 1, column 2: third of the second cell
-    picture = video_patches(frames, config)
+    picture = patches(frames, config)
     assert picture.grid == (2, 20, 28)
     assert picture.second_per_grid == 1.0
-    patches = picture.patches.view(2, 20 * 28, 3, 2, 196)
-    assert patches[..., 0].allclose(patches.mean(-1), atol=1e-4)
+    cut = picture.patches.view(2, 20 * 28, 3, 2, 196)
+    assert cut[..., 0].allclose(cut.mean(-1), atol=1e-4)
     marked = torch.zeros(560)
     marked[4 + 2] = 100
     for grid, step, frame in ((0, 0, 0), (0, 1, 1), (1, 0, 2), (1, 1, 2)):
         for channel in range(3):
             want = marked + frame * 50 + channel
-            torch.testing.assert_close(patches[grid, :, channel, step, 0], want, atol=1e-4, rtol=0)
+            torch.testing.assert_close(cut[grid, :, channel, step, 0], want, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -152,18 +168,64 @@ def test_video_patches_by_hand() -> None:
         ((720, 1280), 4, {"max_pixels": 20_000, "min_pixels": 3136}, (224, 448)),  # shrunk to 84 x 168, then grown again
         ((720, 1280), 4, {"max_pixels": 200_000}, (308, 588)),
         ((720, 1280), 4, {"total_pixels": 400_000}, (308, 588)),
+        ((720, 1280), 4, {"resized": (300, 500)}, (308, 504)),
+        ((720, 1280), 4, {"resized": (56, 100)}, (224, 448)),  # 56 x 112, then grown
         ((9, 1800), 2, {}, (28, 4480)),
     ],
 )
-def test_video_sizes(
-    size: tuple[int, int], n: int, options: dict[str, int], want: tuple[int, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_video_sizes(size: tuple[int, int], n: int, options: dict[str, Any], want: tuple[int, int]) -> None:
     config = replace(CONFIG, min_pixels=1, max_pixels=28 * 28)  # a checkpoint's bounds are for still images
-    with monkeypatch.context() as patch, torch.device("meta"):  # sizes only: 768 frames would take minutes
-        frames = torch.zeros(n, 3, *size, dtype=torch.uint8)
-        patch.setattr(pixels, "_normalise", lambda frames, config: frames)  # by numbers, which are nowhere here
-        picture = video_patches(frames, config, **options)
-    assert picture.grid == (n // 2, want[0] // 14, want[1] // 14)
+    first = FrameSize(**options).of(*size, n, config.factor)
+    assert smart_resize(*first, config.factor, config.frame_min_pixels, config.frame_max_pixels) == want
+    if n == 4:
+        picture = patches(torch.zeros(n, 3, *size, dtype=torch.uint8), config, size=FrameSize(**options))
+        assert picture.grid == (n // 2, want[0] // 14, want[1] // 14)
+
+
+@pytest.mark.parametrize(
+    ("size", "bounds"),
+    [((57, 91), {}), ((300, 517), {}), ((720, 1280), {}), ((480, 640), {"max_pixels": 20_000, "min_pixels": 3136})],
+)
+@pytest.mark.parametrize("n", [2, 5])
+def test_frames_one_at_a_time_are_all_at_once(size: tuple[int, int], n: int, bounds: dict[str, int]) -> None:
+    """To the bit, as they were while whole clips were held."""
+    frames = torch.from_numpy(noise(n, 3, *size))
+    picture = patches(frames, size=FrameSize(**bounds))
+    t, h, w = picture.grid
+    first = FrameSize(**bounds).of(*size, n, 28)
+
+    def resize(x: Tensor, to: tuple[int, int]) -> Tensor:
+        same = x.shape[2:] == to
+        return x if same else torch.nn.functional.interpolate(x, to, mode="bicubic", align_corners=False, antialias=True)
+
+    all_at_once = resize(resize(frames.float(), first).clamp(0, 255).round(), (h * 14, w * 14))
+    mean, std = (torch.tensor(x)[:, None, None] * 255.0 for x in (MEAN, STD))
+    all_at_once = (all_at_once - mean) / std
+    got = picture.patches.view(t, h // 2, w // 2, 2, 2, 3, 2, 14, 14).permute(0, 6, 5, 1, 3, 7, 2, 4, 8)
+    got = got.reshape(2 * t, 3, h * 14, w * 14)
+    assert torch.equal(got[:n], all_at_once)
+    assert torch.equal(got[n:], all_at_once[n - 1 : n].expand(n % 2, -1, -1, -1))
+
+
+def test_a_frame_that_comes_again_is_not_cut_again() -> None:
+    a, b = noise(2, 300, 400, 3)
+    again = video_patches(iter([a, a, b, b]), 4, CONFIG, times=(0.0, 0.5, 4.0, 4.5))
+    assert torch.equal(again.patches, video_patches([a, a.copy(), b, b.copy()], 4, CONFIG).patches)
+    assert again.times == (0.0, 4.0)
+
+
+def test_frames_of_another_size_are_brought_to_the_first() -> None:
+    small = np.full((240, 320, 3), 90, np.uint8)
+    picture = video_patches([np.full((480, 640, 3), 90, np.uint8), small], 2, CONFIG)
+    flat = picture.patches.view(-1, 3, 2, 196)
+    torch.testing.assert_close(flat[:, :, 0], flat[:, :, 1], atol=1e-3, rtol=0)
+
+
+def test_the_budget_counts_what_is_shown() -> None:
+    frames = torch.zeros(4, 3, 720, 1280, dtype=torch.uint8)
+    patches(frames, max_bytes=4 * 3 * 560 * 1008)
+    with pytest.raises(MediaLimitError, match="4 frames of 1008 x 560 are 6773760 bytes"):
+        patches(frames, max_bytes=4 * 3 * 560 * 1008 - 1)
 
 
 @pytest.mark.parametrize("size", [(60, 90), (301, 517), (720, 1280)])
@@ -171,7 +233,7 @@ def test_video_resize_is_torchvisions(size: tuple[int, int]) -> None:
     """Resized as floats and rounded, as torchvision's `transforms.functional.resize`; the uint8 kernel is a level off."""
     config = replace(CONFIG, mean=(0.0, 0.0, 0.0), std=(1 / 255, 1 / 255, 1 / 255))
     frames = smooth_frames(2, *size)
-    picture = video_patches(frames, config)
+    picture = patches(frames, config)
     _, h, w = picture.grid
     got = (
         picture.patches.view(h // 2, w // 2, 2, 2, 3, 2, 14, 14)
@@ -188,17 +250,17 @@ def test_video_resize_is_torchvisions(size: tuple[int, int]) -> None:
 
 def test_video_clock_ignores_the_true_rate() -> None:
     frames = torch.zeros(2, 3, 280, 392, dtype=torch.uint8)
-    assert video_patches(frames, CONFIG).second_per_grid == 1.0
-    assert video_patches(frames, CONFIG, fps=1).second_per_grid == 2.0
-    assert video_patches(frames, CONFIG, fps=3).second_per_grid == 2 / 3
+    assert patches(frames, CONFIG).second_per_grid == 1.0
+    assert patches(frames, CONFIG, fps=1).second_per_grid == 2.0
+    assert patches(frames, CONFIG, fps=3).second_per_grid == 2 / 3
 
 
 def test_video_refuses() -> None:
     frames = torch.zeros(2, 3, 280, 392, dtype=torch.uint8)
     with pytest.raises(MediaError, match="no frames"):
-        video_patches(frames[:0], CONFIG)
+        patches(frames[:0], CONFIG)
     for fps in (0, -1, math.nan):
         with pytest.raises(OptionError, match="fps"):
-            video_patches(frames, CONFIG, fps=fps)
+            patches(frames, CONFIG, fps=fps)
     with pytest.raises(MediaError, match="200 times"):
-        video_patches(torch.zeros(2, 3, 10, 2010, dtype=torch.uint8), CONFIG)
+        patches(torch.zeros(2, 3, 10, 2010, dtype=torch.uint8), CONFIG)

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from omni.encoders.clips import read_video
 from omni.encoders.pictures import read_image
 from omni.encoders.sources import digest_of
 from omni.encoders.waves import read_audio
 from omni.errors import MediaError
+from tests.encoders.samples import clip_of
 
 
-@pytest.mark.parametrize("read", [read_image, read_audio, read_video])
+@pytest.mark.parametrize("read", [read_image, read_audio, clip_of])
 def test_paths_that_are_no_files(read: Callable[[Any], object], tmp_path: Path) -> None:
     text = tmp_path / "text.png"
     text.write_text("hello\n" * 50)
