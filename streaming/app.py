@@ -26,6 +26,7 @@ from starlette.staticfiles import StaticFiles
 from omni.errors import OmniError
 from omni.streaming.endpoints import chat, client_secrets, health, metrics, models, speech, transcriptions, voices
 from omni.streaming.fields import problem_of_fields
+from omni.streaming.notices import IGNORED, WARNINGS
 from omni.streaming.problems import Problem, problem_of
 from omni.streaming.realtime import connection as realtime
 from omni.streaming.server.guard import Guard
@@ -110,9 +111,10 @@ def _cors(hub: Hub) -> list[Middleware]:
         Middleware(
             CORSMiddleware,
             allow_origins=hub.settings.origins,
-            allow_methods=["GET", "POST"],
-            allow_headers=["authorization", "content-type", "x-request-id"],
-            expose_headers=["x-request-id"],
+            allow_methods=["GET", "HEAD", "POST"],
+            allow_headers=["*"],  # clients have headers of their own, such as x-stainless-lang
+            allow_private_network=True,
+            expose_headers=["x-request-id", IGNORED, WARNINGS],
         )
     ]
 

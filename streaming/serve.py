@@ -115,9 +115,14 @@ def check_settings(settings: Settings) -> None:
     for key in settings.keys:
         if not re.fullmatch(r"[A-Za-z0-9._~-]{16,}", key) or key.startswith(PREFIX):
             raise OptionError(f"a key has 16 or more letters, digits, and . _ ~ -, and does not begin with {PREFIX}")
+    if "*" in settings.origins and not settings.keys:
+        raise OptionError("pages of every origin would be let in, and no key is set: give one, or name the origins")
     for origin in settings.origins:
-        if not re.fullmatch(r"https?://[a-z0-9.\-\[\]:]+", origin):
+        if origin != "*" and not re.fullmatch(r"https?://[a-z0-9.\-\[\]:]+", origin):
             raise OptionError(f"{origin!r} is no origin; write it as browsers do: https://name or http://name:port")
+    for name in settings.aliases:
+        if not re.fullmatch(r"[!-~]{1,200}", name):
+            raise OptionError(f"{name!r} is no name for a model; give one without spaces")
     for name in (*settings.hosts, *settings.media_domains):
         if not re.fullmatch(r"[a-z0-9.\-]+", name):
             raise OptionError(f"{name!r} is no host's name; write it in small letters, without scheme, port and path")

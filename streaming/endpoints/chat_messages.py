@@ -8,7 +8,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, TypeAlias, assert_never
+from typing import Annotated, Any, Literal, TypeAlias, assert_never, get_args
 
 from pydantic import AliasChoices, BeforeValidator, Field
 
@@ -103,13 +103,16 @@ class InputAudioPart(Part):
 
 
 MediaPart: TypeAlias = ImagePart | InputAudioPart | AudioURLPart | VideoURLPart
+KINDS = get_args(Kind)
 OTHER_NAMES = {"input_text": "text", "output_text": "text", "input_image": "image_url"}
 """Kinds of parts as the Responses API calls them."""
 
 
 def _part(part: object) -> object:
-    """A part in the chat's own form: a bare string is text."""
+    """A part in the chat's own form: a bare string is text, and a file is what its data URL says."""
     match part:
+        case {"type": "file", "file": {"file_data": str(url)}, **rest} if (kind := url[5:].partition("/")[0]) in KINDS:
+            return {"type": f"{kind}_url", f"{kind}_url": url, **rest}
         case str():
             return {"type": "text", "text": part}
         case {"type": str(kind), **rest} if kind in OTHER_NAMES:
@@ -168,6 +171,7 @@ class UserMessage(Turn):
 
 
 class CalledFunction(Fields):
+    taken = frozenset({"parsed_arguments"})
     name: str
     arguments: JsonObject = "{}"
 
@@ -345,6 +349,8 @@ class _Reader:
                 return await self._fetched(part.audio_url.url, "audio", f"{where}.audio_url.url")
             case VideoURLPart():
                 return await self._fetched(part.video_url.url, "video", f"{where}.video_url.url") | self._looking(part)
+            case InputAudioPart(input_audio=InputAudio(data=url)) if url.startswith(("https://", "http://")):
+                return await self._fetched(url, "audio", f"{where}.input_audio.data")
             case InputAudioPart():
                 param = f"{where}.input_audio.data"
                 check_medium(self.hub.omni.capabilities, "audio", param)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
 
 import orjson
@@ -12,6 +12,7 @@ from pydantic import AfterValidator, Discriminator, Field
 from omni.events import Capabilities
 from omni.streaming.audio.turn_detection import SemanticVad, ServerVad
 from omni.streaming.fields import Fields, FunctionName, check_calls, check_hears, parse
+from omni.streaming.notices import ignore
 from omni.streaming.problems import Problem
 from omni.streaming.settings import Limits
 from omni.streaming.voices import voice_of
@@ -68,6 +69,7 @@ class Transcription(Fields):
     prompt: str | None = None
 
 
+TURNS = {field.name for of_one in (ServerVad, SemanticVad) for field in fields(of_one)}
 TurnDetection: TypeAlias = Annotated[ServerVad | SemanticVad, Discriminator("type")]
 
 
@@ -193,6 +195,9 @@ class Bounds:
             for side in ("input", "output"):
                 if isinstance(audio.get(side), dict):
                     audio[side]["format"] = _beta_format(audio[side].get("format"))
+            if isinstance(audio.get("input"), dict) and isinstance(turns := audio["input"].get("turn_detection"), dict):
+                audio["input"]["turn_detection"] = {key: each for key, each in turns.items() if each is not None}
+                ignore(f"{param}.audio.input.turn_detection.{key}" for key in turns if key not in TURNS)
             if isinstance(audio.get("output"), dict):
                 audio["output"]["voice"] = self._voice(_voice_name(audio["output"].get("voice")))
         # what some clients send for "as it is by default"

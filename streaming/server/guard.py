@@ -6,22 +6,22 @@ order: the Host header, the Origin header, the key, how much runs already. What 
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import hmac
 import ipaddress
 import logging
 import re
 import secrets
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn
 
 import orjson
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from omni.streaming.problems import Problem, server_fault
+from omni.streaming.server.body import Body
 from omni.streaming.server.client_secrets import PREFIX, Secret
 from omni.streaming.server.hub import Hub
 
@@ -34,8 +34,6 @@ SOCKETS = frozenset({"/v1/realtime"})
 PLAIN_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]{1,5})?")
-LEAST_RATE = 16 << 10
-"""Bytes a second that a body has to come with, after the first `slow_seconds`."""
 NOBODY = "-"
 """The name under which sockets are counted where no key is asked for."""
 
@@ -87,7 +85,9 @@ class Guard:
             await self.app(scope, receive, send)
             return
         request_id = _request_id(scope["headers"])
-        talk = _Talk(scope, receive, send, request_id, self.hub)
+        if is_head := scope["type"] == "http" and scope["method"] == "HEAD":
+            scope = {**scope, "method": "GET"}
+        talk = _Talk(scope, receive, send, request_id, self.hub, is_head=is_head)
         try:
             self._check_host(scope)
             self._check_origin(scope)
@@ -95,6 +95,8 @@ class Guard:
             await self._let_in(scope, visitor, talk)
         except Problem as problem:
             await talk.refuse(problem)
+        except ClientDisconnect:
+            log.warning("the client of request %s left before it had sent all of it", request_id)
         except Exception:  # a fault of ours: logged, and told without what is inside
             log.exception("request %s failed", request_id)
             await talk.refuse(server_fault())
@@ -106,15 +108,20 @@ class Guard:
         name = found[1].strip("[]") if found else ""
         # an address in the header was typed as one: no look-up came before it that could have been bent
         if name not in self._hosts and not _is_address(name):
-            self._refuse("host", "this server does not go by that name; add it to `hosts`, or use its address", 421)
+            told = f"does not go by the name {name}; start it with `--allow-host {name}`" if name else "was asked by no name"
+            self._refuse("host", f"this server {told}, or use its address", 421)
 
     def _check_origin(self, scope: Scope) -> None:
         """Refuse pages of other origins; programs send no Origin, and browsers always send a page's true one."""
         origins = _all(scope["headers"], b"origin")
         scheme = {"ws": b"http", "wss": b"https"}.get(scope["scheme"], scope["scheme"].encode())
         here = scheme + b"://" + _all(scope["headers"], b"host")[0].lower()
-        if origins and (len(origins) > 1 or origins[0] not in {here, *self._origins}):
-            self._refuse("origin", "pages of that origin may not use this server; add it to `origins` to let them", 403)
+        if len(origins) > 1 or (origins and b"*" not in self._origins and origins[0] not in {here, *self._origins}):
+            self._refuse(
+                "origin",
+                "pages of that origin may not use this server; start it with `--allow-origin ORIGIN` to let them",
+                403,
+            )
 
     def _visitor(self, scope: Scope) -> Visitor:
         """Who asks; takes what was shown out of the scope, so that nothing behind the gate can tell it on."""
@@ -170,7 +177,7 @@ class Guard:
         if scope["type"] == "websocket":
             await self._socket(scope, visitor, talk)
         elif scope["path"] in self.public:
-            await self.app(scope, talk.receive, talk.send)
+            await self.app(scope, talk.body.receive, talk.send)
         else:
             await self._request(scope, talk)
 
@@ -182,11 +189,10 @@ class Guard:
             self._refuse(
                 "requests", f"{limits.requests} requests are being answered, which is the most; try again soon", 503
             )
-        if talk.length is not None and talk.length > limits.body_bytes:
-            self._refuse("body", f"the body has {talk.length} bytes and {limits.body_bytes} are allowed", 413)
+        talk.body.open(scope)
         counts.requests += 1
         try:
-            await self.app(scope, talk.receive, talk.send)
+            await self.app(scope, talk.body.receive, talk.send)
         finally:
             counts.requests -= 1
 
@@ -203,7 +209,7 @@ class Guard:
         counts.sessions[visitor.name] += 1
         metrics.sessions.inc()
         try:
-            await self.app(scope, talk.receive, talk.send)
+            await self.app(scope, talk.body.receive, talk.send)
         finally:
             metrics.sessions.dec()
             counts.sessions[visitor.name] -= 1
@@ -221,7 +227,6 @@ class Guard:
 CODES = {
     401: "invalid_api_key",
     403: "forbidden_origin",
-    413: "request_too_large",
     421: "unknown_host",
     429: "rate_limit_exceeded",
     503: "overloaded",
@@ -229,47 +234,31 @@ CODES = {
 
 
 class _Talk:
-    """One request's or socket's messages: the body is counted as it comes, and every answer gets the headers it needs."""
+    """One request's or socket's messages: every answer gets the headers it needs, and is heard by who still sends."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, request_id: str, hub: Hub) -> None:
-        self._scope, self._receive, self._send, self._hub = scope, receive, send, hub
+    def __init__(
+        self, scope: Scope, receive: Receive, send: Send, request_id: str, hub: Hub, *, is_head: bool = False
+    ) -> None:
+        self._scope, self._send, self._is_head = scope, send, is_head
         self.request_id = request_id
+        self.body = Body(scope, receive, hub)
         self._state: Literal["new", "begun", "ended"] = "new"
-        self._size, self._since = 0, 0.0
-        lengths = _all(scope["headers"], b"content-length")
-        self.length = int(lengths[0][:20]) if lengths and lengths[0].isdigit() else None
-        # without one of these there is no body, and what comes next is the client's leaving, however late
-        has_body = (lengths and lengths != [b"0"]) or _all(scope["headers"], b"transfer-encoding")
-        self._whole = scope["type"] == "websocket" or not has_body
-
-    async def receive(self) -> Message:
-        """The next message; Problem where a body is too large, or comes too slowly."""
-        if self._whole:
-            return await self._receive()
-        limits = self._hub.settings.limits
-        now = time.monotonic()
-        self._since = self._since or now
-        try:
-            async with asyncio.timeout(self._since + limits.slow_seconds + self._size / LEAST_RATE - now):
-                message = await self._receive()
-        except TimeoutError:
-            self._hub.metrics.refusals.labels("slow").inc()
-            raise Problem("the body comes too slowly; send it again", 408, code="request_timeout") from None
-        self._size += len(message.get("body", b""))
-        self._whole = not message.get("more_body", False)
-        if self._size > limits.body_bytes:
-            self._hub.metrics.refusals.labels("body").inc()
-            raise Problem(f"the body has more than the {limits.body_bytes} bytes allowed", 413, code=CODES[413])
-        return message
 
     async def send(self, message: Message) -> None:
         match message["type"]:
             case "http.response.start":
                 self._state = "begun"
                 own: Headers = [*HEADERS, (b"x-request-id", self.request_id.encode())]
-                if not self._whole:  # the rest of the body is not waited for
+                if not self.body.whole:  # what comes of it is read, but not waited for
                     own.append((b"connection", b"close"))
                 message = {**message, "headers": [*message.get("headers", ()), *own]}
+            case "http.response.body":
+                if self._is_head:
+                    message = {**message, "body": b""}
+                if not self.body.whole and not message.get("more_body", False):
+                    await self._send({**message, "more_body": True})
+                    await self.body.hear_out()
+                    message = {"type": "http.response.body", "body": b""}
             case "websocket.accept":
                 self._state = "begun"
                 own = [(b"x-request-id", self.request_id.encode())]
@@ -295,20 +284,19 @@ class _Talk:
 
     async def _respond(self, kind: str, problem: Problem) -> None:
         body = orjson.dumps(problem.body)
-        headers: Headers = [
-            (b"content-type", b"application/json"),
-            (b"content-length", str(len(body)).encode()),
-            (b"x-request-id", self.request_id.encode()),
-            *HEADERS,
-        ]
+        headers: Headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
         if problem.status == 401:
             headers.append((b"www-authenticate", b"Bearer"))
         if problem.status in (429, 503):
             headers.append((b"retry-after", b"1"))
-        if not self._whole:
-            headers.append((b"connection", b"close"))
-        await self._send({"type": f"{kind}.start", "status": problem.status, "headers": headers})
-        await self._send({"type": f"{kind}.body", "body": body})
+        if problem.status == 415:
+            headers.append((b"accept-encoding", b"gzip, deflate"))
+        send: Send = self.send
+        if kind != "http.response":
+            send = self._send
+            headers += [*HEADERS, (b"x-request-id", self.request_id.encode())]
+        await send({"type": f"{kind}.start", "status": problem.status, "headers": headers})
+        await send({"type": f"{kind}.body", "body": body})
 
 
 def _all(headers: Any, name: bytes) -> list[bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from typing import Any
 
@@ -11,11 +12,14 @@ import orjson
 from uvicorn._types import ASGISendEvent
 from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
 
 from omni.streaming.problems import Problem
 from omni.streaming.settings import Limits
+
+log = logging.getLogger(__name__)
 
 SEND_BYTES = 128 << 10
 """Of one connection that the kernel may hold: a megabyte a second to a client 100 ms away."""
@@ -50,7 +54,11 @@ class _Patience:
         self._stall = self.loop.call_later(self.limits.slow_seconds, self._look)
 
     def _look(self) -> None:
-        if self.transport.get_write_buffer_size() >= self._unsent:
+        try:
+            unsent = self.transport.get_write_buffer_size()
+        except AttributeError:  # what was closed twice under TLS has let go of its buffer, and asyncio's clock ends it
+            return
+        if unsent >= self._unsent:
             self.transport.abort()
         else:
             self._watch()
@@ -75,6 +83,7 @@ class HttpProtocol(_Patience, H11Protocol):
     def __init__(self, config: Config, server_state: ServerState, app_state: dict[str, Any], _loop: Any = None) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._head: asyncio.TimerHandle | None = None
+        self._refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn's transport type is wider
         super().connection_made(transport)
@@ -92,6 +101,8 @@ class HttpProtocol(_Patience, H11Protocol):
             self._head = None
 
     def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
         super().data_received(data)
         is_socket = self.transport.get_protocol() is not self
         if is_socket or (self.cycle and not self.cycle.response_complete):
@@ -103,22 +114,51 @@ class HttpProtocol(_Patience, H11Protocol):
         super().connection_lost(error)
         self._have_head()
 
+    def handle_websocket_upgrade(self, event: h11.Request) -> None:
+        told = [value for name, value in self.headers if name == b"connection" or name.startswith(b"sec-websocket-")]
+        framed = any(name in (b"content-length", b"transfer-encoding") for name, _ in self.headers)
+        if event.method != b"GET" or framed or not all(value.isascii() for value in told):
+            self.send_400_response("no handshake")
+        else:
+            self._unwatch()
+            super().handle_websocket_upgrade(event)
+
     def send_400_response(self, msg: str) -> None:
+        log.warning("no HTTP request that can be read came from %s", self.client)
         body = orjson.dumps(Problem("this is no HTTP request that can be read", code="invalid_http").body)
         length = str(len(body)).encode()
         head = [(b"content-type", b"application/json"), (b"content-length", length), (b"connection", b"close")]
         try:
             for event in (h11.Response(status_code=400, headers=head), h11.Data(data=body), h11.EndOfMessage()):
                 self.transport.write(self.conn.send(event) or b"")
-            self.transport.close()
         except h11.LocalProtocolError:  # an answer is on its way already
             self.transport.abort()
+            return
+        self._refused = True  # what still comes is thrown away: closing before it has come would reset the connection
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+            self._await_head()
+        else:
+            self.transport.close()
 
 
 class SocketProtocol(_Patience, WebSocketsSansIOProtocol):  # type: ignore[misc]  # uvicorn's own classes differ so
     """WebSockets."""
 
+    def send_receive_event_to_app(self) -> None:
+        if self.curr_msg_data_type == "text" and not self.close_sent:
+            try:
+                b"".join(self.frames).decode()
+            except UnicodeDecodeError as e:
+                log.warning("a text message from %s is no UTF-8: %s", self.client, e)
+                self.conn.send_close(1007)
+                self.handle_parser_exception()
+                return
+        super().send_receive_event_to_app()
+
     async def send(self, message: ASGISendEvent) -> None:
+        if self.close_sent and message["type"] == "websocket.send":  # the client broke the protocol, and was told so
+            raise ClientDisconnected
         await super().send(message)
         if message["type"] == "websocket.http.response.body":  # refused: nothing is left to be shaken
             self.handshake_complete = True

@@ -177,13 +177,17 @@ def test_pages_of_allowed_origins(shared: Place) -> None:
     asked = {
         "origin": PAGE_ORIGIN,
         "access-control-request-method": "POST",
-        "access-control-request-headers": "authorization",
+        "access-control-request-headers": "authorization,content-type,x-stainless-lang,x-stainless-retry-count",
+        "access-control-request-private-network": "true",
     }
     before = shared.ask("OPTIONS", "/v1/chat/completions", headers=asked)
     assert (before.status_code, before.headers["access-control-allow-origin"]) == (200, PAGE_ORIGIN)
+    assert before.headers["access-control-allow-headers"] == asked["access-control-request-headers"]
+    assert before.headers["access-control-allow-private-network"] == "true"
     assert "access-control-allow-credentials" not in before.headers
     answer = shared.get("/v1/models", headers={**OWN, "origin": PAGE_ORIGIN})
     assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, PAGE_ORIGIN)
+    assert answer.headers["access-control-expose-headers"] == "x-request-id, x-omni-ignored, x-omni-warnings"
     refused = shared.get("/v1/models", headers={"origin": PAGE_ORIGIN})
     assert (refused.status_code, refused.headers["access-control-allow-origin"]) == (401, PAGE_ORIGIN)
 
@@ -196,6 +200,16 @@ def test_pages_of_other_origins(shared: Place, place: Place, origin: str) -> Non
         assert (before.status_code >= 400, "access-control-allow-origin" in before.headers) == (True, False)
         answer = server.get("/v1/models", headers={**OWN, "origin": origin})
         assert (answer.status_code, "access-control-allow-origin" in answer.headers) == (403, False)
+
+
+def test_pages_of_any_origin_that_have_a_key() -> None:
+    with running(hub_of(Still(), Settings(keys=(KEY,), origins=("*",)))) as place:
+        for origin in ("https://page.example", "null", "http://localhost:3000"):
+            asked = {"origin": origin, "access-control-request-method": "POST"}
+            assert place.ask("OPTIONS", "/v1/chat/completions", headers=asked).status_code == 200
+            answer = place.get("/v1/models", headers={**OWN, "origin": origin})
+            assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, "*")
+            assert place.get("/v1/models", headers={"origin": origin}).status_code == 401
 
 
 def test_draining_waits_for_what_runs() -> None:

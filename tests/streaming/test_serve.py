@@ -54,7 +54,7 @@ def test_other_machines_need_a_key(host: str) -> None:
         ({"keys": ("short",)}, "key"),
         ({"origins": ("page.example",)}, "https://name"),
         ({"origins": ("https://page.example/",)}, "https://name"),
-        ({"origins": ("*",)}, "https://name"),
+        ({"origins": ("*",)}, "every origin"),
         ({"origins": ("null",)}, "https://name"),
         ({"hosts": ("https://voice.example",)}, "host's name"),
         ({"hosts": ("voice.example:8000",)}, "host's name"),

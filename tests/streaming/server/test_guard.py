@@ -234,6 +234,17 @@ def test_host(headers: Headers, status: int, path: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("host", "words"),
+    [
+        (b"Voice.Example:8000", "start it with `--allow-host voice.example`, or use its address"),
+        (b"<script>", "was asked by no name"),
+    ],
+)
+def test_a_host_s_name_is_told_with_its_option(host: bytes, words: str) -> None:
+    assert words in run(Guard(Inside(), hub_of()), headers=[(b"host", host)]).error["message"]
+
+
+@pytest.mark.parametrize(
     ("origin", "status"),
     [
         ([], 200),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import asyncio.sslproto
 import json
 import socket
 import struct
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -36,10 +38,22 @@ def hello(stream: bool) -> bytes:
     return POST + b"Content-Length: " + str(len(body)).encode() + b"\r\n\r\n" + body
 
 
+HANDSHAKE = b"\r\n".join([
+    b"GET /v1/realtime?model=" + MODEL.encode() + b" HTTP/1.1", b"Host: 127.0.0.1", b"Connection: Upgrade",
+    b"Upgrade: websocket", b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", b"Sec-WebSocket-Version: 13", b"", b"",
+])  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def place() -> Iterator[Place]:
     with place_of() as place:
         yield place
+
+
+UPLOAD = (
+    b"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: multipart/form-data; boundary=x\r\n"
+    b'Content-Length: 30000\r\n\r\n--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+)
 
 
 @pytest.mark.parametrize("head", [b"", b"GET /health HTTP/1.1\r\n", b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nX-A:"])
@@ -111,6 +125,11 @@ def test_head_that_is_too_long(place: Place) -> None:
         b"GET /health HTTP/1.1\r\n\r\n",
         b"GET  /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
         b"GET /\xff HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
+        HANDSHAKE.replace(b"\r\n\r\n", b"\r\nSec-WebSocket-Protocol: \xff\r\n\r\n"),
+        HANDSHAKE.replace(b"Version: 13", b"Version: \xff"),
+        HANDSHAKE.replace(b"Connection: Upgrade", b"Connection: Upgrade, \xff"),
+        HANDSHAKE.replace(b"GET", b"POST"),
+        HANDSHAKE.replace(b"\r\n\r\n", b"\r\nContent-Length: 5\r\n\r\nhello"),
     ],
 )
 def test_what_is_no_http(place: Place, request_bytes: bytes) -> None:
@@ -168,6 +187,58 @@ def test_too_many_connections(monkeypatch: pytest.MonkeyPatch) -> None:
         while place.server.server_state.connections and time.monotonic() < deadline:
             time.sleep(0.01)
         assert place.get("/health").status_code == 200
+
+
+TEXT = b"\x81\x82\0\0\0\0"
+"""The head of a text message of two bytes."""
+
+
+@pytest.mark.parametrize(
+    ("sent", "words"),
+    [
+        ([HANDSHAKE, TEXT + b"\xff\xfe"], "is no UTF-8"),
+        ([HANDSHAKE, b"\x01\x81\0\0\0\0\xc3", b"\x80\x81\0\0\0\0A"], "is no UTF-8"),  # a message in two frames
+        ([HANDSHAKE, b"\x82\x85\0\0\0\0abc"], ""),  # which ends within a message
+        ([b"GET /v1/models/%ff%fe?x=%ff HTTP/1.1\r\nHost: 127.0.0.1\r\nX-A: \xff\r\n\r\n"], ""),
+        ([POST + b"Content-Length: 13\r\n\r\n" + b'{"model":"\xff"}'], ""),
+        ([POST + b"Content-Length: 30000\r\n\r\n", bytes(20_000)], ""),
+        ([UPLOAD + b"\xff" * 20_000], "left before it had sent all of it"),
+        ([b"GET /\xff HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"], "no HTTP request that can be read"),
+    ],
+)
+@pytest.mark.parametrize("end", ["closed", "reset"])
+def test_one_line_in_the_log_for_what_a_client_sends(
+    place: Place, caplog: pytest.LogCaptureFixture, sent: list[bytes], words: str, end: str
+) -> None:
+    raw = place.connect()
+    for piece in sent:
+        raw.sendall(piece)
+        time.sleep(0.03)
+    if end == "reset":
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    raw.close()
+    deadline = time.monotonic() + 5
+    while place.server.server_state.connections and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not [record for record in caplog.records if record.exc_info]
+    assert [words in record.message for record in caplog.records] == [True] * bool(words)
+
+
+def test_a_text_message_that_is_none_ends_the_socket_by_its_code(place: Place) -> None:
+    with place.connect() as raw:
+        raw.sendall(HANDSHAKE)
+        time.sleep(0.05)
+        raw.sendall(TEXT + b"\xff\xfe")
+        assert everything(raw).endswith(b"\x88\x02\x03\xef")  # 1007
+
+
+def test_a_buffer_that_tls_has_let_go_of_is_not_looked_at() -> None:
+    class Released(transport._Patience):
+        def __init__(self) -> None:
+            self.transport = asyncio.sslproto._SSLProtocolTransport(cast(Any, None), cast(Any, None))
+            self.transport._closed = True
+
+    Released()._look()
 
 
 def test_connection_that_is_reset(place: Place) -> None:
