@@ -6,7 +6,18 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    ValidationError,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from omni.events import Capabilities
 from omni.streaming.notices import ignore
@@ -67,6 +78,15 @@ class Fields(BaseModel):
     @classmethod
     def _without_nulls(cls, value: object) -> object:
         return {key: each for key, each in value.items() if each is not None} if isinstance(value, dict) else value
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        schema = handler(core)
+        own = handler.resolve_ref_schema(schema)
+        for name, about in own.get("properties", {}).items():
+            if name not in own.get("required", ()) and {"type": "null"} not in about.get("anyOf", ()):
+                own["properties"][name] = {"anyOf": [*about.pop("anyOf", [about]), {"type": "null"}]}
+        return schema
 
 
 class Body(Fields):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import AsyncGenerator, AsyncIterable
+from collections.abc import AsyncGenerator, AsyncIterable, Mapping
 from contextlib import aclosing, suppress
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 from fastapi import APIRouter, Request, Response, WebSocket, WebSocketDisconnect
@@ -39,6 +39,8 @@ class Manner(Body):
         instructions: shape how the words are said, with a model that was taught to follow them.
         speed: by stretching or pressing together what the voice says, at the same pitch.
     """
+
+    undone: ClassVar[Mapping[str, tuple[object, ...]]] = {"ref_audio": (), "ref_text": ("",), "volume_multiplier": (1,)}
 
     model: str
     voice: VoiceName | None = None

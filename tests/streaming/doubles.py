@@ -115,7 +115,7 @@ class Scripted:
 
     Attributes:
         asked: the arguments of each call.
-        hears, sees: what it can do; it speaks where it has voices.
+        hears, sees, calls: what it can do; it speaks where it has voices.
         begun: set when an answer has begun.
         ended: set when an answer has been closed, however it ended.
     """
@@ -126,7 +126,7 @@ class Scripted:
     budget = Budget()
     cutting = Cutting(longest=30, silence=1)
 
-    hears = sees = True
+    hears = sees = calls = True
 
     def __init__(self, *script: Event | Segment | Transcript | Exception | None) -> None:
         self.script: Sequence[Event | Segment | Transcript | Exception | None] = script or (TextDelta("Yes."), done())
@@ -135,7 +135,7 @@ class Scripted:
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities(self.hears, self.sees, bool(self.voices))
+        return Capabilities(self.hears, self.sees, bool(self.voices), self.calls)
 
     async def astream(self, messages: Any, **options: Any) -> AsyncGenerator[Event]:
         self.asked.append({"messages": messages, **options})
