@@ -283,7 +283,7 @@ def transcriber(
         raise MediaError("this model does not hear; take a model with ears")
     assert reader.mel.sampling_rate == RATE, "the detector of voices hears what the ears hear"
     asked: OptionArgs = {"temperature": 0.0, "logprobs": 0, **options}
-    wave = read_audio(source, RATE, reader.budget)
+    wave = read_audio(source, RATE, reader.budget, tell=warnings.append)
     told = runtime.dictation.instruction if instruction is None else instruction
     return Transcriber(runtime, wave, cutting or cutting_of(runtime), told, Options(**asked), words=words, warnings=warnings)
 
