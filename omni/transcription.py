@@ -73,7 +73,7 @@ class Transcriber:
         warnings: Sequence[str] = (),
     ) -> None:
         self._runtime, self._wave, self._instruction, self._options, self._words = runtime, wave, instruction, options, words
-        self._parts: Iterator[Part] | None = parts(wave, cutting)
+        self._parts: Iterator[Part | None] | None = parts(wave, cutting)
         self._said: deque[_Said] = deque()  # in the recording's order
         self._outbox, self._closing, self._closed = Outbox(), threading.Lock(), False
         self._next: _Said | None = None  # for which the engine had no room
@@ -115,15 +115,17 @@ class Transcriber:
         return not (self._next and self._said)
 
     def _feed(self) -> None:
-        """Find the next piece and begin to transcribe it."""
+        """Look a little further for the next piece, and begin to transcribe it."""
         assert self._parts
         if self._next:
             self._submit(self._next)
             return
-        part = next(self._parts, None)
+        try:
+            part = next(self._parts)
+        except StopIteration:
+            self._parts = None
+            return
         match part:
-            case None:
-                self._parts = None
             case Gap():
                 self._gaps.append(part)
             case Piece():
