@@ -20,7 +20,7 @@ from omni.encoders.waves import read_audio
 from omni.evaluation.evaluate import read_set
 from omni.evaluation.recogniser import edits, words_of
 
-RATE, LEVEL = 16000, 0.1
+RATE, LEVEL = 16000, 0.05
 LEAST_SHARE, MOST_MB = 0.95, 200
 
 
