@@ -12,6 +12,7 @@
     ├── EvaluationError          an evaluation set cannot be read, or what judges it is missing
     ├── DeviceError              the device asked for is absent or too small
     │   └── CapacityError        no room left now; the same request may fit later
+    ├── AddressError             the address of a server cannot be bound
     └── EngineError              a step broke; only the requests in it end
 
     MediaWarning                 part of a picture, clip or sound was lost, or taken otherwise than it stands in the file
@@ -67,6 +68,10 @@ class DeviceError(OmniError):
 
 class CapacityError(DeviceError):
     """No room is left now; the same request may fit later."""
+
+
+class AddressError(OmniError):
+    """The address of a server is taken, or is not this machine's."""
 
 
 class EngineError(OmniError):

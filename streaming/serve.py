@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import sys
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import uvicorn
 
-from omni.errors import OptionError
+from omni.errors import AddressError, OptionError
 from omni.streaming.app import DRAIN_SECONDS, create_app, drain
 from omni.streaming.server.client_secrets import PREFIX
 from omni.streaming.server.hub import Hub
@@ -64,16 +65,20 @@ def serve(
         out: where the address is printed; standard output when None.
 
     Raises:
-        OptionError: the settings are not safe or the address cannot be bound; it says what to do.
+        OptionError: the settings are not safe; it says what to do.
+        AddressError: the address cannot be bound.
     """
     settings = settings or Settings()
-    hub = Hub(omni, name, settings)
     check_settings(settings)
-    with bind(settings) as listener:
-        server = server_of(hub, tls)
-        print(greeting(hub, listener.getsockname()[1], tls), file=out or sys.stdout, flush=True)
-        with suppress(KeyboardInterrupt):  # which uvicorn raises again once all has ended
-            server.run(sockets=[listener])
+    with bind(settings) as listener, suppress(KeyboardInterrupt):  # which uvicorn raises again once all has ended
+        run(Hub(omni, name, settings), listener, tls, out)
+
+
+def run(hub: Hub, listener: socket.socket, tls: Tls | None = None, out: TextIO | None = None) -> None:
+    """Serve at a socket that listens already; KeyboardInterrupt once all has ended by one."""
+    server = server_of(hub, tls)
+    print(greeting(hub, listener.getsockname()[1], tls), file=out or sys.stdout, flush=True)
+    server.run(sockets=[listener])
 
 
 def server_of(hub: Hub, tls: Tls | None = None) -> Server:
@@ -140,15 +145,16 @@ def is_loopback(host: str) -> bool:
 
 
 def bind(settings: Settings) -> socket.socket:
-    """A listening socket; OptionError where the address is taken or is not this machine's."""
+    """A listening socket; AddressError where the address is taken or is not this machine's."""
     if not 0 <= settings.port <= 65535:
         raise OptionError(f"{settings.port} is no port; give one from 1 to 65535, or 0 for any that is free")
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
         return socket.create_server((settings.host, settings.port), family=family, backlog=2048)
     except OSError as e:
-        raise OptionError(
-            f"{settings.host}, port {settings.port}, cannot be bound: {e.strerror}; choose another port"
+        raise AddressError(
+            f"{settings.host}, port {settings.port}, cannot be bound: {os.strerror(e.errno or 0)}; choose another with "
+            "--port, or 0 for any"
         ) from e
 
 

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from omni.cli.shared import Device, Dtype, Eager, Model, Threads, Weights, errors_told, loaded, notes
+from omni.cli.shared import HELP, Commands, Device, Dtype, Eager, Model, Threads, Weights, errors_told, loaded, notes
 
 if TYPE_CHECKING:
     from omni.bench.case import Setting
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from omni.bench.timing import Timer
     from omni.streaming.bench.run import Task
 
-app = typer.Typer(no_args_is_help=True, help="Measure speed.")
+app = typer.Typer(no_args_is_help=True, cls=Commands, context_settings=HELP, help="Measure speed.")
 
 Check = Annotated[bool, typer.Option("--check", help="Fail where a mark is missed.")]
 Out = Annotated[Path | None, typer.Option("--json", help="Write all figures into this file.")]

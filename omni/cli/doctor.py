@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -187,7 +187,7 @@ def _kv_bytes(config: DecoderConfig, dtype: torch.dtype) -> int:
 
 def _files(folder: Path, *, speaks: bool) -> Iterator[str]:
     """What cannot be read beside the weights."""
-    readers = [Tokenizer.read, Template.read] + ([read_voices] if speaks else [])
+    readers: list[Callable[[Path], object]] = [Tokenizer.read, Template.read, *([read_voices] if speaks else [])]
     for read in readers:
         try:
             read(folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import threading
 from collections.abc import Iterable, Iterator
@@ -10,19 +11,23 @@ from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 from rich.console import Console
 
 from omni.cli import bench as cli_bench
 from omni.cli.shared import (
+    HELP,
+    MEDIA,
     AsJson,
+    Commands,
     Device,
     Dtype,
     Eager,
     Media,
     Model,
+    Play,
     Seconds,
     Seed,
     Threads,
@@ -34,7 +39,7 @@ from omni.cli.shared import (
     notes,
 )
 from omni.cli.transcribe import transcribe
-from omni.errors import MessageError, VoiceError
+from omni.errors import MessageError, OptionError, VoiceError
 
 if TYPE_CHECKING:
     from numpy import float32
@@ -45,16 +50,20 @@ if TYPE_CHECKING:
     from omni.cli.wave import WaveFile
     from omni.events import Done, Event
     from omni.streaming.client.conversation import Answer, Client
-    from omni.streaming.client.headset import Headset
+    from omni.streaming.client.headset import Headset, Loudspeaker
 
 # torch takes seconds to import: commands import what they need when they run, so that --help is quick
 
 LEAST_SAID = 0.1
 """Seconds of sound that a turn by microphone has at least."""
+DOOR = "Who may come in"
+INTERRUPTED = 130
+"""The exit code after Ctrl-C, as shells have it."""
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
+    cls=Commands,
+    context_settings=HELP,
     rich_markup_mode="markdown",
     help="""Talk with models that see, hear and speak.
 
@@ -71,6 +80,8 @@ app = typer.Typer(
     git diff | omni ask --model Qwen/Qwen3-0.6B
 
 Without --model, or OMNI_MODEL, the small model that ships with the package answers.
+
+`omni COMMAND -h` tells more; `omni --install-completion` lets the shell complete names and options.
 """,
 )
 app.add_typer(cli_bench.app, name="bench")
@@ -87,7 +98,11 @@ def ask(
     image: Media = None,
     audio: Media = None,
     video: Media = None,
-    speak: Annotated[Path | None, typer.Option(help="Speak the answer into this file (WAV, FLAC, OGG or MP3).")] = None,
+    speak: Annotated[
+        Path | None,
+        typer.Option(help="Speak the answer into this file (WAV, FLAC, OGG or MP3); - is standard output."),
+    ] = None,
+    play: Play = False,
     voice: Voice = None,
     max_tokens: Annotated[int | None, typer.Option(help="Longest text.  [default: 1024]")] = None,
     max_audio_seconds: Seconds = None,
@@ -105,8 +120,8 @@ def ask(
     parts: list[dict[str, Any]] = []
     for kind, paths in (("image", image), ("audio", audio), ("video", video)):
         parts += [{"type": kind, kind: path} for path in paths or ()]
-    if voice and not speak:
-        raise typer.BadParameter("give --speak FILE too, or leave the voice out", param_hint="--voice")
+    if voice and not (speak or play):
+        raise typer.BadParameter("give --speak FILE or --play too, or leave the voice out", param_hint="--voice")
     if question == "-" or (question is None and not parts):
         with errors_told():
             question = "".join(_standard_input()).rstrip("\r\n")
@@ -115,15 +130,16 @@ def ask(
     if not parts:
         raise typer.BadParameter("give a question, or media to ask about", param_hint="QUESTION")
     with errors_told():
-        omni = loaded(model, device, dtype, weights, vocoder, speech=speak is not None)
+        aloud = play or speak is not None
+        omni = loaded(model, device, dtype, weights, vocoder, speech=aloud)
         events = omni.stream(
             [{"role": "user", "content": parts}],
-            voice=(voice or omni.default_voice) if speak else None,
+            voice=(voice or omni.default_voice) if aloud else None,
             temperature=temperature,
             seed=seed,
             **_lengths(max_tokens, max_audio_seconds),
         )
-        _follow(omni, events, speak, as_json)
+        _follow(omni, events, speak, as_json, play)
 
 
 @app.command()
@@ -192,18 +208,40 @@ def doctor(
 @app.command()
 def serve(
     model: Model = None,
-    host: Annotated[str, typer.Option(help="The address to bind; with a key any, such as 0.0.0.0.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="The address to bind; with a key any, such as 0.0.0.0.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
-    api_key: Annotated[list[str] | None, typer.Option(envvar="OMNI_API_KEY", help="Clients must have one of these.")] = None,
-    name: Annotated[str | None, typer.Option(help="What clients call the model.  [default: its folder's name]")] = None,
-    alias: Annotated[list[str] | None, typer.Option(help="More names for the model, with commas: whisper-1,tts-1.")] = None,
+    api_key: Annotated[
+        list[str] | None,
+        typer.Option(envvar="OMNI_API_KEY", metavar="KEY", rich_help_panel=DOOR, help="Clients must have one of these."),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="What clients call the model.  [default: its folder's name]")
+    ] = None,
+    alias: Annotated[
+        list[str] | None, typer.Option(metavar="NAMES", help="More names for the model, with commas: whisper-1,tts-1.")
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse fields of requests that nobody here knows.")] = False,
-    allow_host: Annotated[list[str] | None, typer.Option(help="A name that this server goes by.")] = None,
-    allow_origin: Annotated[list[str] | None, typer.Option(help="Another page that may connect: https://host.")] = None,
-    media_domain: Annotated[list[str] | None, typer.Option(help="Fetch https media from this host.")] = None,
-    media_folder: Annotated[Path | None, typer.Option(help="Read file:// media below this folder.")] = None,
-    ssl_certfile: Annotated[Path | None, typer.Option(help="In PEM, with --ssl-keyfile: serve https.")] = None,
-    ssl_keyfile: Annotated[Path | None, typer.Option(help="In PEM.")] = None,
+    allow_host: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", rich_help_panel=DOOR, help="A name that this server goes by.")
+    ] = None,
+    allow_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ORIGIN", rich_help_panel=DOOR, help="Another page that may connect: https://host; with a key also *."
+        ),
+    ] = None,
+    media_domain: Annotated[
+        list[str] | None, typer.Option(metavar="HOST", rich_help_panel=MEDIA, help="Fetch https media from this host.")
+    ] = None,
+    media_folder: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", rich_help_panel=MEDIA, help="Read file:// media below this folder.")
+    ] = None,
+    ssl_certfile: Annotated[
+        Path | None, typer.Option(rich_help_panel=DOOR, help="In PEM, with --ssl-keyfile: serve https.")
+    ] = None,
+    ssl_keyfile: Annotated[Path | None, typer.Option(rich_help_panel=DOOR, help="In PEM.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of the model.  [default: all but one]")] = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -212,17 +250,12 @@ def serve(
     eager: Eager = False,
 ) -> None:
     """Serve a page to talk to, OpenAI's Realtime API over a WebSocket, and its chat and speech endpoints over HTTP."""
-    import torch
-
-    from omni.encoders.sources import Budget
-    from omni.streaming.serve import Tls, check_settings
-    from omni.streaming.serve import serve as serve_forever
+    from omni.streaming.serve import Tls, bind, check_settings, run
+    from omni.streaming.server.hub import Hub
     from omni.streaming.settings import Settings
 
     if (ssl_certfile is None) != (ssl_keyfile is None):
         raise typer.BadParameter("give --ssl-certfile and --ssl-keyfile together", param_hint="--ssl-certfile")
-    # sockets, voice detection and decoding of media need a core, or they and OpenMP's workers wait for each other
-    torch.set_num_threads(threads or max(1, torch.get_num_threads() - 1))
     settings = Settings(
         host,
         port,
@@ -236,45 +269,59 @@ def serve(
     )
     with errors_told():
         check_settings(settings)
-        budget = Budget(max_seconds=1800, max_clip_bytes=1 << 30)
-        omni = loaded(model, device, dtype, weights, vocoder, speech=True, eager=eager, budget=budget)
-        threading.Thread(target=omni.warm_up, daemon=True).start()
-        serve_forever(
-            omni,
-            name or (Path(model).name if model else "omni-small"),
-            settings,
-            tls=Tls(ssl_certfile, ssl_keyfile) if ssl_certfile and ssl_keyfile else None,
-        )
+        with bind(settings) as listener:  # a port that is taken is told before torch and the model are loaded
+            import torch
+
+            from omni.encoders.sources import Budget
+
+            # sockets, voice detection and decoding of media need a core, or they and OpenMP's workers wait for each other
+            torch.set_num_threads(threads or max(1, torch.get_num_threads() - 1))
+            budget = Budget(max_seconds=1800, max_clip_bytes=1 << 30)
+            omni = loaded(model, device, dtype, weights, vocoder, speech=True, eager=eager, budget=budget)
+            called = name or (Path(model).name if model else "omni-small")
+            hub = Hub(omni, called, settings, is_bundled=model is None)
+            threading.Thread(target=omni.warm_up, daemon=True).start()
+            run(hub, listener, Tls(ssl_certfile, ssl_keyfile) if ssl_certfile and ssl_keyfile else None)
 
 
 @app.command()
 def chat(
-    url: Annotated[str, typer.Option(envvar="OMNI_URL", help="Of the server, see `omni serve`.")] = "ws://127.0.0.1:8000",
-    api_key: Annotated[str | None, typer.Option(envvar="OMNI_API_KEY", help="Where the server wants one.")] = None,
+    url: Annotated[
+        str, typer.Option(envvar="OMNI_URL", metavar="URL", help="Of the server, see `omni serve`; http, https, ws or wss.")
+    ] = "http://127.0.0.1:8000",
+    api_key: Annotated[
+        str | None, typer.Option(envvar="OMNI_API_KEY", metavar="KEY", help="Where the server wants one.")
+    ] = None,
     image: Media = None,
     audio: Annotated[list[Path] | None, typer.Option(help="A recording to ask with, instead of typing.")] = None,
     microphone: Annotated[bool, typer.Option("--microphone", help="Talk: Enter begins a turn, and Enter ends it.")] = False,
-    speak: Annotated[Path | None, typer.Option(help="Speak the answers into this file (WAV, FLAC, OGG or MP3).")] = None,
+    speak: Annotated[
+        Path | None,
+        typer.Option(help="Speak the answers into this file (WAV, FLAC, OGG or MP3); - is standard output."),
+    ] = None,
+    play: Play = False,
     voice: Voice = None,
     instructions: Annotated[str, typer.Option(help="What the model is told before.")] = "",
 ) -> None:
     """Talk with a server: a line for each turn, a recording, or by microphone; an empty line ends."""
     from omni.cli.wave import WaveFile
     from omni.streaming.client.conversation import Client
-    from omni.streaming.client.headset import Headset
+    from omni.streaming.client.headset import Headset, Loudspeaker
 
     if microphone and audio:
         raise typer.BadParameter("give --audio or --microphone, not both", param_hint="--microphone")
+    aloud = bool(speak or microphone or play)
     with (
         errors_told(),
         WaveFile(speak, Client.rate) as file,
         Headset(Client.rate) if microphone else nullcontext() as headset,
-        Client(url, key=api_key, voice=voice, instructions=instructions, speaks=bool(speak or microphone)) as client,
+        Loudspeaker(Client.rate) if play and not microphone else nullcontext() as loudspeaker,
+        Client(url, key=api_key, voice=voice, instructions=instructions, speaks=aloud) as client,
     ):
         for path in image or ():
             client.show(_picture(path))
         for question in _spoken(headset) if headset else map(_recording, audio) if audio else _typed():
-            _tell_answer(client, question, file, headset)
+            _tell_answer(client, question, file, headset or loudspeaker, _printer(speak))
 
 
 @app.command("eval")
@@ -371,8 +418,19 @@ def _spoken(headset: Headset) -> Iterator[tuple[NDArray[float32], int]]:
             yield said, headset.rate
 
 
+def _printer(out: Path | None) -> TextIO:
+    """Where text goes: standard output, unless the sound goes there."""
+    from omni.cli.wave import STDOUT
+
+    return sys.stderr if out == STDOUT else sys.stdout
+
+
 def _tell_answer(
-    client: Client, question: str | tuple[NDArray[float32], int], file: WaveFile, headset: Headset | None = None
+    client: Client,
+    question: str | tuple[NDArray[float32], int],
+    file: WaveFile,
+    loudspeaker: Loudspeaker | None,
+    to: TextIO,
 ) -> None:
     """Print an answer as it comes, write its sound, and play it."""
     shown = sounds = 0
@@ -381,13 +439,13 @@ def _tell_answer(
         if answer.heard and not shown and not told:
             _tell_heard(answer)
             told = True
-        print(answer.text[shown:], end="", flush=True)
+        print(answer.text[shown:], end="", flush=True, file=to)
         for samples in answer.sound[sounds:]:
             file.write(samples)
-            if headset:
-                headset.play(samples)
+            if loudspeaker:
+                loudspeaker.play(samples)
         shown, sounds = len(answer.text), len(answer.sound)
-    print()
+    print(file=to)
     if answer.heard and not told:  # it came while the answer was being printed
         _tell_heard(answer)
     if answer.first_sound is not None:
@@ -398,27 +456,33 @@ def _tell_heard(answer: Answer) -> None:
     notes.print(f"heard: {answer.heard}", markup=False)
 
 
-def _follow(omni: Omni, events: Iterable[Event], out: Path | None, as_json: bool) -> None:
-    """Print text and write sound as they come, then say how it went."""
-    from omni.cli.wave import WaveFile
+def _follow(omni: Omni, events: Iterable[Event], out: Path | None, as_json: bool, play: bool = False) -> None:
+    """Print text, write sound and play it as they come, then say how it went."""
+    from omni.cli.wave import STDOUT, WaveFile
     from omni.events import AudioChunk, Done, TextDelta
+    from omni.streaming.client.headset import Loudspeaker
 
-    text: list[str] = []
-    with WaveFile(out, omni.sample_rate) as file:
+    if as_json and out == STDOUT:
+        raise OptionError("the sound and --json would both go to standard output; name a file for one of them")
+    text, to = list[str](), _printer(out)
+    with WaveFile(out, omni.sample_rate) as file, Loudspeaker(omni.sample_rate) if play else nullcontext() as loudspeaker:
         for event in events:
             match event:
                 case TextDelta():
                     text.append(event.text)
                     if not as_json:
-                        print(event.text, end="", flush=True)
+                        print(event.text, end="", flush=True, file=to)
                 case AudioChunk():
                     file.write(event.samples)
+                    if loudspeaker:
+                        loudspeaker.play(event.samples)
                 case Done():
                     done = event
     if as_json:
         print(json.dumps(_as_json("".join(text), out, done), indent=2, ensure_ascii=False))
         return
-    print()
+    if text:
+        print(file=to)
     _report(out, done)
 
 
@@ -436,12 +500,17 @@ def _as_json(text: str, out: Path | None, done: Done) -> dict[str, Any]:
 
 
 def _report(out: Path | None, done: Done) -> None:
+    from omni.cli.wave import STDOUT
+
     t = done.timings
     facts = [f"{t.total:.2f} s in all"]
     if t.first_text is not None:
         facts.append(f"first text after {t.first_text:.2f} s")
-    if out and t.first_audio is not None:
-        facts += [f"first sound after {t.first_audio:.2f} s", f"{t.audio:.2f} s of sound in {out}"]
+    if t.first_audio is not None:
+        facts += [
+            f"first sound after {t.first_audio:.2f} s",
+            f"{t.audio:.2f} s of sound{f' in {out}' if out and out != STDOUT else ''}",
+        ]
     if done.limits:
         facts.append(f"cut off by the {' and the '.join(done.limits)} limit")
     notes.print(" · ".join(facts), style="dim", markup=False, soft_wrap=True)
@@ -450,4 +519,12 @@ def _report(out: Path | None, done: Done) -> None:
 
 
 def main() -> None:
-    app()
+    try:
+        app()
+    except (KeyboardInterrupt, SystemExit) as e:
+        if isinstance(e, SystemExit) and e.code != INTERRUPTED:
+            raise
+        with suppress(OSError, ValueError):
+            sys.stdout.flush()
+        print("\nstopped", file=sys.stderr, flush=True)
+        os._exit(INTERRUPTED)  # threads of the model still run, and ending Python beneath them would abort

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
+from typer.core import TyperGroup
 
 from omni.errors import InputError, OmniError
 
@@ -21,21 +22,70 @@ if TYPE_CHECKING:
 
 notes = Console(stderr=True, highlight=False)
 
+MODEL, MEDIA = "Model", "Media"
+"""Panels of the help."""
+
 Model = Annotated[
     str | None,
-    typer.Option("--model", "-m", envvar="OMNI_MODEL", help="A checkpoint's folder, or its hub id; else the bundled one."),
+    typer.Option(
+        "--model",
+        "-m",
+        envvar="OMNI_MODEL",
+        metavar="NAME",
+        rich_help_panel=MODEL,
+        help="A checkpoint's folder, or its hub id; else the bundled one.",
+    ),
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N; two with a comma for thinker and voice.")]
-Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
-Weights = Annotated[str, typer.Option(help="auto, int8 or int4: how many bits the decoders keep.")]
-Vocoder = Annotated[str, typer.Option(help="faithful, fast or turbo: how much work goes into speech.")]
-Eager = Annotated[bool, typer.Option("--eager", help="On a GPU, launch every kernel by itself, without CUDA graphs.")]
-Media = Annotated[list[Path] | None, typer.Option(help="May be given several times.")]
-Voice = Annotated[str | None, typer.Option(help="Who speaks; see `omni voices`.")]
-Seconds = Annotated[float | None, typer.Option(help="Longest speech.  [default: 300]")]
+Device = Annotated[
+    str, typer.Option(rich_help_panel=MODEL, help="auto, cpu, cuda or cuda:N; two with a comma for thinker and voice.")
+]
+Dtype = Annotated[str, typer.Option(rich_help_panel=MODEL, help="auto, float32, bfloat16 or float16.")]
+Weights = Annotated[str, typer.Option(rich_help_panel=MODEL, help="auto, int8 or int4: how many bits the decoders keep.")]
+Vocoder = Annotated[
+    str, typer.Option(rich_help_panel=MODEL, help="faithful, fast or turbo: how much work goes into speech.")
+]
+Eager = Annotated[
+    bool,
+    typer.Option("--eager", rich_help_panel=MODEL, help="On a GPU, launch every kernel by itself, without CUDA graphs."),
+]
+Media = Annotated[list[Path] | None, typer.Option(rich_help_panel=MEDIA, help="May be given several times.")]
+Play = Annotated[bool, typer.Option("--play", help="Play it too, as it is made; needs the extra `voice`.")]
+Voice = Annotated[str | None, typer.Option(metavar="NAME", help="Who speaks; see `omni voices`.")]
+Seconds = Annotated[float | None, typer.Option(metavar="SECONDS", help="Longest speech.  [default: 300]")]
 Seed = Annotated[int | None, typer.Option(help="Gives the same answer again.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.  [default: torch's own]")]
+Threads = Annotated[int | None, typer.Option(min=1, rich_help_panel=MODEL, help="CPU threads.  [default: torch's own]")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+WORDS = {"Path": "FILE", "str": "TEXT", "int": "NUMBER", "float": "NUMBER", "bool": ""}
+"""What stands beside an option whose type this is."""
+
+
+class Commands(TyperGroup):
+    """Commands whose help names what people give, not types of Python."""
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        command: Any = super().get_command(ctx, cmd_name)
+        if command:
+            params = command.get_params
+            command.get_params = lambda ctx: _named(params(ctx))
+        return command
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _named(super().get_params(ctx))
+
+
+def _named(params: list[Any]) -> list[Any]:
+    for param in params:
+        kind = param.bare_type().removeprefix("list[").removesuffix("]").removesuffix(" | None")
+        if param.param_type_name == "argument":
+            param.display_type_rich = lambda ctx: ""  # its name stands there already
+            param.metavar = param.metavar or param.name.upper()
+        elif param.metavar is None:
+            param.metavar = WORDS.get(kind, kind)
+    return params
+
+
+HELP = {"help_option_names": ["-h", "--help"]}
 
 
 @contextmanager

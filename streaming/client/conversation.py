@@ -14,7 +14,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 from PIL import Image
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
 from websockets.sync.client import ClientConnection, connect
 
 from omni.errors import EngineError, InputError
@@ -49,11 +49,39 @@ class Answer:
         return np.concatenate([np.empty(0, np.float32), *self.sound])
 
 
+def address_of(url: str) -> str:
+    """Of a server's socket: its URL may be the page's, OpenAI's base URL, or the socket's own."""
+    scheme, _, rest = url.rpartition("://")
+    place, _, query = rest.partition("?")
+    place = place.rstrip("/")
+    if not place.endswith("/v1/realtime"):
+        place += "/realtime" if place.endswith("/v1") else "/v1/realtime"
+    scheme = {"http": "ws", "https": "wss", "": "ws"}.get(scheme.lower(), scheme)
+    return f"{scheme}://{place}{'?' if query else ''}{query}"
+
+
+def _reason(error: Exception) -> str:
+    """Why a socket did not open, and what to do, in the words of `omni chat`."""
+    match error:
+        case InvalidStatus() if error.response.status_code in (401, 403):
+            return "the server wants a key, or another one; give --api-key"
+        case InvalidStatus():
+            try:
+                told = orjson.loads(error.response.body)["error"]["message"]
+            except (ValueError, TypeError, KeyError):
+                told = f"it answers with status {error.response.status_code}; is it one of `omni serve`?"
+            return str(told)
+        case InvalidURI():
+            return "this is no address of a server; start one with `omni serve`, and give --url http://HOST:PORT"
+        case _:
+            return f"{error}; start a server with `omni serve`, or give --url http://HOST:PORT"
+
+
 class Client:
     """A conversation in which each turn ends where its caller says so.
 
     Args:
-        url: of the server, "ws://host:port" or "wss://...".
+        url: of the server, "http://host:port" or "ws://...", with TLS "https://..." or "wss://..."; a path may follow.
         key: where the server wants one.
         voice: speaks the answers, the server's own choice when None; `speaks` False for text alone.
 
@@ -75,14 +103,14 @@ class Client:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         try:
             self._socket: ClientConnection = connect(
-                f"{url.rstrip('/')}/v1/realtime",
+                address_of(url),
                 additional_headers=headers,
                 open_timeout=OPEN_SECONDS,
                 max_size=None,
                 compression=None,
             )
         except (OSError, InvalidHandshake, InvalidURI) as e:
-            raise InputError(f"no conversation with {url}: {e}; start a server with `omni serve`, or give --key") from e
+            raise InputError(f"no conversation with {url}: {_reason(e)}") from e
         audio: dict[str, Any] = {"input": {"turn_detection": None}}
         if voice:
             audio["output"] = {"voice": voice}

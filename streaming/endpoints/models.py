@@ -15,6 +15,7 @@ router = APIRouter(route_class=Route)
 class Model(BaseModel):
     """Attributes:
     capabilities: whether it hears, sees and speaks; beside OpenAI's fields.
+    bundled: it is the small model that ships with the package, of which the page knows what it can be asked.
     """
 
     id: str
@@ -22,6 +23,7 @@ class Model(BaseModel):
     created: int
     owned_by: str = "omni"
     capabilities: Capabilities
+    bundled: bool
 
 
 class Models(BaseModel):
@@ -45,4 +47,4 @@ async def get_model(model: str, request: Request) -> Model:
 
 
 def _model(hub: Hub, name: str) -> Model:
-    return Model(id=name, created=hub.created, capabilities=hub.omni.capabilities)
+    return Model(id=name, created=hub.created, capabilities=hub.omni.capabilities, bundled=hub.is_bundled)

@@ -63,6 +63,13 @@ export class Connection {
     };
   }
 
+  /** Tries now instead of when the time has come. */
+  retry() {
+    if (this.socket) return;
+    clearTimeout(this.timer);
+    this.#dial();
+  }
+
   get ready() {
     return this.socket?.readyState === WebSocket.OPEN;
   }

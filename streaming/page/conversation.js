@@ -91,7 +91,7 @@ export class Conversation {
       cut: cut ? text.slice(kept) : null,
       pictures: pictures.map(({ name }) => name),
     }));
-    const milliseconds = turns.map(({ text, sound, rate, gaps }) => ({ first_text_ms: text, first_sound_ms: sound, sound_per_second: rate, gaps }));
+    const milliseconds = turns.map(({ pause, reading, text, sound, rate, gaps }) => ({ pause_ms: pause, reading_ms: reading, first_text_ms: text, first_sound_ms: sound, sound_per_second: rate, gaps }));
     const whole = { model, started: this.started.toISOString(), lines: said, turns: milliseconds };
     return new Blob([JSON.stringify(whole, null, 2), "\n"], { type: "application/json" });
   }

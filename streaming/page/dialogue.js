@@ -16,7 +16,7 @@ const TAIL = 90; // ms in which the last piece still arrives after the button wa
 export class Dialogue {
   /**
    * @param parts the page's other parts by name.
-   * @param on callbacks: changed(); notice(text, kind) with kind "passing", "lasting" or "" to take it back; refused(text) when
+   * @param on callbacks: changed(); notice(text, kind, action) with kind "passing", "lasting" or "" to take it back, action {label, act}; refused(text) when
    *   the server let nobody in; unsent(text) with what was typed and could not be sent; listening() once there is a microphone.
    */
   constructor(parts, on) {
@@ -145,7 +145,8 @@ export class Dialogue {
     this.#silence(null, false);
     this.#reset();
     this.state = "waiting";
-    this.on.notice(`${text} Trying again in ${Math.max(1, Math.round(wait / 1000))} s.`, "lasting");
+    const again = `${text} Trying again in ${Math.max(1, Math.round(wait / 1000))} s. If it was stopped, start it with: omni serve`;
+    this.on.notice(again, "lasting", { label: "Try now", act: () => this.connection.retry() });
     this.on.changed();
   }
 
@@ -361,6 +362,7 @@ export class Dialogue {
     this.interruptedAt = null;
     this.camera.rest();
     this.timing.begin(this.microphone.heard || performance.now());
+    this.timing.over();
     this.on.changed();
   }
 

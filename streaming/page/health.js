@@ -15,8 +15,8 @@ async function told(response) {
 }
 
 /**
- * {state: "down" | "busy" | "key" | "ready", text, model, can, voices, usual}: what to tell the person, what the model is called
- * and can do ({hears, sees, speaks}), and what there is to choose.
+ * {state: "down" | "busy" | "key" | "ready", text, model, can, bundled, voices, usual}: what to tell the person, what the model is
+ * called, can do ({hears, sees, speaks}) and whether it is the small one, and what there is to choose.
  */
 export async function look(key) {
   let health, models, voices;
@@ -36,7 +36,7 @@ export async function look(key) {
       return { state: "busy", text: text || "The server is busy. The page keeps asking." };
     return { state: "down", text: `The server is in trouble (${worst.status}). ${text}`.trim() };
   }
-  const [{ id, capabilities }] = (await models.json()).data;
+  const [{ id, capabilities, bundled }] = (await models.json()).data;
   const names = await voices.json();
-  return { state: "ready", text: "", model: id, can: capabilities, voices: names.voices.map((voice) => voice.id), usual: names.default };
+  return { state: "ready", text: "", model: id, can: capabilities, bundled, voices: names.voices.map((voice) => voice.id), usual: names.default };
 }

@@ -13,6 +13,7 @@ import { Log } from "./log.js";
 import { Microphone } from "./microphone.js";
 import { Panels } from "./panels.js";
 import { Pictures } from "./pictures.js";
+import { Samples } from "./samples.js";
 import { Settings, fill } from "./settings.js";
 import { Speaker } from "./speaker.js";
 import { Timing } from "./timing.js";
@@ -49,11 +50,13 @@ function welcome(at, { hears, sees, speaks }) {
   const title = at === "off" ? `${ways[0].toUpperCase()}${ways.slice(1)}.` : WELCOMES[at][0];
   return [title, `This model does not ${lacks}. It answers ${speaks ? "aloud" : "in writing"}.`];
 }
-const AGAIN = 5000; // ms until a server that was down or busy is asked again
+const AGAIN = 2000; // ms until a server that was down or busy is asked again; twice as long each time
+const LONGEST = 30000;
 
 const message = $("message");
 let server = { state: "checking", text: "" };
 let level = 0;
+let tries = 0;
 
 const panels = new Panels();
 const log = new Log();
@@ -89,6 +92,14 @@ const dialogue = new Dialogue(
   { changed: () => render(), notice, refused, listening: () => devices.list(), unsent: (text) => (message.value ||= text) },
 );
 
+const samples = new Samples({
+  ask: (text) => server.state === "ready" && dialogue.say(text),
+  async show(file, name) {
+    const response = await fetch(file);
+    await pictures.add([new File([await response.blob()], name, { type: "image/png" })]);
+  },
+});
+
 // The server
 
 async function check() {
@@ -98,12 +109,18 @@ async function check() {
     dialogue.model = server.model;
     settings.can = server.can;
     pictures.seen = server.can.sees;
+    samples.fill(server.can, server.bundled);
+    tries = 0;
     settings.show();
     const voices = server.voices.map((voice) => ({ value: voice, text: voice }));
     if (settings.get("voice") && !server.voices.includes(settings.get("voice"))) settings.set("voice", "");
     if (server.usual) $("s-voice").options[0].textContent = `Default voice (${server.usual})`;
     fill($("s-voice"), voices, settings.get("voice"));
-  } else if (server.state !== "key") check.timer = setTimeout(check, AGAIN);
+  } else if (server.state !== "key") {
+    const wait = Math.min(LONGEST, AGAIN * 2 ** tries++);
+    check.timer = setTimeout(check, wait);
+    $("server-again").textContent = `The page asks again in ${wait / 1000} s.`;
+  }
   render();
   if (server.state === "key") $("key").focus();
   else if (server.state === "ready" && document.activeElement === document.body) $("talk").focus();
@@ -116,6 +133,11 @@ async function refused(text) {
   await check();
   if (server.state === "ready") notice(text, "lasting");
 }
+
+$("retry").addEventListener("click", () => {
+  tries = 0;
+  check();
+});
 
 $("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
@@ -131,6 +153,7 @@ $("key-form").addEventListener("submit", (event) => {
 // Choices
 
 function choose(name, value) {
+  if (["voice", "instructions"].includes(name)) tellEffect(name);
   if (name === "volume") speaker.volume = value;
   else if (name === "voice") dialogue.changeVoice();
   else if (name === "input" && microphone.running) dialogue.listen();
@@ -143,6 +166,14 @@ function choose(name, value) {
   render();
 }
 
+/** When what was chosen beside the talk is heard. */
+function tellEffect(name) {
+  const now = dialogue.live && name === "voice" && dialogue.sounded;
+  $("effect").textContent = now
+    ? "Takes effect now: the server keeps a voice, so a new session begins, and is told what was said."
+    : `Takes effect ${dialogue.live ? "with the next answer" : "when you start"}.`;
+}
+
 $("forget").addEventListener("click", () => {
   settings.forget();
   $("key").value = "";
@@ -151,12 +182,15 @@ $("forget").addEventListener("click", () => {
 
 // Notices
 
-/** @param kind "lasting" until it is closed, "passing" for some seconds, "" to take the last one back. */
-function notice(text, kind) {
+/** @param kind "lasting" until it is closed, "passing" for some seconds, "" to take the last one back; action {label, act}. */
+function notice(text, kind, action) {
   clearTimeout(notice.timer);
   $("notice-text").textContent = text;
   $("notice").classList.toggle("shown", Boolean(text));
   $("notice-close").hidden = !text;
+  $("notice-action").hidden = !action;
+  $("notice-action").textContent = action?.label ?? "";
+  $("notice-action").onclick = action?.act ?? null;
   if (kind === "passing") notice.timer = setTimeout(() => notice("", ""), 6000);
 }
 $("notice-close").addEventListener("click", () => notice("", ""));
@@ -167,14 +201,15 @@ $("notice-close").addEventListener("click", () => notice("", ""));
 function role() {
   const { state, phase, manual } = dialogue;
   const { hears } = settings.can;
-  const start = hears ? { label: "Talk", icon: "mic" } : { label: "Write", icon: "keys" };
+  const start = hears ? { label: "Start", icon: "mic" } : { label: "Write", icon: "keys" };
   if (state === "off") return { ...start, act: () => begin(hears), off: server.state !== "ready" };
-  if (state !== "live") return { label: "Stop", icon: "end", act: () => dialogue.end() };
+  if (state !== "live") return { label: "Connecting", hint: "stop", icon: "end", act: () => dialogue.end() };
   if (manual && microphone.running) return { label: dialogue.held ? "Listening" : "Hold to talk", icon: "mic", hold: true };
-  if (phase === "speaking" || phase === "thinking") return { label: "Interrupt", icon: "stop", act: () => dialogue.interrupt("button") };
+  if (phase === "speaking" || phase === "thinking") return { label: phase === "speaking" ? "Speaking" : "Thinking", hint: "interrupt", icon: "stop", act: () => dialogue.interrupt("button") };
   if (!hears) return { ...start, act: () => message.focus() };
   if (!microphone.running) return { label: "Use microphone", icon: "mic", act: () => dialogue.listen() };
-  return { label: microphone.muted ? "Unmute" : "Mute", icon: microphone.muted ? "mic-off" : "mic", act: mute };
+  if (microphone.muted) return { label: "Muted", hint: "unmute", icon: "mic-off", act: mute };
+  return { label: "Listening", hint: "mute", icon: "mic", act: mute };
 }
 
 async function begin(hears) {
@@ -272,14 +307,14 @@ function render() {
   const { live, state } = dialogue;
   const idle = state === "off" && server.state !== "ready";
   const phase = idle ? server.state : dialogue.phase;
-  const { label, icon: sign, hold, off } = role();
+  const { label, hint = "", icon: sign, hold, off } = role();
   document.body.dataset.phase = phase;
   $("phase").textContent = PHASES[phase];
   $("talk-label").textContent = label;
   icon("talk-icon", sign);
   talk.disabled = Boolean(off);
   talk.toggleAttribute("data-held", dialogue.held);
-  talk.toggleAttribute("data-plain", label === "Mute"); // its sign says it, and the small button beside it
+  $("talk-hint").textContent = hint;
   if (hold) talk.setAttribute("aria-pressed", dialogue.held);
   else talk.removeAttribute("aria-pressed");
   $("mute").disabled = !microphone.running;
@@ -295,6 +330,9 @@ function render() {
   $("server").hidden = server.state === "ready";
   $("server").dataset.state = server.state;
   $("server-text").textContent = server.text || PHASES[server.state];
+  $("server-help").hidden = server.state !== "down";
+  $("samples").hidden = server.state !== "ready" || state === "connecting";
+  $("manner-now").textContent = now();
   $("key-form").hidden = server.state !== "key";
   $("model").textContent = dialogue.model;
   $("welcome").hidden = !captions.empty;
@@ -308,6 +346,13 @@ function render() {
   $("timer").hidden = state === "off";
   tape.run(live);
   stayAwake(live);
+}
+
+/** What was chosen beside the talk, in a few words. */
+function now() {
+  const { voice, instructions } = settings.values;
+  const speaker = settings.can.speaks && (voice || server.usual);
+  return [speaker, instructions.trim()].filter(Boolean).map((text) => ` · ${text}`).join("");
 }
 
 async function stayAwake(on) {

@@ -40,7 +40,7 @@ export class Settings {
     this.values = { ...DEFAULTS, ...stored() };
     this.changed = changed;
     this.can = { hears: true, sees: true, speaks: true }; // until the server has told what its model can do
-    form.addEventListener("input", ({ target }) => this.set(target.name, this.#read(target)));
+    document.addEventListener("input", ({ target }) => target.form === form && this.set(target.name, this.#read(target))); // some stand beside the talk
     form.addEventListener("submit", (event) => event.preventDefault());
     this.show();
   }
@@ -108,7 +108,7 @@ export class Settings {
       else if (field.value !== String(value)) field.value = value;
     }
     this.form.querySelector("#s-pause-text").textContent = `${this.values.pause} ms`;
-    for (const part of this.form.querySelectorAll("[data-needs]")) part.hidden = !this.can[part.dataset.needs];
+    for (const part of document.querySelectorAll("[data-needs]")) part.hidden = !this.can[part.dataset.needs];
     for (const part of this.form.querySelectorAll("[data-turns]")) part.hidden = part.dataset.turns !== this.values.turns;
     document.documentElement.dataset.theme = this.values.theme;
   }

@@ -6,6 +6,13 @@ const at = (id) => document.querySelector(id);
 const ms = (value) => (value === null ? "–" : `${Math.max(0, Math.round(value))} ms`);
 const rate = (value) => (value === null ? "–" : `${value.toFixed(2)} s`);
 
+/** What the wait for the first sound was made of. */
+const parts = ({ pause, text, sound }) => ({
+  pause,
+  reading: text === null ? null : text - pause,
+  voice: sound === null || text === null ? null : sound - text,
+});
+
 export class Timing {
   constructor() {
     this.clear();
@@ -16,12 +23,18 @@ export class Timing {
     this.turn = null;
     this.gaps = 0;
     at("#t-history").replaceChildren();
-    for (const id of ["#t-sound", "#t-text", "#t-rate"]) at(id).textContent = "–";
+    for (const id of ["#t-sound", "#t-text", "#t-rate", "#t-pause", "#t-reading", "#t-voice"]) at(id).textContent = "–";
   }
 
   /** The person's turn ended at `time`, on the clock of performance.now(). */
   begin(time) {
-    this.turn = { ended: time, text: null, sound: null, first: null, last: null, head: 0, seconds: 0, gaps: this.gaps };
+    this.turn = { ended: time, pause: 0, text: null, sound: null, first: null, last: null, head: 0, seconds: 0, gaps: this.gaps };
+  }
+
+  /** The server has noticed by now that the turn is over; where the person said so, there was no pause. */
+  over() {
+    this.turn.pause = performance.now() - this.turn.ended;
+    this.#show();
   }
 
   text() {
@@ -52,11 +65,11 @@ export class Timing {
   end() {
     const { turn } = this;
     if (!turn || (turn.text === null && turn.sound === null)) return;
-    const row = { text: turn.text, sound: turn.sound, rate: this.#rate(turn), gaps: this.gaps - turn.gaps };
+    const row = { ...parts(turn), text: turn.text, sound: turn.sound, rate: this.#rate(turn), gaps: this.gaps - turn.gaps };
     this.turns.push(row);
     this.#show();
     this.turn = null;
-    const cells = [this.turns.length, ms(row.text), ms(row.sound), rate(row.rate), row.gaps];
+    const cells = [this.turns.length, ms(row.pause), ms(row.reading), ms(row.text), ms(row.sound), row.gaps];
     const line = document.createElement("tr");
     for (const text of cells) line.appendChild(document.createElement("td")).textContent = text;
     at("#t-history").prepend(line);
@@ -67,6 +80,10 @@ export class Timing {
     if (!this.turn) return;
     at("#t-sound").textContent = ms(this.turn.sound);
     at("#t-text").textContent = ms(this.turn.text);
+    const { pause, reading, voice } = parts(this.turn);
+    at("#t-pause").textContent = ms(pause);
+    at("#t-reading").textContent = ms(reading);
+    at("#t-voice").textContent = ms(voice);
     at("#t-rate").textContent = rate(this.#rate(this.turn));
   }
 

@@ -37,6 +37,7 @@ class Hub:
     """Attributes:
     name: of the model, as clients see it.
     created: when the server began, in seconds since 1970.
+    is_bundled: the model is the small one that ships with the package, whose world is small.
     draining: the server is about to end: what runs may end, nothing new begins.
     """
 
@@ -47,6 +48,7 @@ class Hub:
     metrics: Metrics = field(default_factory=Metrics)
     secrets: Secrets = field(default_factory=Secrets)
     counts: Counts = field(default_factory=Counts)
+    is_bundled: bool = False
     draining: bool = False
     sandbox: Sandbox = field(init=False)
     remote: Remote = field(init=False)

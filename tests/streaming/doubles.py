@@ -42,7 +42,7 @@ RATE = 24000
 
 
 def hub_of(omni: object, settings: Settings | None = None) -> Hub:
-    return Hub(cast(Omni, omni), MODEL, settings or Settings())
+    return Hub(cast(Omni, omni), MODEL, settings or Settings(), is_bundled=True)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ import httpx
 import pytest
 
 from omni import TextDelta
-from omni.errors import OptionError
+from omni.errors import AddressError, OptionError
 from omni.streaming import serve as module
 from omni.streaming.serve import Tls, bind, check_settings, greeting, serve
 from omni.streaming.settings import Settings
@@ -77,7 +77,7 @@ def test_ports_that_are_none(port: int) -> None:
 
 
 def test_port_that_is_taken() -> None:
-    with bind(Settings(port=0)) as first, pytest.raises(OptionError, match=r"cannot be bound.*choose another port"):
+    with bind(Settings(port=0)) as first, pytest.raises(AddressError, match=r"cannot be bound.*choose another"):
         bind(Settings(port=first.getsockname()[1]))
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,8 +18,10 @@ from typer.testing import CliRunner
 
 from omni import Omni
 from omni.bench import load
+from omni.cli import main
 from omni.cli.main import _follow, app
 from omni.events import Event, TextDelta
+from omni.streaming.client import headset
 from tests.oracle.make_tiny_text import make
 from tests.oracle.tiny import tiny
 
@@ -264,3 +268,59 @@ def test_help_is_quick_and_has_examples() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "omni ask --model Qwen/Qwen2.5-Omni-3B --image cat.jpg" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "command", ["", "ask", "say", "voices", "doctor", "serve", "chat", "eval", "bench", "bench stages", "bench load"]
+)
+def test_help_is_for_people(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    short, long = (run(app, [*command.split(), flag]) for flag in ("-h", "--help"))
+    assert (short.exit_code, short.output) == (0, long.output)
+    assert not [word for word in ("<str>", "<bool>", "<int", "<path>", "<list", "class", "INTEGER") if word in short.output]
+    if command == "":
+        assert "--install-completion" in short.output
+
+
+def test_no_arguments_print_help() -> None:
+    done = run(app, [])
+    assert done.exit_code == 2 and "Commands" in done.output
+
+
+def test_a_taken_port_is_told_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(main, "loaded", lambda *_, **__: pytest.fail("a model was loaded"))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        done = run(app, ["serve", "--port", str(taken.getsockname()[1])])
+    assert (done.exit_code, done.stdout, len(done.stderr.splitlines())) == (1, "", 1)
+    assert "Address already in use; choose another with --port" in done.stderr
+
+
+def test_sound_goes_to_standard_output() -> None:
+    told = run(app, ["ask", *MODEL, "--max-tokens", "4", "--max-audio-seconds", "0.5", "--speak", "-", "Hello"])
+    assert told.exit_code == 0, told.stderr
+    wave, rate = soundfile.read(io.BytesIO(told.stdout_bytes))
+    assert (len(wave), rate) == (12000, 24000)
+    assert "first sound after" in told.stderr and " in -" not in told.stderr
+    assert run(app, ["ask", *MODEL, "--speak", "-", "--json", "Hello"]).exit_code == 2
+
+
+def test_playing_needs_a_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(headset, "sounddevice", None)
+    for command in (["ask", *MODEL, "--play", "Hello"], ["chat", "--play", "--url", "http://127.0.0.1:1"]):
+        told = run(app, command)
+        assert told.exit_code == 2 and "omni-runtime[voice]" in " ".join(told.output.split())
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(130)])
+def test_ctrl_c_ends_with_one_line(
+    error: BaseException, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    codes: list[int] = []
+
+    def interrupted() -> None:
+        raise error
+
+    monkeypatch.setattr(main, "app", interrupted)
+    monkeypatch.setattr("os._exit", codes.append)
+    main.main()
+    assert (codes, capsys.readouterr().err.split()) == ([130], ["stopped"])

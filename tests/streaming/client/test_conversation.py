@@ -15,8 +15,10 @@ from demos import converse
 from omni import Omni
 from omni.cli.main import app
 from omni.errors import InputError
-from omni.streaming.client.conversation import Answer, Client
+from omni.streaming.client.conversation import Answer, Client, address_of
+from omni.streaming.settings import Settings
 from tests.streaming.doubles import MEDIA, hub_of, serving
+from tests.streaming.running import Still
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +52,28 @@ def test_aloud(url: str) -> None:
 def test_what_the_server_refuses_is_told(url: str) -> None:
     with pytest.raises(InputError, match="Chelsie"):
         Client(url, voice="Nobody")
+
+
+@pytest.mark.parametrize(
+    ("url", "socket"),
+    [
+        ("http://127.0.0.1:8000", "ws://127.0.0.1:8000/v1/realtime"),
+        ("https://voice.example/", "wss://voice.example/v1/realtime"),
+        ("ws://host:1/omni", "ws://host:1/omni/v1/realtime"),
+        ("wss://host/omni/v1/", "wss://host/omni/v1/realtime"),
+        ("http://host/v1/realtime?model=omni", "ws://host/v1/realtime?model=omni"),
+        ("localhost:8000", "ws://localhost:8000/v1/realtime"),
+        ("HTTP://host?a=b", "ws://host/v1/realtime?a=b"),
+    ],
+)
+def test_a_server_s_address_in_any_form(url: str, socket: str) -> None:
+    assert address_of(url) == socket
+
+
+def test_a_server_that_wants_a_key_says_how_to_give_it() -> None:
+    with serving(hub_of(Still(), Settings(keys=("a-key-of-the-server-0123456789",)))) as address:
+        told = CliRunner().invoke(app, ["chat", "--url", address])
+    assert told.exit_code == 2 and "give --api-key" in " ".join(told.output.split())
 
 
 @pytest.mark.parametrize("nowhere", ["ws://127.0.0.1:1", "nonsense"])

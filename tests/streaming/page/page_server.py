@@ -52,7 +52,7 @@ class Script:
     Attributes:
         events: of the page, in order; sessions: how many there were.
         health: status of /health; key: the one that opens the server; open: whether it lets anybody talk.
-        can: what the model does beside reading and writing.
+        can: what the model does beside reading and writing; bundled: it is the small one.
     """
 
     events: list[dict[str, Any]] = field(default_factory=list)
@@ -60,6 +60,7 @@ class Script:
     health: int = 200
     key: str = ""
     open: bool = True
+    bundled: bool = True
     can: set[str] = field(default_factory=lambda: {"hears", "sees", "speaks"})
 
     def reset(self) -> None:
@@ -222,10 +223,11 @@ def create(script: Script) -> Starlette:
         if not allowed(request.headers.get("authorization", "").removeprefix("Bearer ")):
             return JSONResponse({"error": {"message": "no such key"}}, 401)
         can = {name: name in script.can for name in ("hears", "sees", "speaks")}
-        return JSONResponse({"object": "list", "data": [{"id": "scripted", "object": "model", "capabilities": can}]})
+        model = {"id": "scripted", "object": "model", "capabilities": can, "bundled": script.bundled}
+        return JSONResponse({"object": "list", "data": [model]})
 
     async def voices(request: Request) -> Response:
-        return JSONResponse({"voices": [{"id": name, "name": name} for name in ("Chelsie", "Ethan")]})
+        return JSONResponse({"voices": [{"id": name, "name": name} for name in ("Chelsie", "Ethan")], "default": "Chelsie"})
 
     async def realtime(socket: WebSocket) -> None:
         offered = socket.scope["subprotocols"]

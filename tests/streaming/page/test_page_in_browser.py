@@ -106,7 +106,12 @@ def until(page: Page, true: Callable[[], object], seconds: float = 10) -> None:
 
 
 def choose(page: Page, name: str, value: str) -> None:
-    """In the settings; the panel is closed again."""
+    """In the settings, whose panel is closed again, or beside the talk."""
+    if name == "voice":
+        page.click("#manner summary")
+        page.locator("#s-voice").select_option(value)
+        page.click("#manner summary")
+        return
     page.click("[data-panel=settings]")
     field = page.locator(f"#panel-settings [name={name}]")
     if field.first.get_attribute("type") == "radio":

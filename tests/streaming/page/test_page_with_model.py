@@ -23,7 +23,7 @@ def test_it_is_asked_aloud_about_a_picture_answers_and_is_interrupted(
 ) -> None:
     omni.warm_up()
     said = f"--use-file-for-fake-audio-capture={microphone(2.0, 60)}"
-    with running(Hub(omni, "small")) as place:
+    with running(Hub(omni, "small", is_bundled=True)) as place:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=[*FLAGS, ALLOWED, said])
         page = browser.new_page(viewport={"width": 1280, "height": 800})
         faults: list[str] = []
