@@ -13,8 +13,21 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from omni.api import Omni
     from omni.encoders.sources import Budget
+    from omni.encoders.speech import Cutting
     from omni.engine.options import Options
-    from omni.events import AudioChunk, Capabilities, Done, Event, Reply, TextDelta, Timings, Usage
+    from omni.events import (
+        AudioChunk,
+        Capabilities,
+        Done,
+        Event,
+        Reply,
+        Segment,
+        TextDelta,
+        Timings,
+        Transcript,
+        Usage,
+        Word,
+    )
     from omni.kernels.sampling import Sampling
     from omni.talker.voice import ChunkPolicy
 
@@ -26,8 +39,22 @@ _HOME = {
     "Options": "omni.engine.options",
     "Sampling": "omni.kernels.sampling",
     "ChunkPolicy": "omni.talker.voice",
+    "Cutting": "omni.encoders.speech",
     **dict.fromkeys(
-        ("AudioChunk", "Capabilities", "Done", "Event", "Reply", "TextDelta", "Timings", "Usage"), "omni.events"
+        (
+            "AudioChunk",
+            "Capabilities",
+            "Done",
+            "Event",
+            "Reply",
+            "Segment",
+            "TextDelta",
+            "Timings",
+            "Transcript",
+            "Usage",
+            "Word",
+        ),
+        "omni.events",
     ),
 }
 __all__ = [
@@ -35,15 +62,19 @@ __all__ = [
     "Budget",
     "Capabilities",
     "ChunkPolicy",
+    "Cutting",
     "Done",
     "Event",
     "Omni",
     "Options",
     "Reply",
     "Sampling",
+    "Segment",
     "TextDelta",
     "Timings",
+    "Transcript",
     "Usage",
+    "Word",
 ]
 
 

@@ -1,4 +1,4 @@
-"""`Omni`: load a checkpoint, ask, stream, say."""
+"""`Omni`: load a checkpoint, ask, stream, say, transcribe."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from typing import Any, Unpack
 import torch
 
 from omni.encoders.sources import Budget
+from omni.encoders.speech import Cutting
+from omni.encoders.waves import AudioSource
 from omni.engine.loop import Engine
 from omni.engine.options import OptionArgs, Options, SpeechArgs
 from omni.errors import DeviceError, OptionError
-from omni.events import Capabilities, Event, Reply, collect
+from omni.events import Capabilities, Event, Heard, Reply, Transcript, collect
 from omni.loading.model import load_model
 from omni.models.model import OmniModel
 from omni.prompt.reader import Message
@@ -23,6 +25,7 @@ from omni.runtime import Runtime
 from omni.session import Session
 from omni.talker.voice import WHOLE
 from omni.talker.voices import Voice
+from omni.transcription import cutting_of, transcriber
 
 CACHE_TOKENS = 65536
 
@@ -259,6 +262,78 @@ class Omni:
         )
         given = None if isinstance(text, str) else self.runtime.aids_of(text)
         async with aclosing(self.runtime.arun(request, given)) as events:
+            async for event in events:
+                yield event
+
+    @property
+    def cutting(self) -> Cutting:
+        """How recordings are cut that this model writes down: as long as it was taught to, at pauses that it hears apart."""
+        return cutting_of(self.runtime)
+
+    def transcribe(
+        self,
+        source: AudioSource,
+        *,
+        words: bool = False,
+        instruction: str | None = None,
+        cutting: Cutting | None = None,
+        **options: Unpack[OptionArgs],
+    ) -> Transcript:
+        """Write down what is said in a recording of any length.
+
+        It is cut at silences, and where somebody goes on for long at the quietest place; parts without a voice are passed
+        over. Pieces are transcribed side by side.
+
+        Args:
+            source: a path, the bytes or a data URL of a sound file or of a clip with sound, or `(wave, sample_rate)`.
+            words: tell when each word was said, by what the model attends to while it writes it.
+            instruction: what the model is told behind each piece; the checkpoint's own when None.
+            cutting: how it is cut; `self.cutting` when None.
+            options: of each piece's text; it is greedy unless they say otherwise, and as long as anybody could speak.
+
+        Raises:
+            InputError: before anything runs.
+        """
+        *_, transcript = self.stream_transcript(source, words=words, instruction=instruction, cutting=cutting, **options)
+        assert isinstance(transcript, Transcript)
+        return transcript
+
+    def stream_transcript(
+        self,
+        source: AudioSource,
+        *,
+        words: bool = False,
+        instruction: str | None = None,
+        cutting: Cutting | None = None,
+        **options: Unpack[OptionArgs],
+    ) -> Generator[Heard, None, None]:
+        """As `transcribe`, as it is made: TextDelta, Segment for each piece that has ended, in order, then one Transcript.
+
+        Closing the iterator ends it.
+        """
+        made = transcriber(self.runtime, source, words=words, instruction=instruction, cutting=cutting, options=options)
+        return made.run()
+
+    async def astream_transcript(
+        self,
+        source: AudioSource,
+        *,
+        words: bool = False,
+        instruction: str | None = None,
+        cutting: Cutting | None = None,
+        **options: Unpack[OptionArgs],
+    ) -> AsyncGenerator[Heard, None]:
+        """As `stream_transcript`, for an event loop."""
+        made = await asyncio.to_thread(
+            transcriber,
+            self.runtime,
+            source,
+            words=words,
+            instruction=instruction,
+            cutting=cutting,
+            options=options,
+        )
+        async with aclosing(made.arun()) as events:
             async for event in events:
                 yield event
 

@@ -86,6 +86,9 @@ class Usage:
     text_tokens: int
     codec_tokens: int
 
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(self)))
+
 
 @dataclass(frozen=True)
 class Timings:
@@ -139,6 +142,60 @@ class Done:
 
 
 @dataclass(frozen=True)
+class Word:
+    """A word with what is written before the next one, and when it is said, in seconds from the start."""
+
+    text: str
+    start: float
+    end: float
+
+
+@dataclass(frozen=True)
+class Segment:
+    """What was said in one piece of a recording.
+
+    Attributes:
+        start, end: seconds of the recording between which the voice was heard.
+        words: with what is written around them, and when each was said; None where they were not asked for.
+        token_ids: the text as the model's own ids.
+        logprobs: of these ids.
+        no_speech: how likely there was no voice, 0 to 1, by the detector that cuts.
+        limits: that ended the text before the model did; none as a rule.
+    """
+
+    text: str
+    start: float
+    end: float
+    words: tuple[Word, ...] | None
+    token_ids: tuple[int, ...] = field(repr=False)
+    logprobs: tuple[TokenLogprob, ...] = field(repr=False)
+    no_speech: float
+    limits: tuple[Limit, ...] = ()
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """All that was said in a recording.
+
+    Attributes:
+        segments: in order; those in which nothing was understood have no text.
+        seconds: how long the recording is.
+        warnings: what was lost of it or passed over, a sentence each.
+    """
+
+    text: str
+    segments: tuple[Segment, ...]
+    seconds: float
+    usage: Usage
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def words(self) -> tuple[Word, ...]:
+        """Of all segments."""
+        return tuple(word for segment in self.segments for word in segment.words or ())
+
+
+@dataclass(frozen=True)
 class Failed:
     """The end of an answer that could not be finished; callers of `Omni` get the error raised instead."""
 
@@ -146,6 +203,8 @@ class Failed:
 
 
 Event: TypeAlias = TextDelta | AudioChunk | Done
+Heard: TypeAlias = TextDelta | Segment | Transcript
+"""What a recording that is written down tells: text as it is found, pieces as they end, then all of it."""
 
 
 @dataclass(frozen=True)

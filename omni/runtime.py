@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Genera
 from contextlib import closing
 from typing import Any, TypeVar
 
-from omni.engine.align import Word, join_words
+from omni.engine.align import join_words
 from omni.engine.loop import Engine
 from omni.engine.options import Options, SpeechArgs
 from omni.engine.outbox import Hungry, Outbox
@@ -21,7 +21,7 @@ from omni.engine.speech import Speech
 from omni.engine.text import TextTrack
 from omni.engine.think import ThinkStage
 from omni.errors import MessageError, OptionError, VoiceError
-from omni.events import Capabilities, Done, Event, Failed
+from omni.events import Capabilities, Done, Event, Failed, Word
 from omni.kernels.sampling import Sampler
 from omni.loading.model import Loaded
 from omni.prompt.prompt import Prompt
@@ -48,6 +48,7 @@ class Runtime:
         reader: turns messages into prompts.
         voices: the voices that it speaks with, by name; none in a model without speech.
         defaults: how answers are made where the caller says nothing.
+        dictation: how the model writes down what it hears, where the caller says nothing.
         think: the thinker's stage.
         speak: the voice's stage; None in a model without speech.
         engine: runs the requests that `request` makes.
@@ -55,6 +56,7 @@ class Runtime:
 
     def __init__(self, loaded: Loaded, *, cache_tokens: int, graphs: bool = True) -> None:
         self.model, self.reader, self.voices, self.defaults = loaded.model, loaded.reader, loaded.voices, loaded.defaults
+        self.dictation = loaded.dictation
         model = loaded.model
         self.speak: SpeakStage | None = None
         if model.talker and model.token2wav:

@@ -14,12 +14,11 @@ from numpy.typing import NDArray
 from omni.encoders.features import Sound
 from omni.encoders.live import LiveState
 from omni.encoders.pictures import ImageSource, read_image
-from omni.engine.align import Word
 from omni.engine.options import Options
 from omni.engine.outbox import Outbox
 from omni.engine.request import Request
 from omni.errors import ContextError, InputError, MediaError, MessageError, OmniError
-from omni.events import Done, Event, Failed, TextDelta
+from omni.events import Done, Event, Failed, TextDelta, Word
 from omni.prompt.prompt import Prompt
 from omni.prompt.reader import Known, Message
 from omni.runtime import Runtime

@@ -17,7 +17,7 @@ import uvicorn
 from omni.errors import AddressError, OptionError
 from omni.streaming.app import DRAIN_SECONDS, create_app, drain
 from omni.streaming.server.client_secrets import PREFIX
-from omni.streaming.server.hub import TRANSCRIBE, Hub
+from omni.streaming.server.hub import Hub
 from omni.streaming.server.transport import protocols
 from omni.streaming.settings import Settings
 
@@ -54,7 +54,6 @@ def serve(
     settings: Settings | None = None,
     *,
     tls: Tls | None = None,
-    transcribe_prompt: str = TRANSCRIBE,
     out: TextIO | None = None,
 ) -> None:
     """Serve a model until a signal ends it.
@@ -63,7 +62,6 @@ def serve(
         name: of the model, as clients see it.
         settings: where and for whom; the defaults are for this machine only.
         tls: for https, without which browsers give microphones only to pages of this machine.
-        transcribe_prompt: what this model is told so that it writes down what it hears.
         out: where the address is printed; standard output when None.
 
     Raises:
@@ -73,7 +71,7 @@ def serve(
     settings = settings or Settings()
     check_settings(settings)
     with bind(settings) as listener, suppress(KeyboardInterrupt):  # which uvicorn raises again once all has ended
-        run(Hub(omni, name, settings, transcribe_prompt=transcribe_prompt), listener, tls, out)
+        run(Hub(omni, name, settings), listener, tls, out)
 
 
 def run(hub: Hub, listener: socket.socket, tls: Tls | None = None, out: TextIO | None = None) -> None:

@@ -38,6 +38,7 @@ from omni.cli.shared import (
     loaded,
     notes,
 )
+from omni.cli.transcribe import transcribe
 from omni.errors import MessageError, OptionError, VoiceError
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ Without --model, or OMNI_MODEL, the small model that ships with the package answ
 """,
 )
 app.add_typer(cli_bench.app, name="bench")
+app.command()(transcribe)
 
 
 @app.command()
@@ -249,7 +251,7 @@ def serve(
 ) -> None:
     """Serve a page to talk to, OpenAI's Realtime API over a WebSocket, and its chat and speech endpoints over HTTP."""
     from omni.streaming.serve import Tls, bind, check_settings, run
-    from omni.streaming.server.hub import TRANSCRIBE, TRANSCRIBE_BUNDLED, Hub
+    from omni.streaming.server.hub import Hub
     from omni.streaming.settings import Settings
 
     if (ssl_certfile is None) != (ssl_keyfile is None):
@@ -277,7 +279,7 @@ def serve(
             budget = Budget(max_seconds=1800, max_clip_bytes=1 << 30)
             omni = loaded(model, device, dtype, weights, vocoder, speech=True, eager=eager, budget=budget)
             called = name or (Path(model).name if model else "omni-small")
-            hub = Hub(omni, called, settings, transcribe_prompt=TRANSCRIBE if model else TRANSCRIBE_BUNDLED)
+            hub = Hub(omni, called, settings, is_bundled=model is None)
             threading.Thread(target=omni.warm_up, daemon=True).start()
             run(hub, listener, Tls(ssl_certfile, ssl_keyfile) if ssl_certfile and ssl_keyfile else None)
 

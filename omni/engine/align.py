@@ -1,32 +1,26 @@
-"""When each token of an answer is spoken: the talker's attention to the thoughts it was given, followed in order.
+"""When each token of an answer is spoken, or was heard: attention to thoughts, or to the rows of a sound, followed in order.
 
 Whisper times words so (its `timing.py`), with heads found by hand. Here they are found in a whole speech: those whose
 attention tells most about time, by the mutual information of code and thought along the best monotone path. In a speech that
-was broken off early, heads that look at the newest thought would seem to tell most: text runs ahead of sound.
+was broken off early, heads that look at the newest thought would seem to tell most: text runs ahead of sound. What was heard
+is whole, so its heads are found each time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from omni.events import Word
+
 NUM_HEADS = 3
 """Heads whose evidence is added up."""
 FLOOR = 1e-6
-
-
-@dataclass(frozen=True)
-class Word:
-    """A word with what is written before the next one, and when it is said, in seconds from the start of the speech."""
-
-    text: str
-    start: float
-    end: float
 
 
 def join_words(pieces: Sequence[str], times: Sequence[float]) -> list[Word]:
@@ -60,14 +54,41 @@ def token_starts(scores: Tensor) -> list[int]:
     return [int(np.searchsorted(path, row)) for row in range(num_rows)]
 
 
+def heard_rows(queries: Sequence[Tensor], keys: Sequence[Tensor]) -> list[tuple[int, int]]:
+    """The first row of a sound that each id of its transcript was heard in, and the one behind the last.
+
+    None where there are more ids than rows.
+
+    Args:
+        queries: of each layer, of the rows that found the ids, turned: `[n, H, D]`.
+        keys: of each layer, of the sound's rows: `[R, K, D]`.
+    """
+    num_ids, num_rows = len(queries[0]), len(keys[0])
+    if not 0 < num_ids <= num_rows:
+        return []
+    best: list[tuple[float, NDArray[np.float64]]] = []
+    for q, k in zip(queries, keys, strict=True):  # all heads of a large model at once would take gigabytes
+        k = k.float().repeat_interleave(q.shape[1] // k.shape[1], 1)
+        scores = torch.einsum("thd,nhd->htn", q.float(), k) * q.shape[-1] ** -0.5
+        evidence = _evidence(scores).transpose(0, 2, 1)  # [H, R, n]
+        told = _best_path(evidence, whole=True)[1]
+        best = sorted([*best, *zip(told, evidence, strict=True)], key=lambda head: -head[0])[:NUM_HEADS]
+    path = _best_path(np.sum([evidence for _, evidence in best], 0)[None], whole=True)[0][0]
+    ends = np.searchsorted(path, np.arange(num_ids + 1)).tolist()
+    return list(pairwise(ends))
+
+
 def _evidence(scores: Tensor) -> NDArray[np.float64]:
     attention = scores.float().softmax(-1).clamp(min=FLOOR)
     # how much likelier than over the whole speech: who always looks at the same row says nothing about when
     return (attention / attention.mean(1, keepdim=True)).log().cpu().numpy().astype(np.float64)
 
 
-def _best_path(evidence: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """For each of `[heads, T, n]` the row of every code, never going back and leaving none out, and what it adds up to."""
+def _best_path(evidence: NDArray[np.float64], *, whole: bool = False) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """For each of `[heads, T, n]` the row of every code, never going back and leaving none out, and what it adds up to.
+
+    whole: it ends at the last row.
+    """
     heads, num_codes, num_rows = evidence.shape
     total = np.full((heads, num_rows), -np.inf)
     total[:, 0] = evidence[:, 0, 0]
@@ -76,7 +97,7 @@ def _best_path(evidence: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArra
         before = np.concatenate((np.full((heads, 1), -np.inf), total[:, :-1]), 1)
         went_on[t] = before > total
         total = np.maximum(before, total) + evidence[:, t]
-    row = total.argmax(1)
+    row = np.full(heads, num_rows - 1) if whole else total.argmax(1)
     best = total[np.arange(heads), row]
     path = np.empty((heads, num_codes), np.int64)
     for t in range(num_codes - 1, -1, -1):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import cycle
 
 import torch
 from torch import Tensor
@@ -209,6 +211,26 @@ class ThinkStage:
         request.phase = Phase.LAST
         if not request.speech:
             self._end(request)
+
+    # ---- when words were heard
+
+    def looks(self, request: Request) -> tuple[list[Tensor], list[Tensor]]:
+        """What the rows that found an answer's ids looked for, and what its prompt's media offered them.
+
+        Queries `[n, H, D]` and keys `[R, K, D]` of each layer, turned. The answer is over: its rows are read once more.
+        """
+        prompt, cache = request.prompt, request.cache
+        last = prompt.num_tokens - 1
+        ids = torch.cat((prompt.ids[last:], torch.tensor(request.ids[:-1], dtype=torch.int64)))
+        positions = torch.cat((prompt.positions[:, last:], prompt.clock_after().text(len(ids) - 1)), 1)
+        queries = defaultdict[int, list[Tensor]](list)
+        layers = cycle(range(self.runner.decoder.config.num_layers))
+        self.runner.cache.blocks.cut(cache, last)
+        rows = self.model.embed_tokens(ids.to(self.runner.device))
+        self.runner.advance([cache], [rows], [positions], lambda q, _: queries[next(layers)].append(q))
+        media = prompt.is_media.nonzero()[:, 0].to(self.runner.device)
+        keys = self.runner.cache.store.keys[:, cache.blocks].flatten(1, 2)[:, media]  # [L, R, K, D]
+        return [torch.cat(queries[layer]) for layer in sorted(queries)], list(keys)
 
     def _end(self, request: Request) -> None:
         request.write(request.track.finish(request.text))

@@ -18,6 +18,7 @@ from omni.loading.gptq_awq import read_published
 from omni.loading.packing import Packing, check_weights
 from omni.loading.preprocessor import read_mel, read_pixels
 from omni.loading.progress import loading_bar
+from omni.loading.transcription import Dictation, read_dictation
 from omni.models.config import ModelConfig
 from omni.models.model import OmniModel, is_voice
 from omni.prompt.reader import PromptReader
@@ -32,12 +33,14 @@ class Loaded:
     """Attributes:
     voices: by name; none for a model that does not speak.
     defaults: how answers are made where the caller says nothing.
+    dictation: how it writes down what it hears.
     """
 
     model: OmniModel
     reader: PromptReader
     voices: dict[str, Voice]
     defaults: GenerationDefaults
+    dictation: Dictation
 
 
 def load_model(
@@ -67,7 +70,7 @@ def load_model(
         net.token2wav.solver = preset.solver
     _take_weights(net, folder, family, places, kept, weights, preset, progress=progress)
     leave_cores()
-    return Loaded(net, reader, voices, read_generation(folder))
+    return Loaded(net, reader, voices, read_generation(folder), read_dictation(folder))
 
 
 def open_checkpoint(folder: Path, config: ModelConfig, layout: Layout) -> Checkpoint:

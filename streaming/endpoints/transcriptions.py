@@ -2,85 +2,43 @@
 
 from __future__ import annotations
 
-import asyncio
-import io
 import zlib
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
-from html import escape
-from typing import Annotated, Any, ClassVar, Literal
+from dataclasses import replace
+from typing import Any
 
-import av
 import orjson
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import PlainTextResponse
-from pydantic import ConfigDict, Field, ValidationError
-from starlette.datastructures import FormData, UploadFile
-from starlette.exceptions import HTTPException
-from starlette.types import Message
 
-from omni import Done, Event, TextDelta
-from omni.events import TokenLogprob
+from omni import Cutting
+from omni.events import Heard, Segment, TextDelta, TokenLogprob, Transcript
 from omni.streaming.endpoints.http import Events, Route, begun, while_there
+from omni.streaming.endpoints.languages import UNKNOWN
 from omni.streaming.endpoints.logprobs import told_logprob
-from omni.streaming.fields import Body, check_hears, problem_of_fields
-from omni.streaming.problems import Problem, refused, too_large
+from omni.streaming.endpoints.subtitles import srt, vtt
+from omni.streaming.endpoints.transcription_request import ServerVad, TranscriptionRequest, form_schema, read_form
+from omni.streaming.fields import check_hears
+from omni.streaming.notices import warn
+from omni.streaming.problems import Problem, refused
 from omni.streaming.server.hub import Hub
 from omni.streaming.server.media import verify
 from omni.streaming.usage import transcription_usage
 
 router = APIRouter(route_class=Route)
 
-FORM_BYTES = 64 << 10
-"""What a form may hold besides its file; no field may hold more."""
-MOST_FIELDS = 32
-UNKNOWN_LANGUAGE = "und"
-"""ISO 639's code for a language that was not told."""
-LISTS = ("timestamp_granularities", "include")
-
-
-class TranscriptionRequest(Body):
-    """The fields of a form besides its file; all of them come as text.
-
-    Attributes:
-        language: is told again in verbose_json; the model hears by itself which it is.
-        chunking_strategy: the sound is heard in one piece.
-    """
-
-    model_config = ConfigDict(strict=False)
-    undone: ClassVar[Mapping[str, tuple[object, ...]]] = {
-        "chunking_strategy[type]": ("auto",),
-        "known_speaker_names[]": (),
-        "known_speaker_references[]": (),
-    }
-
-    model: str
-    language: Annotated[str, Field(pattern=r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*$")] | None = None
-    prompt: Literal[""] = ""
-    response_format: Literal["json", "text", "srt", "verbose_json", "vtt"] = "json"
-    temperature: Annotated[float, Field(ge=0, le=1)] = 0.0
-    timestamp_granularities: list[Literal["segment"]] | None = None
-    include: list[Literal["logprobs"]] | None = None
-    stream: bool = False
-    chunking_strategy: Literal["auto"] | None = None
-
-
-def _form() -> dict[str, Any]:
-    schema = TranscriptionRequest.model_json_schema()
-    fields = {f"{name}[]" if name in LISTS else name: about for name, about in schema["properties"].items()}
-    file = {"type": "string", "format": "binary"}
-    form = {"type": "object", "properties": {"file": file, **fields}, "required": ["file", "model"]}
-    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": form}}}}
+SEEKS = 100
+"""Whisper's frames a second, in which it tells where it began to listen."""
 
 
 @router.post(
     "/v1/audio/transcriptions",
-    openapi_extra=_form(),
+    openapi_extra=form_schema(),
     responses={200: {"content": {"application/json": {}, "text/plain": {}, "text/vtt": {}, "text/event-stream": {}}}},
 )
 async def transcribe(request: Request) -> Response:
-    """Write down what is said in a sound file."""
+    """Write down what is said in a recording."""
     hub: Hub = request.app.state.hub
     asked, data = await read_form(request, hub.settings.limits.media_bytes)
     hub.check_model(asked.model)
@@ -90,7 +48,17 @@ async def transcribe(request: Request) -> Response:
     heard = _heard(hub, asked, data)
     if asked.stream:
         return Events(await begun(request, _events(asked, heard)))
-    return await while_there(request, _whole(asked, data, heard))
+    return _answer(asked, await while_there(request, _whole(heard)))
+
+
+@router.post("/v1/audio/translations", include_in_schema=False)
+async def translate() -> None:
+    """Refused by name: clients offer it beside transcriptions."""
+    raise Problem(
+        "/v1/audio/translations is not made here: write the recording down with /v1/audio/transcriptions, or send it to "
+        "/v1/chat/completions as input_audio and ask for a translation",
+        code="unsupported_endpoint",
+    )
 
 
 def _check(asked: TranscriptionRequest) -> None:
@@ -102,123 +70,70 @@ def _check(asked: TranscriptionRequest) -> None:
         raise refused("response_format", f"{asked.response_format} cannot be streamed; ask for json")
 
 
-async def read_form(request: Request, most: int) -> tuple[TranscriptionRequest, bytes]:
-    """What is asked, and the sound file of at most so many bytes, counted as they come; raises Problem."""
-    size = 0
-
-    async def counted() -> Message:
-        nonlocal size
-        message = await request.receive()
-        size += len(message.get("body", b""))
-        if size > most + FORM_BYTES:
-            raise too_large("file", f"more than the {most} bytes that are allowed")
-        return message
-
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "multipart/form-data":
-        raise Problem("send a form of multipart/form-data, with a file and a model", code="invalid_form")
-    try:
-        form = await Request(request.scope, counted).form(max_files=1, max_fields=MOST_FIELDS, max_part_size=FORM_BYTES)
-    except HTTPException as e:
-        raise Problem(f"the form cannot be read: {e.detail}", code="invalid_form") from e
-    except ValueError as e:  # a charset that decodes no such text
-        raise Problem("the form cannot be read: send it in UTF-8", code="invalid_form") from e
-    try:
-        return await _fields(form)
-    finally:
-        await form.close()
-
-
-async def _fields(form: FormData) -> tuple[TranscriptionRequest, bytes]:
-    fields: dict[str, Any] = {}
-    file: UploadFile | None = None
-    for key, value in form.multi_items():
-        name = key.removesuffix("[]")
-        if isinstance(value, UploadFile):
-            if key != "file":
-                raise refused("file", "the sound belongs into the field of this name")
-            file = value
-        elif name in LISTS:
-            fields.setdefault(name, []).append(value)
-        else:
-            fields[key] = value
-    if file is None:
-        raise Problem("file is missing: send a sound file", param="file", code="missing_required_parameter")
-    try:
-        return TranscriptionRequest.model_validate(fields), await file.read()
-    except ValidationError as e:
-        raise problem_of_fields(e.errors()) from e
-
-
-@dataclass
-class Transcript:
-    """What has been written down so far."""
-
-    text: str = ""
-    logprobs: list[TokenLogprob] = field(default_factory=list)
-    done: Done | None = None
-
-    async def read(self, events: AsyncGenerator[Event]) -> AsyncGenerator[TextDelta]:
-        """The events' text, as it is added; Problem where it does not come to its end."""
-        async with aclosing(events):
-            async for event in events:
-                if isinstance(event, TextDelta):
-                    self.text += event.text
-                    self.logprobs += event.logprobs
-                    yield event
-                elif isinstance(event, Done):
-                    if event.finish_reason != "stop":
-                        sentence = "the transcript is longer than can be written at once; cut the sound"
-                        raise refused("file", sentence, "context_length_exceeded")
-                    self.done = event
-
-    def usage(self) -> dict[str, Any]:
-        assert self.done
-        return transcription_usage(self.done.usage)
-
-
-def _heard(hub: Hub, asked: TranscriptionRequest, data: bytes) -> AsyncGenerator[Event]:
-    parts = [{"type": "audio", "audio": data}, {"type": "text", "text": hub.transcribe_prompt}]
-    counted = bool(asked.include) or asked.response_format == "verbose_json"
-    events = hub.omni.astream(
-        [{"role": "user", "content": parts}],
+def _heard(hub: Hub, asked: TranscriptionRequest, data: bytes) -> AsyncGenerator[Heard]:
+    events = hub.omni.astream_transcript(
+        data,
+        words=asked.times_words,
+        cutting=_cutting(hub.omni.cutting, asked.chunking_strategy),
         temperature=asked.temperature,
         max_tokens=hub.settings.limits.tokens,
-        logprobs=0 if counted else None,
     )
     return hub.metrics.watched("transcription", events)
 
 
-async def _events(asked: TranscriptionRequest, heard: AsyncGenerator[Event]) -> AsyncGenerator[dict[str, Any]]:
-    written = Transcript()
-    async with aclosing(written.read(heard)) as deltas:
-        async for delta in deltas:
-            yield {"type": "transcript.text.delta", "delta": delta.text, **_odds(asked, delta.logprobs)}
-    done = {"type": "transcript.text.done", "text": written.text, "usage": written.usage()}
-    yield {**done, **_odds(asked, written.logprobs)}
+def _cutting(usual: Cutting, asked: ServerVad | None) -> Cutting:
+    """How the recording is cut: as its model needs it, but for what a client says."""
+    if asked is None:
+        return usual
+    padding, silence = asked.prefix_padding_ms, asked.silence_duration_ms
+    return replace(
+        usual,
+        threshold=usual.threshold if asked.threshold is None else asked.threshold,
+        padding=usual.padding if padding is None else padding / 1000,
+        silence=usual.silence if silence is None else silence / 1000,
+    )
 
 
-async def _whole(asked: TranscriptionRequest, data: bytes, heard: AsyncGenerator[Event]) -> Response:
-    written = Transcript()
-    async with aclosing(written.read(heard)) as deltas:
-        async for _ in deltas:
-            pass
+async def _events(asked: TranscriptionRequest, heard: AsyncGenerator[Heard]) -> AsyncGenerator[dict[str, Any]]:
+    async with aclosing(heard):
+        async for event in heard:
+            match event:
+                case TextDelta():
+                    yield {"type": "transcript.text.delta", "delta": event.text, **_odds(asked, event.logprobs)}
+                case Transcript():
+                    warn(event.warnings)
+                    told = {"warnings": event.warnings} if event.warnings else {}  # the headers are out
+                    done = {"type": "transcript.text.done", "text": event.text, **_odds(asked, _logprobs(event)), **told}
+                    yield {**done, "usage": transcription_usage(event.usage)}
+
+
+async def _whole(heard: AsyncGenerator[Heard]) -> Transcript:
+    async with aclosing(heard):
+        async for event in heard:
+            if isinstance(event, Transcript):
+                return event
+    raise AssertionError("a recording ends with its transcript")
+
+
+def _answer(asked: TranscriptionRequest, written: Transcript) -> Response:
+    warn(written.warnings)
     match asked.response_format:
-        case "json":
-            body = {"text": written.text, **_odds(asked, written.logprobs), "usage": written.usage()}
-            return Response(orjson.dumps(body), media_type="application/json")
         case "text":
             return PlainTextResponse(f"{written.text}\n")
-    seconds = await asyncio.to_thread(seconds_of, data)
-    match asked.response_format:
         case "srt":
-            return PlainTextResponse(f"1\n{_clock(0, ',')} --> {_clock(seconds, ',')}\n{_line(written.text)}\n\n")
+            return PlainTextResponse(srt(written.segments))
         case "vtt":
-            cue = escape(_line(written.text), quote=False)
-            return PlainTextResponse(
-                f"WEBVTT\n\n{_clock(0, '.')} --> {_clock(seconds, '.')}\n{cue}\n\n", media_type="text/vtt"
-            )
-        case _:
-            return Response(orjson.dumps(_verbose(asked, written, seconds)), media_type="application/json")
+            return PlainTextResponse(vtt(written.segments), media_type="text/vtt")
+        case "json":
+            odds = _odds(asked, _logprobs(written))
+            body = {"text": written.text, **odds, "usage": transcription_usage(written.usage)}
+        case "verbose_json":
+            body = _verbose(asked, written)
+    return Response(orjson.dumps(body), media_type="application/json")
+
+
+def _logprobs(written: Transcript) -> list[TokenLogprob]:
+    return [token for segment in written.segments for token in segment.logprobs]
 
 
 def _odds(asked: TranscriptionRequest, tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
@@ -228,42 +143,31 @@ def _odds(asked: TranscriptionRequest, tokens: Sequence[TokenLogprob]) -> dict[s
     return {"logprobs": [{key: one[key] for key in ("token", "bytes", "logprob")} for one in told]}
 
 
-def _verbose(asked: TranscriptionRequest, written: Transcript, seconds: float) -> dict[str, Any]:
-    """One segment over all of the sound: the model does not tell when a word was said."""
-    assert written.done
-    text = written.text.encode()
-    segment = {
-        "id": 0,
-        "seek": 0,
-        "start": 0.0,
-        "end": seconds,
-        "text": written.text,
-        "tokens": written.done.token_ids,
-        "temperature": asked.temperature,
-        "avg_logprob": sum(token.logprob for token in written.logprobs) / max(1, len(written.logprobs)),
-        "compression_ratio": len(text) / len(zlib.compress(text)),
-        "no_speech_prob": 0.0 if written.text.strip() else 1.0,
-    }
+def _verbose(asked: TranscriptionRequest, written: Transcript) -> dict[str, Any]:
+    said = [segment for segment in written.segments if segment.text]
+    words = [{"word": word.text, "start": word.start, "end": word.end} for word in written.words]
     return {
         "task": "transcribe",
-        "language": asked.language or UNKNOWN_LANGUAGE,
-        "duration": seconds,
+        "language": asked.language or UNKNOWN,
+        "duration": written.seconds,
         "text": written.text,
-        "segments": [segment],
-        "usage": {"type": "duration", "seconds": seconds},
+        "segments": [_segment(asked, i, segment) for i, segment in enumerate(said)],
+        **({"words": words} if asked.times_words else {}),
+        "usage": {"type": "duration", "seconds": written.seconds},
     }
 
 
-def seconds_of(data: bytes) -> float:
-    """How long a verified sound lasts; decoded to be sure, since headers may be wrong."""
-    with av.open(io.BytesIO(data), metadata_errors="ignore") as container:
-        return sum(frame.samples / frame.sample_rate for frame in container.decode(audio=0))
-
-
-def _clock(seconds: float, point: str) -> str:
-    ms = round(1000 * seconds)
-    return f"{ms // 3_600_000:02}:{ms // 60_000 % 60:02}:{ms // 1000 % 60:02}{point}{ms % 1000:03}"
-
-
-def _line(text: str) -> str:
-    return " ".join(text.split())
+def _segment(asked: TranscriptionRequest, index: int, segment: Segment) -> dict[str, Any]:
+    text = segment.text.encode()
+    return {
+        "id": index,
+        "seek": round(SEEKS * segment.start),
+        "start": segment.start,
+        "end": segment.end,
+        "text": segment.text,
+        "tokens": segment.token_ids,
+        "temperature": asked.temperature,
+        "avg_logprob": sum(token.logprob for token in segment.logprobs) / max(1, len(segment.logprobs)),
+        "compression_ratio": len(text) / len(zlib.compress(text)),
+        "no_speech_prob": segment.no_speech,
+    }

@@ -13,7 +13,7 @@ import orjson
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from omni.errors import OmniError
-from omni.events import AudioChunk, Done, Event, TextDelta
+from omni.events import AudioChunk, Done, Heard, Segment, TextDelta
 from omni.session import Session
 from omni.streaming.audio.turn_detection import SpeechEvent, TurnDetector
 from omni.streaming.audio.wire import FORMATS
@@ -306,22 +306,15 @@ class Connection:
             try:
                 async with aclosing(self._heard(asked)) as events:
                     async for event in events:
-                        if isinstance(event, Done) and event.finish_reason == "length":
-                            raise Problem(
-                                "the transcript is longer than can be written at once", code="context_length_exceeded"
-                            )
-                        if not isinstance(event, AudioChunk):
+                        if not isinstance(event, Segment):
                             self._do(self._protocol.transcribed(asked, event))
             except Exception as e:  # ends this transcript, not the conversation
                 self._do(self._protocol.transcribed(asked, told(e)))
 
-    async def _heard(self, asked: Transcribe) -> AsyncGenerator[Event]:
+    async def _heard(self, asked: Transcribe) -> AsyncGenerator[Heard]:
         form = FORMATS[asked.part.format]
         samples = await asyncio.to_thread(form.decode, bytes(asked.part.sound))
-        parts = [{"type": "audio", "audio": (samples, form.rate)}, {"type": "text", "text": self._hub.transcribe_prompt}]
-        events = self._hub.omni.astream(
-            [{"role": "user", "content": parts}], temperature=0.0, max_tokens=self._limits.tokens
-        )
+        events = self._hub.omni.astream_transcript((samples, form.rate), max_tokens=self._limits.tokens)
         async with aclosing(self._hub.metrics.watched("realtime_transcription", events)) as seen:
             async for event in seen:
                 yield event

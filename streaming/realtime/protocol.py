@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-from omni.events import Done, TextDelta
+from omni.events import TextDelta, Transcript
 from omni.streaming.audio.turn_detection import SpeechEvent
 from omni.streaming.fields import parse
 from omni.streaming.problems import Problem
@@ -100,7 +100,7 @@ class Protocol:
         self._answers.answered(response_id, told, now)
         return self._state.taken()
 
-    def transcribed(self, asked: Transcribe, told: TextDelta | Done | Problem) -> list[Effect]:
+    def transcribed(self, asked: Transcribe, told: TextDelta | Transcript | Problem) -> list[Effect]:
         """More of what was written down of an item."""
         item, part = self._state.conversation.find(asked.item_id), asked.part
         if item is None or part not in item.parts:
@@ -111,7 +111,7 @@ class Protocol:
             case TextDelta(text):
                 part.text = (part.text or "") + text
                 self._state.emit(f"{kind}.delta", **place, delta=text)
-            case Done():
+            case Transcript():
                 part.text = part.text or ""
                 self._state.emit(f"{kind}.completed", **place, transcript=part.text, usage=transcription_usage(told.usage))
             case Problem():

@@ -18,10 +18,6 @@ from omni.streaming.settings import Settings
 if TYPE_CHECKING:
     from omni import Omni
 
-TRANSCRIBE = "Transcribe the audio."
-TRANSCRIBE_BUNDLED = "Repeat what I said."
-"""What the small model was taught to transcribe by."""
-
 
 @dataclass
 class Counts:
@@ -41,7 +37,7 @@ class Hub:
     """Attributes:
     name: of the model, as clients see it.
     created: when the server began, in seconds since 1970.
-    transcribe_prompt: what this model is told so that it writes down what it hears.
+    is_bundled: the model is the small one that ships with the package, whose world is small.
     draining: the server is about to end: what runs may end, nothing new begins.
     """
 
@@ -49,10 +45,10 @@ class Hub:
     name: str
     settings: Settings = field(default_factory=Settings)
     created: int = field(default_factory=lambda: int(time.time()))
-    transcribe_prompt: str = TRANSCRIBE
     metrics: Metrics = field(default_factory=Metrics)
     secrets: Secrets = field(default_factory=Secrets)
     counts: Counts = field(default_factory=Counts)
+    is_bundled: bool = False
     draining: bool = False
     sandbox: Sandbox = field(init=False)
     remote: Remote = field(init=False)
@@ -62,11 +58,6 @@ class Hub:
         self.sandbox = Sandbox(self.settings.limits)
         self.remote = Remote(self.settings)
         self.pulse = Pulse(self.omni)
-
-    @property
-    def is_bundled(self) -> bool:
-        """Whether the model is the small one that ships with the package, whose world is small."""
-        return self.transcribe_prompt == TRANSCRIBE_BUNDLED
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -6,11 +6,13 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from types import TracebackType
+from typing import TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
-from omni.events import AudioChunk, Done, Event, TextDelta
+from omni.events import AudioChunk, Done, Event, Heard, TextDelta, Transcript, Usage
 
+E = TypeVar("E", bound=Event | Heard)
 LATENCIES = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 20, 40)
 SECONDS = (0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128, 512)
 FACTORS = (0.1, 0.2, 0.3, 0.5, 0.7, 0.85, 1, 1.2, 1.5, 2, 4)
@@ -64,7 +66,7 @@ class Metrics:
         """
         return Answer(self, endpoint)
 
-    async def watched(self, endpoint: str, events: AsyncGenerator[Event]) -> AsyncGenerator[Event]:
+    async def watched(self, endpoint: str, events: AsyncGenerator[E]) -> AsyncGenerator[E]:
         """The same events, counted."""
         with self.answer(endpoint) as seen:
             async with aclosing(events):
@@ -88,7 +90,7 @@ class Answer:
         self._metrics.num_waiting += 1
         return self
 
-    def __call__(self, event: Event) -> None:
+    def __call__(self, event: Event | Heard) -> None:
         now = time.perf_counter()
         if not self._begun:
             self._begun = True
@@ -106,15 +108,20 @@ class Answer:
                     self._underrun += max(0.0, now - self._played_out)
                 self._played_out = max(now, self._played_out) + len(event.samples) / event.sample_rate
             case Done():
-                self._end(event, now)
+                self._finish = event.finish_reason
+                self._end(event.usage, event.timings.audio, now)
+            case Transcript():
+                self._finish = "stop"
+                self._end(event.usage, 0.0, now)
 
-    def _end(self, done: Done, now: float) -> None:
-        metrics, usage, self._finish = self._metrics, done.usage, done.finish_reason
+    def _end(self, usage: Usage, seconds: float, now: float) -> None:
+        """seconds: of speech that was made."""
+        metrics = self._metrics
         metrics.latency.labels(self._endpoint).observe(now - self._asked)
-        if done.timings.audio:
-            metrics.duration.observe(done.timings.audio)
+        if seconds:
+            metrics.duration.observe(seconds)
             metrics.underrun.observe(self._underrun)
-            metrics.rtf.observe((now - self._asked) / done.timings.audio)
+            metrics.rtf.observe((now - self._asked) / seconds)
         media = {"image": usage.image_tokens, "video": usage.video_tokens, "audio": usage.audio_tokens}
         for kind, count in {**media, "text": usage.prompt_tokens - sum(media.values())}.items():
             metrics.prompt_tokens.labels(kind).inc(count)

@@ -16,9 +16,24 @@ import numpy as np
 from numpy.typing import NDArray
 from openai import DefaultHttpxClient, OpenAI
 
-from omni import AudioChunk, Budget, Capabilities, Done, Event, Omni, TextDelta, Timings, Usage
+from omni import (
+    AudioChunk,
+    Budget,
+    Capabilities,
+    Cutting,
+    Done,
+    Event,
+    Omni,
+    Segment,
+    TextDelta,
+    Timings,
+    Transcript,
+    Usage,
+    Word,
+)
+from omni.events import TokenLogprob
 from omni.streaming.serve import bind, server_of
-from omni.streaming.server.hub import TRANSCRIBE_BUNDLED, Hub
+from omni.streaming.server.hub import Hub
 from omni.streaming.settings import Settings
 
 MODEL = "omni-small"
@@ -27,7 +42,7 @@ RATE = 24000
 
 
 def hub_of(omni: object, settings: Settings | None = None) -> Hub:
-    return Hub(cast(Omni, omni), MODEL, settings or Settings(), transcribe_prompt=TRANSCRIBE_BUNDLED)
+    return Hub(cast(Omni, omni), MODEL, settings or Settings(), is_bundled=True)
 
 
 @contextmanager
@@ -79,6 +94,14 @@ def done(finish_reason: str = "stop", limits: tuple[Any, ...] = (), **used: int)
     return Done(cast(Any, finish_reason), limits, 0, Usage(**{**usage, **used}), timings, (1, 2, 3), ())
 
 
+def transcript(text: str = "", *segments: Segment, warnings: tuple[str, ...] = (), **used: int) -> Transcript:
+    return Transcript(text, segments, 2.0, done("stop", (), **used).usage, warnings)
+
+
+def segment(text: str, start: float = 0.0, end: float = 1.0, words: tuple[Word, ...] | None = None) -> Segment:
+    return Segment(text, start, end, words, (1, 2, 3), (TokenLogprob(b"Yes", -0.5),), 0.1)
+
+
 def sound(seconds: float = 0.5) -> AudioChunk:
     wave = 0.5 * np.sin(2 * np.pi * 300 * np.arange(round(seconds * RATE)) / RATE)
     return AudioChunk(wave.astype(np.float32), RATE, 0)
@@ -101,11 +124,12 @@ class Scripted:
     voices = {"Chelsie": None, "Ethan": None}  # noqa: RUF012
     default_voice = "Chelsie"
     budget = Budget()
+    cutting = Cutting(longest=30, silence=1)
 
     hears = sees = calls = True
 
-    def __init__(self, *script: Event | Exception | None) -> None:
-        self.script: Sequence[Event | Exception | None] = script or (TextDelta("Yes."), done())
+    def __init__(self, *script: Event | Segment | Transcript | Exception | None) -> None:
+        self.script: Sequence[Event | Segment | Transcript | Exception | None] = script or (TextDelta("Yes."), done())
         self.asked: list[dict[str, Any]] = []
         self.begun, self.ended = threading.Event(), threading.Event()
 
@@ -118,13 +142,18 @@ class Scripted:
         async for event in self._answer():
             yield event
 
+    async def astream_transcript(self, source: Any, **options: Any) -> AsyncGenerator[Any]:
+        self.asked.append({"source": source, **options})
+        async for event in self._answer():
+            yield event
+
     async def asay(self, text: str | AsyncIterable[str], **options: Any) -> AsyncGenerator[Event]:
         said = text if isinstance(text, str) else "".join([piece async for piece in text])
         self.asked.append({"text": said, **options})
         async for event in self._answer():
             yield event
 
-    async def _answer(self) -> AsyncGenerator[Event]:
+    async def _answer(self) -> AsyncGenerator[Any]:
         try:
             for item in self.script:
                 if item is None:

@@ -16,16 +16,16 @@ from starlette.websockets import WebSocket
 
 from omni import Omni
 from omni.errors import MessageError
-from omni.events import AudioChunk, Capabilities, Done, Event, TextDelta
+from omni.events import AudioChunk, Capabilities, Done, Event, TextDelta, Transcript
 from omni.session import Forgotten
 from omni.streaming.realtime.connection import realtime
 from omni.streaming.server.hub import Hub
 from omni.streaming.settings import Limits, Settings
-from tests.streaming.talk import EVENT, Json, done
+from tests.streaming.talk import EVENT, Json, done, transcript
 
 RATE = 24000
 WAIT = 10.0
-Step = Event | Exception | asyncio.Event
+Step = Event | Transcript | Exception | asyncio.Event
 
 
 def chunk(ms: int, value: float = 0.25) -> AudioChunk:
@@ -78,7 +78,7 @@ class FakeOmni:
 
     Attributes:
         sessions: all that were made; asked: those that answered, in order.
-        written: messages of answers without a session.
+        written: recordings that were written down, and how.
     """
 
     def __init__(self, *scripts: Sequence[Step]) -> None:
@@ -87,7 +87,7 @@ class FakeOmni:
         self.capabilities = Capabilities(hears=True, sees=True, speaks=True)
         self.budget = None
         self.scripts = [*scripts]
-        self.transcript: Sequence[Step] = (TextDelta("What "), TextDelta("moves?"), done())
+        self.transcript: Sequence[Step] = (TextDelta("What "), TextDelta("moves?"), transcript())
         self.sessions: list[FakeSession] = []
         self.asked: list[FakeSession] = []
         self.written: list[Any] = []
@@ -101,13 +101,13 @@ class FakeOmni:
         async for event in _played(script):
             yield event
 
-    async def astream(self, messages: Any, **options: Any) -> AsyncGenerator[Event]:
-        self.written.append((messages, options))
+    async def astream_transcript(self, source: Any, **options: Any) -> AsyncGenerator[Event | Transcript]:
+        self.written.append((source, options))
         async for event in _played(self.transcript):
             yield event
 
 
-async def _played(script: Sequence[Step]) -> AsyncIterator[Event]:
+async def _played(script: Sequence[Step]) -> AsyncIterator[Any]:
     for step in script:
         match step:
             case asyncio.Event():
@@ -218,7 +218,7 @@ def run(
 
 @asynccontextmanager
 async def opened(omni: FakeOmni, limits: Limits | None = None, query: str = "") -> AsyncIterator[Client]:
-    hub = Hub(cast(Omni, omni), "omni", Settings(limits=limits or Limits()), transcribe_prompt="Write it down.")
+    hub = Hub(cast(Omni, omni), "omni", Settings(limits=limits or Limits()))
     client = Client(hub)
     server = client.start(query)
     try:

@@ -16,7 +16,7 @@ from openai.types.realtime import (
 )
 from pydantic import BaseModel, TypeAdapter
 
-from omni.events import Capabilities, Done, FinishReason, Limit, TextDelta, Timings, Usage
+from omni.events import Capabilities, Done, FinishReason, Limit, TextDelta, Timings, Transcript, Usage
 from omni.streaming.audio.turn_detection import SpeechEvent
 from omni.streaming.realtime.effects import Answer, Close, Cut, Effect, Hear, Release, Send, Stop, Transcribe
 from omni.streaming.realtime.protocol import Protocol
@@ -45,6 +45,10 @@ SESSIONS = (RealtimeSessionCreateRequest, RealtimeTranscriptionSessionCreateRequ
 def done(reason: FinishReason = "stop") -> Done:
     limits: tuple[Limit, ...] = ("text",) if reason == "length" else ()
     return Done(reason, limits, 0, USAGE, Timings(0, 0, 0, 0, 1, 1), (), ())
+
+
+def transcript(text: str = "") -> Transcript:
+    return Transcript(text, (), 1.0, USAGE)
 
 
 def extras(model: object) -> Iterator[str]:

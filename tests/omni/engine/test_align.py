@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from statistics import median
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from omni import AudioChunk, Omni, Options, TextDelta
 from omni.encoders.waves import read_audio
-from omni.engine.align import Word, join_words, telling_heads, token_starts
+from omni.engine.align import heard_rows, join_words, telling_heads, token_starts
 from omni.evaluation.recogniser import HISS, PEAK, RATE, SILENCE, words_of
-from omni.events import collect
+from omni.events import Word, collect
 
 QUESTIONS = ("Who are you?", "What can you do?", "What is two plus three?", "How are you?", "Good morning.", "Thank you.")
 
@@ -48,6 +50,36 @@ def test_rows_that_are_not_reached_start_at_the_end() -> None:
     path = [0] * 6 + [1] * 6
     assert token_starts(scores(path, 5, 8.0, 0.2, 0)[None].repeat(4, 1, 1)) == [0, 6, 12, 12, 12]
     assert token_starts(torch.zeros(2, 0, 3)) == [0, 0, 0]
+
+
+def keys_and_queries(path: list[int], num_rows: int, layers: int, telling: set[int]) -> tuple[list[Tensor], list[Tensor]]:
+    """Queries `[n, 2, D]` of which those of some layers look at the rows of their ids, and keys `[R, 1, D]`."""
+    generator = torch.Generator().manual_seed(1)
+    names = torch.nn.functional.normalize(torch.randn(num_rows, 64, generator=generator), dim=1)
+    queries, keys = [], []
+    for layer in range(layers):
+        wanted = torch.zeros(max(path) + 1, 64)
+        wanted.index_add_(0, torch.tensor(path), names)
+        noise = torch.randn(len(wanted), 2, 64, generator=generator)
+        queries.append(60 * wanted[:, None].expand(-1, 2, -1) * (layer in telling) + noise)
+        keys.append(names[:, None])
+    return queries, keys
+
+
+def test_the_rows_that_ids_were_heard_in() -> None:
+    lengths = [6, 9, 3, 12, 4]
+    path = [row for row, length in enumerate(lengths) for _ in range(length)]
+    found = heard_rows(*keys_and_queries(path, len(path), 4, {2}))
+    ends = np.cumsum([0, *lengths]).tolist()
+    assert [last for _, last in found] == pytest.approx(ends[1:], abs=1)
+    assert found[0][0] == 0 and found[-1][1] == len(path)
+    assert all(a[1] == b[0] for a, b in pairwise(found))
+
+
+def test_more_ids_than_rows_are_not_placed() -> None:
+    queries, keys = keys_and_queries([0, 1, 2], 3, 2, {1})
+    assert len(heard_rows(queries, keys)) == 3
+    assert heard_rows(queries, [key[:2] for key in keys]) == []
 
 
 def test_tokens_join_to_words() -> None:

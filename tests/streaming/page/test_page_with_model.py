@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Playwright, expect
 
 from omni import Omni
-from omni.streaming.server.hub import TRANSCRIBE_BUNDLED, Hub
+from omni.streaming.server.hub import Hub
 from tests.streaming.conftest import MEDIA
 from tests.streaming.page.test_page_in_browser import ALLOWED, FLAGS, output_level, phase, say, until
 from tests.streaming.running import running
@@ -23,7 +23,7 @@ def test_it_is_asked_aloud_about_a_picture_answers_and_is_interrupted(
 ) -> None:
     omni.warm_up()
     said = f"--use-file-for-fake-audio-capture={microphone(2.0, 60)}"
-    with running(Hub(omni, "small", transcribe_prompt=TRANSCRIBE_BUNDLED)) as place:
+    with running(Hub(omni, "small", is_bundled=True)) as place:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=[*FLAGS, ALLOWED, said])
         page = browser.new_page(viewport={"width": 1280, "height": 800})
         faults: list[str] = []

@@ -12,7 +12,7 @@ from omni.events import TextDelta
 from omni.streaming.audio.turn_detection import SpeechPaused, SpeechResumed, SpeechStarted, SpeechStopped
 from omni.streaming.problems import Problem
 from omni.streaming.settings import Limits
-from tests.streaming.talk import TOOL, Answer, Cut, Json, Talk, Transcribe, done, silence
+from tests.streaming.talk import TOOL, Answer, Cut, Json, Talk, Transcribe, done, silence, transcript
 
 PICTURE = "data:image/png;base64,AAAA"
 JUNK = st.recursive(
@@ -159,7 +159,9 @@ ACTIONS = st.one_of(
     st.tuples(st.just("told"), st.tuples(st.just(0), TOLD)),
     st.tuples(st.just("told"), st.tuples(st.just(0), TOLD)),
     st.tuples(st.just("heard"), st.tuples(st.integers(0, 3), st.none() | st.just("Hel"))),
-    st.tuples(st.just("written"), st.tuples(st.integers(0, 3), st.sampled_from([TextDelta("Hi"), done(), Problem("no")]))),
+    st.tuples(
+        st.just("written"), st.tuples(st.integers(0, 3), st.sampled_from([TextDelta("Hi"), transcript(), Problem("no")]))
+    ),
     st.tuples(st.just("wait"), st.sampled_from([0.1, 1.0, 10.0])),
 )
 

@@ -13,7 +13,7 @@ from omni.streaming.audio.turn_detection import SpeechPaused, SpeechResumed, Spe
 from omni.streaming.problems import Problem
 from omni.streaming.realtime.effects import Deaf, Detect, Listen, Read
 from omni.streaming.settings import Limits
-from tests.streaming.talk import Answer, Cut, Hear, Release, Stop, Talk, Transcribe, done, error, types
+from tests.streaming.talk import Answer, Cut, Hear, Release, Stop, Talk, Transcribe, error, transcript, types
 
 COMMITTED = ["input_audio_buffer.committed", "conversation.item.added", "conversation.item.done"]
 STOPPED = ["input_audio_buffer.speech_stopped", *COMMITTED]
@@ -427,7 +427,8 @@ def test_transcription() -> None:
     talk = Talk()
     asked = transcribing(talk)
     events = [
-        talk.take(talk.protocol.transcribed(asked, told))[0] for told in (TextDelta("What "), TextDelta("moves?"), done())
+        talk.take(talk.protocol.transcribed(asked, told))[0]
+        for told in (TextDelta("What "), TextDelta("moves?"), transcript())
     ]
     kind = "conversation.item.input_audio_transcription"
     assert types(events) == [f"{kind}.delta", f"{kind}.delta", f"{kind}.completed"]
@@ -457,7 +458,7 @@ def test_a_transcription_of_what_was_deleted() -> None:
     talk = Talk()
     asked = transcribing(talk)
     talk.client("conversation.item.delete", item_id=asked.item_id)
-    assert talk.take(talk.protocol.transcribed(asked, done())) == []
+    assert talk.take(talk.protocol.transcribed(asked, transcript())) == []
     talk.say("another", id=asked.item_id)
     assert talk.take(talk.protocol.transcribed(asked, TextDelta("x"))) == []
 

@@ -25,7 +25,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from omni import Budget, Omni
-from omni.streaming.server.hub import TRANSCRIBE_BUNDLED, Hub
+from omni.streaming.server.hub import Hub
 from omni.streaming.settings import Limits, Settings
 from tests.streaming.doubles import MODEL
 from tests.streaming.files import boastful_clip, clip, picture, sound, vast_picture
@@ -84,7 +84,7 @@ def hub(omni: Omni, tmp_path_factory: pytest.TempPathFactory) -> Hub:
     (folder / "way-out.png").symlink_to(folder.parent / "secret.png")
     os.mkfifo(folder / "pipe.png")
     settings = Settings(keys=(KEY,), media_domains=("media.example", "inside.example"), media_folder=folder, limits=LIMITS)
-    hub = Hub(cast(Omni, Careful(omni)), MODEL, settings, transcribe_prompt=TRANSCRIBE_BUNDLED)
+    hub = Hub(cast(Omni, Careful(omni)), MODEL, settings)
     hub.remote.resolve, hub.remote.transport = resolve, httpx.MockTransport(elsewhere)
     return hub
 
