@@ -23,6 +23,7 @@ from omni.models.model import OmniModel, is_voice
 from omni.prompt.reader import PromptReader
 from omni.prompt.template import Template
 from omni.prompt.tokenizer import Tokenizer
+from omni.script.wording import Wording
 from omni.talker.vocoder import FAITHFUL, Preset, pick_preset
 from omni.talker.voices import Voice, read_voices
 
@@ -32,12 +33,14 @@ class Loaded:
     """Attributes:
     voices: by name; none for a model that does not speak.
     defaults: how answers are made where the caller says nothing.
+    wording: what its voice can be given to say.
     """
 
     model: OmniModel
     reader: PromptReader
     voices: dict[str, Voice]
     defaults: GenerationDefaults
+    wording: Wording
 
 
 def load_model(
@@ -67,7 +70,7 @@ def load_model(
         net.token2wav.solver = preset.solver
     _take_weights(net, folder, family, places, kept, weights, preset, progress=progress)
     leave_cores()
-    return Loaded(net, reader, voices, read_generation(folder))
+    return Loaded(net, reader, voices, read_generation(folder), Wording.read(folder))
 
 
 def open_checkpoint(folder: Path, config: ModelConfig, layout: Layout) -> Checkpoint:

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from openai import DefaultHttpxClient, OpenAI
 
 from omni import AudioChunk, Budget, Capabilities, Done, Event, Omni, TextDelta, Timings, Usage
+from omni.errors import MessageError
+from omni.script.wording import Spoken
 from omni.streaming.serve import bind, server_of
 from omni.streaming.server.hub import TRANSCRIBE_BUNDLED, Hub
 from omni.streaming.settings import Settings
@@ -117,6 +119,11 @@ class Scripted:
         self.asked.append({"messages": messages, **options})
         async for event in self._answer():
             yield event
+
+    def spoken(self, text: str, *, strict: bool = False) -> Spoken:
+        if not text.strip(" .\n"):
+            raise MessageError("there is no text to say")
+        return Spoken(text)
 
     async def asay(self, text: str | AsyncIterable[str], **options: Any) -> AsyncGenerator[Event]:
         said = text if isinstance(text, str) else "".join([piece async for piece in text])

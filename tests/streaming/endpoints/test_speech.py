@@ -143,7 +143,7 @@ def test_sound_is_sent_as_it_is_made() -> None:
         ({"voice": {"name": "Ethan"}}, 400, "voice", "string"),
         ({"voice": None}, 400, "voice", "string"),
         ({"model": "tts-1"}, 404, "model", MODEL),
-        ({"input": "  \n"}, 400, "input", "nothing to say"),
+        ({"input": "  \n"}, 400, "input", "no text to say"),
         ({"input": "x" * 4097}, 400, "input", "4096"),
         ({"instructions": "x" * 4097}, 400, "instructions", "4096"),
         ({"speed": 0.2}, 400, "speed", "0.25"),
