@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -350,9 +349,7 @@ class Session:
                 break
             begin = part.start / self._runtime.sample_rate
             said = self._runtime.words(part.request, asked, voice, **answer.how)
-            written = re.findall(r"\s*\S+\s*", part.piece.text)
-            if len(written) != len(said):  # numbers that are several words
-                written = [word.text for word in said[:-1]] + [said[-1].text.rstrip() + " "] if said else []
+            written = _as_written(part.piece.text, [word.text for word in said])
             words += (Word(text, begin + w.start, begin + w.end) for text, w in zip(written, said, strict=True))
         return words
 
@@ -418,3 +415,17 @@ def _without_pictures(message: Message) -> Message:
         return message
     parts = [{"type": "text", "text": SHOWN} if part["type"] in PICTURES else part for part in message["content"]]
     return {**message, "content": parts}
+
+
+def _as_written(text: str, words: list[str]) -> list[str]:
+    """Words of a piece in the letters and with the white space of its text, where no number or sign became words."""
+    if not "".join(text.split()).casefold().startswith("".join("".join(words).split()).casefold()):
+        return [f"{word.strip()} " for word in words]
+    out, at = list[str](), 0
+    for word in words:
+        first, left = at, len("".join(word.split()))
+        while at < len(text) and (left or text[at].isspace()):
+            left -= not text[at].isspace()
+            at += 1
+        out.append(text[first:at])
+    return out
