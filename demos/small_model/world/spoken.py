@@ -12,7 +12,7 @@ from omni.script.wording import FILE, Wording
 LONGEST = 60
 """Characters; of what it speaks well at once the longest is counting to ten."""
 SENTENCES = 1
-"""It was taught up to three in a row, and of two it leaves words out four times as often as of one (see the card)."""
+"""It was taught up to three in a row, but loses words of several: its own ears got 89 % of two, 40 % of three."""
 
 _IS = ("he", "she", "it", "that", "this", "what", "who", "where", "when", "how", "there")
 _NOT = ("are", "could", "did", "do", "does", "is", "should", "would")
