@@ -22,6 +22,7 @@ from omni.loading.model import load_model
 from omni.models.model import OmniModel
 from omni.prompt.reader import Message
 from omni.runtime import Runtime
+from omni.script.wording import Spoken
 from omni.session import Session
 from omni.talker.voice import WHOLE
 from omni.talker.voices import Voice
@@ -229,24 +230,32 @@ class Omni:
         *,
         voice: str | None = None,
         context: str | Sequence[Message] = (),
+        strict: bool = False,
         **options: Unpack[SpeechArgs],
     ) -> Generator[Event, None, None]:
-        """Speak exactly these words: they are put in the assistant's mouth, and nothing is sampled but their sound.
+        """Speak exactly these words, however many: they are put in the assistant's mouth, and only their sound is sampled.
+
+        The text is cut at sentences, and each piece spoken as an answer of its own, the next one made while one is told.
+        Pieces of a text that is there are as long as the voice was taught; one that comes in pieces is spoken as it comes.
 
         Args:
             text: at once, or in pieces as they come; a piece may end in the middle of a word.
             voice: who speaks; `default_voice` when None.
             context: what comes before and shapes how it is said: an instruction, or chat messages.
+            strict: words that the voice has no sound for are an error, not a warning; see `spoken`.
             options: `max_audio_seconds`, `voice_sampling`, `seed` and `chunks` of `Options`.
 
         Yields:
-            TextDelta for the words as they are read, AudioChunk as they are spoken, then one Done.
+            TextDelta for the words as they are written, when they begin to be spoken, AudioChunk, then one Done. Its
+            `warnings` name words that were left out and pieces in which the voice went astray, its `token_ids` are what the
+            voice was given.
 
         Raises:
-            InputError: before anything runs.
+            InputError: before anything runs, as far as the text is there.
         """
-        request = self.runtime.saying(text if isinstance(text, str) else None, voice, context, options)
-        return self.runtime.run(request, None if isinstance(text, str) else self.runtime.ids_of(text))
+        whole = text if isinstance(text, str) else None
+        narration = self.runtime.saying(voice, context, options, strict=strict, text=whole)
+        return self.runtime.narrate(narration, None if isinstance(text, str) else iter(text))
 
     async def asay(
         self,
@@ -254,14 +263,14 @@ class Omni:
         *,
         voice: str | None = None,
         context: str | Sequence[Message] = (),
+        strict: bool = False,
         **options: Unpack[SpeechArgs],
     ) -> AsyncGenerator[Event, None]:
         """As `say`, for an event loop; text in pieces comes from an asynchronous iterable."""
-        request = await asyncio.to_thread(
-            self.runtime.saying, text if isinstance(text, str) else None, voice, context, options
-        )
-        given = None if isinstance(text, str) else self.runtime.aids_of(text)
-        async with aclosing(self.runtime.arun(request, given)) as events:
+        whole = text if isinstance(text, str) else None
+        narration = await asyncio.to_thread(self.runtime.saying, voice, context, options, strict=strict, text=whole)
+        given = None if isinstance(text, str) else aiter(text)
+        async with aclosing(self.runtime.anarrate(narration, given)) as events:
             async for event in events:
                 yield event
 
@@ -336,6 +345,15 @@ class Omni:
         async with aclosing(made.arun()) as events:
             async for event in events:
                 yield event
+
+    def spoken(self, text: str, *, strict: bool = False) -> Spoken:
+        """What `say` gives the voice of a text: its words, and those left out because the checkpoint has no sound for them.
+
+        strict: the latter are a MessageError, as nothing to say is.
+
+        Published checkpoints read any text; the small one has a few hundred words, into which numbers and signs are put.
+        """
+        return self.runtime.script(text, strict=strict).spoken
 
     def warm_up(self) -> None:
         """Speak a sentence to itself: the first answer then comes as soon as others."""

@@ -6,27 +6,30 @@ import asyncio
 import json
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from omni.engine.align import join_words
 from omni.engine.loop import Engine
 from omni.engine.options import Options, SpeechArgs
-from omni.engine.outbox import Hungry, Outbox
-from omni.engine.request import Request, Script
+from omni.engine.outbox import Outbox
+from omni.engine.request import Request
 from omni.engine.scheduler import READING
 from omni.engine.speak import SpeakStage
 from omni.engine.speech import Speech
 from omni.engine.text import TextTrack
 from omni.engine.think import ThinkStage
-from omni.errors import MessageError, OptionError, VoiceError
+from omni.errors import CapacityError, OptionError, VoiceError
 from omni.events import Capabilities, Done, Event, Failed, Word
 from omni.kernels.sampling import Sampler
 from omni.loading.model import Loaded
 from omni.prompt.prompt import Prompt
 from omni.prompt.reader import Known, Message
-from omni.prompt.tokenizer import PieceEncoder, Special, StreamDecoder
+from omni.prompt.tokenizer import Special, StreamDecoder
+from omni.script.narration import Narration, Script
+from omni.script.wording import Wording
 from omni.talker.voice import WHOLE
 from omni.talker.voices import pick
 
@@ -49,6 +52,7 @@ class Runtime:
         voices: the voices that it speaks with, by name; none in a model without speech.
         defaults: how answers are made where the caller says nothing.
         dictation: how the model writes down what it hears, where the caller says nothing.
+        wording: what its voice can be given to say.
         think: the thinker's stage.
         speak: the voice's stage; None in a model without speech.
         engine: runs the requests that `request` makes.
@@ -56,7 +60,7 @@ class Runtime:
 
     def __init__(self, loaded: Loaded, *, cache_tokens: int, graphs: bool = True) -> None:
         self.model, self.reader, self.voices, self.defaults = loaded.model, loaded.reader, loaded.voices, loaded.defaults
-        self.dictation = loaded.dictation
+        self.dictation, self.wording = loaded.dictation, loaded.wording
         model = loaded.model
         self.speak: SpeakStage | None = None
         if model.talker and model.token2wav:
@@ -66,7 +70,7 @@ class Runtime:
         self.think = ThinkStage(model.thinker, spoken, cache_tokens=cache_tokens, graphs=graphs)
         self.engine = Engine((self.think, *spoken), pace=self.speak.pace if self.speak else READING)
         self._prepared: dict[str, Any] = {}  # what the vocoder makes of a voice is its own
-        self._decoder, self._encoder = StreamDecoder(self.reader.tokenizer), PieceEncoder(self.reader.tokenizer)
+        self._decoder = StreamDecoder(self.reader.tokenizer)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -186,80 +190,127 @@ class Runtime:
             self._prepared[name] = self.engine.call(lambda: stage.vocoder.prepare(voice))
         return stage.start(voice, self._prepared[name], options, seed)
 
-    def saying(self, text: str | None, voice: str | None, context: str | Sequence[Message], options: SpeechArgs) -> Request:
-        """The request of `say`; without a text it is still to be written."""
-        before = [{"role": "user", "content": context}] if isinstance(context, str) else context
-        if text is not None and not text.strip():
-            raise MessageError("there is no text to say; give at least one word")
+    def saying(
+        self,
+        voice: str | None,
+        context: str | Sequence[Message],
+        options: SpeechArgs,
+        *,
+        strict: bool = False,
+        text: str | None = None,
+    ) -> Narration:
+        """What `say` speaks; text: the whole of it, if it is there already."""
         if others := options.keys() - SpeechArgs.__annotations__.keys():
             raise OptionError(f"say takes the words as they are; leave out {', '.join(sorted(others))}")
+        script = self.script(text, strict=strict)
+        before = [{"role": "user", "content": context}] if isinstance(context, str) else context
         request = self.request(before, voice or self.default_voice, Options(**options))
-        if text is None:
-            request.script = Script()
-        else:
-            self.give(request, self.reader.tokenizer.encode(text))
-        return request
+        return self.narration(request, voice or self.default_voice, script)
+
+    def script(self, text: str | None, *, strict: bool = False, voiced: bool = True) -> Script:
+        """What is to be said, in the words of this model's voice; MessageError where that is nothing."""
+        script = Script(self.wording if voiced else Wording(), strict=strict)
+        if text is not None:
+            script.write(text)
+            script.end()
+        return script
+
+    def narration(self, request: Request, voice: str | None, script: Script) -> Narration:
+        """A script to be spoken as the answer that a request, which was not run, is for."""
+        prompt, options = request.prompt, request.options
+
+        def make(words: str, seed: int, max_seconds: float) -> Request:
+            limited = replace(options, seed=seed, max_audio_seconds=max_seconds)
+            made = self.asking(prompt, request.block_keys, voice, limited)
+            made.started, made.media_read, made.mute_ids = request.started, request.media_read, request.mute_ids
+            self.give(made, self.reader.tokenizer.encode(words))
+            return made
+
+        rates = (self.speak.vocoder.frames_per_second, self.sample_rate) if self.speak and voice is not None else None
+        return Narration(script, make, seed=request.seed, max_seconds=options.max_audio_seconds, rates=rates)
 
     def give(self, request: Request, ids: list[int]) -> None:
         """Have a request that was not run yet answered with exactly these ids; ContextError where they do not fit."""
         self.engine.check_text(request.prompt, len(ids))
-        request.script = Script(ids, ended=True)
+        request.script = ids
 
-    def ids_of(self, pieces: Iterable[str]) -> Iterator[list[int]]:
-        """Ids of text that comes in pieces, the same as those of the whole."""
-        state = self._encoder.start()
-        for piece in pieces:
-            yield self._encoder.step(state, piece)
-        yield self._encoder.finish(state)
+    def narrate(self, narration: Narration, text: Iterator[str] | None = None) -> Generator[Event, None, None]:
+        """Events of a narration; text: what its script lacks, asked for when all that came before has been made."""
+        outbox = Outbox()
+        try:
+            while not narration.over:
+                self._submit(narration, outbox)
+                if text is not None and narration.wants_text and not narration.parts:
+                    _write(narration, next(text, None))
+                    continue
+                if narration.parts:
+                    yield from narration.take(*outbox.get())
+            yield from narration.end()
+        finally:
+            self.engine.cancel(narration.requests)
 
-    async def aids_of(self, pieces: AsyncIterable[str]) -> AsyncGenerator[list[int], None]:
-        state = self._encoder.start()
-        async for piece in pieces:
-            yield self._encoder.step(state, piece)
-        yield self._encoder.finish(state)
+    async def anarrate(self, narration: Narration, text: AsyncIterator[str] | None = None) -> AsyncGenerator[Event, None]:
+        """As `narrate`, for an event loop; sound that is there does not wait for text that is still being written."""
+        outbox = Outbox()
+        told: asyncio.Future[tuple[int, Event | Failed]] | None = None
+        writing: asyncio.Future[str | None] | None = None
+        try:
+            while not narration.over:
+                self._submit(narration, outbox)
+                if text is not None and writing is None and narration.wants_text:
+                    writing = asyncio.ensure_future(_next(text))
+                told = told or asyncio.ensure_future(outbox.aget())
+                waiting: list[asyncio.Future[Any]] = [told, writing] if writing else [told]
+                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                if writing and writing.done():
+                    piece, writing = writing.result(), None
+                    _write(narration, piece)
+                if told.done():
+                    item, told = told.result(), None
+                    for event in narration.take(*item):
+                        yield event
+            for event in narration.end():
+                yield event
+        finally:
+            for task in (told, writing):
+                if task:
+                    task.cancel()
+            self.engine.cancel(narration.requests, wait=False)
 
-    def run(self, request: Request, given: Iterator[list[int]] | None = None) -> Generator[Event, None, None]:
-        """Events of a request of `request`'s making, as `Omni.stream` gives them.
+    def _submit(self, narration: Narration, outbox: Outbox) -> None:
+        """Have what is due run, as far as there is room beside what runs already."""
+        if dropped := narration.dropped():
+            self.engine.cancel(dropped, wait=False)
+        while request := narration.next_request():
+            try:
+                self.engine.submit([request], outbox)
+            except CapacityError:
+                if narration.has_others_than(request):  # when one of them ends there is
+                    return
+                raise
+            narration.submitted()
 
-        given: ids of text that is still being written, asked for when the talker has no more.
-        """
-        with closing(self.engine.run([request], given)) as events:
+    def run(self, request: Request) -> Generator[Event, None, None]:
+        """Events of a request of `request`'s making, as `Omni.stream` gives them."""
+        with closing(self.engine.run([request])) as events:
             for _, event in events:
                 if isinstance(event, Failed):
                     raise event.error
                 yield event
 
-    async def arun(self, request: Request, given: AsyncIterator[list[int]] | None = None) -> AsyncGenerator[Event, None]:
-        """As `run`, for an event loop; sound that is there does not wait for text that is still being written."""
+    async def arun(self, request: Request) -> AsyncGenerator[Event, None]:
+        """As `run`, for an event loop."""
         outbox = Outbox()
         self.engine.submit([request], outbox)
-        told: asyncio.Future[tuple[int, Event | Failed | Hungry]] | None = None
-        feeding: asyncio.Future[list[int] | None] | None = None
         try:
             while True:
-                told = told or asyncio.ensure_future(outbox.aget())
-                waiting: list[asyncio.Future[Any]] = [told, feeding] if feeding else [told]
-                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-                if feeding and feeding.done():
-                    ids, feeding = feeding.result(), None
-                    self.engine.feed(request, ids or [], ended=ids is None)
-                if not told.done():
-                    continue
-                (_, event), told = told.result(), None
-                match event:
-                    case Hungry():
-                        assert given
-                        feeding = asyncio.ensure_future(_next(given))
-                    case Failed():
-                        raise event.error
-                    case _:
-                        yield event
-                        if isinstance(event, Done):
-                            return
+                _, event = await outbox.aget()
+                if isinstance(event, Failed):
+                    raise event.error
+                yield event
+                if isinstance(event, Done):
+                    return
         finally:
-            for task in (told, feeding):
-                if task:
-                    task.cancel()
             self.engine.cancel([request], wait=False)
 
     def words(self, request: Request, messages: Sequence[Message], voice: str, **how: Any) -> list[Word]:
@@ -285,7 +336,8 @@ class Runtime:
         """Speak a sentence to itself: the first answer then comes as soon as others, and `words` knows where to look."""
         if self.speak is None:
             return
-        request = self.saying(SENTENCE, None, (), {"seed": 0, "max_audio_seconds": 8.0, "chunks": WHOLE})
+        request = self.request((), self.default_voice, Options(seed=0, max_audio_seconds=8.0, chunks=WHOLE))
+        self.give(request, self.reader.tokenizer.encode(SENTENCE))
         list(self.run(request))
         if self.speak.heads is None:
             self._starts(request, (), self.default_voice)
@@ -301,6 +353,14 @@ class Runtime:
         again.then = lambda: starts.extend(stage.token_starts(again.prompt, cache, speech))
         list(self.run(again))
         return starts
+
+
+def _write(narration: Narration, text: str | None) -> None:
+    """More of its text, or the end."""
+    if text is None:
+        narration.script.end()
+    else:
+        narration.script.write(text)
 
 
 async def _next(pieces: AsyncIterator[T]) -> T | None:

@@ -22,6 +22,7 @@ from omni.events import Done, Event, Failed, TextDelta, Word
 from omni.prompt.prompt import Prompt
 from omni.prompt.reader import Known, Message
 from omni.runtime import Runtime
+from omni.script.narration import Narration
 
 R = TypeVar("R", bound=Request | None)
 AGAIN = 2
@@ -51,6 +52,8 @@ class _Answer:
 
     Attributes:
         turn: what is answered, at most one message; none where the model speaks unasked.
+        request: to find the answer, or to say given words in the narration's parts.
+        narration: of given words; None for an answer that the model finds itself.
         how: it was asked for, as `Runtime.request` takes it.
         said: its text as far as it was told.
         words: when they were spoken, once somebody has asked.
@@ -61,6 +64,7 @@ class _Answer:
     voice: str | None
     how: Mapping[str, Any]
     num_past: int
+    narration: Narration | None = None
     said: list[str] = field(default_factory=list)
     words: list[Word] | None = None
     interrupted: bool = False
@@ -139,7 +143,7 @@ class Session:
             messages: as `Omni.generate` takes them; what they hold must not change.
         """
         if self._last:
-            self._runtime.engine.interrupt(self._last.request)
+            self._stop(self._last)
             self._last = None
         self._said, self._known, self.forgotten = None, {}, Forgotten()
         self.messages, self._parts = [*messages], []
@@ -207,8 +211,6 @@ class Session:
 
         Where nothing was appended it speaks unasked, after the messages that there are.
         """
-        if not text.strip():
-            raise MessageError("there is no text to say; give at least one word")
         return self._answers(self._ask(options, text))
 
     async def arespond(self, **options: Any) -> AsyncGenerator[Event, None]:
@@ -228,14 +230,19 @@ class Session:
         if text is None:
             request = self._with_room(lambda: self._request(turn, asked), asked.max_tokens)
         else:
-            ids = self._runtime.reader.tokenizer.encode(text)
-            request = self._with_room(lambda: self._request(turn, asked), len(ids))
-            self._runtime.give(request, ids)
+            script = self._runtime.script(text, voiced=self.voice is not None)
+            request = self._with_room(lambda: self._request(turn, asked), script.longest)
         self.settle()
-        return _Answer(turn, request, self.voice, self._how(), len(self.messages))
+        answer = _Answer(turn, request, self.voice, self._how(), len(self.messages))
+        if text is not None:
+            answer.narration = self._runtime.narration(request, self.voice, script)
+            answer.narration.kept = []
+        return answer
 
     def _answers(self, answer: _Answer) -> Generator[Event, None, None]:
-        with self._giving(answer), closing(self._runtime.run(answer.request)) as events:
+        narration = answer.narration
+        run = self._runtime.narrate(narration) if narration else self._runtime.run(answer.request)
+        with self._giving(answer), closing(run) as events:
             for event in events:
                 answer.note(event)
                 yield event
@@ -315,16 +322,36 @@ class Session:
         if self._last is None:
             raise MessageError("there is no answer to interrupt; ask for one with respond()")
         answer, self._last.interrupted = self._last, True
-        self._runtime.engine.interrupt(answer.request)
+        self._stop(answer)
         if answer.voice is None:
             heard = "".join(answer.said)
         else:
             if answer.words is None:
-                asked = [*self.messages[: answer.num_past], *answer.turn]
-                answer.words = self._runtime.words(answer.request, asked, answer.voice, **answer.how)
+                answer.words = self._words(answer, answer.voice)
             heard = "".join(word.text for word in answer.words if 500 * (word.start + word.end) <= played_ms)
         self.messages[answer.num_past :] = [*answer.turn, {"role": "assistant", "content": heard}]
         return heard
+
+    def _stop(self, answer: _Answer) -> None:
+        if answer.narration:
+            answer.narration.interrupted = True
+        for request in answer.narration.requests if answer.narration else [answer.request]:
+            self._runtime.engine.interrupt(request)
+
+    def _words(self, answer: _Answer, voice: str) -> list[Word]:
+        """When each word of an answer is said."""
+        asked = [*self.messages[: answer.num_past], *answer.turn]
+        if answer.narration is None:
+            return self._runtime.words(answer.request, asked, voice, **answer.how)
+        words: list[Word] = []
+        for part in [*(answer.narration.kept or ()), *answer.narration.parts]:
+            if part.start is None:
+                break
+            begin = part.start / self._runtime.sample_rate
+            said = self._runtime.words(part.request, asked, voice, **answer.how)
+            written = _as_written(part.piece.text, [word.text for word in said])
+            words += (Word(text, begin + w.start, begin + w.end) for text, w in zip(written, said, strict=True))
+        return words
 
     def _end_sound(self) -> None:
         """What comes next does not go on with the sound before it."""
@@ -388,3 +415,17 @@ def _without_pictures(message: Message) -> Message:
         return message
     parts = [{"type": "text", "text": SHOWN} if part["type"] in PICTURES else part for part in message["content"]]
     return {**message, "content": parts}
+
+
+def _as_written(text: str, words: list[str]) -> list[str]:
+    """Words of a piece in the letters and with the white space of its text, where no number or sign became words."""
+    if not "".join(text.split()).casefold().startswith("".join("".join(words).split()).casefold()):
+        return [f"{word.strip()} " for word in words]
+    out, at = list[str](), 0
+    for word in words:
+        first, left = at, len("".join(word.split()))
+        while at < len(text) and (left or text[at].isspace()):
+            left -= not text[at].isspace()
+            at += 1
+        out.append(text[first:at])
+    return out

@@ -17,6 +17,7 @@ from torch import Tensor
 from demos.small_model import BUILD
 from demos.small_model.nets import sizes, words
 from demos.small_model.training.thinker import LOUDNESS
+from demos.small_model.world import spoken
 from omni.families.qwen2_5_omni import LAYOUT
 from omni.talker.voices import Voice, write_voices
 
@@ -105,6 +106,7 @@ def main(folder: Path) -> None:
     _write(folder / "video_preprocessor_config.json", moving | {"processor_class": "Qwen2_5OmniProcessor"})
     words.tokenizer().save(str(folder / "tokenizer.json"))
     words.write_tokenizer_config(folder, 8192)
+    spoken.write(folder)
     voices = torch.load(BUILD / "voices.pt", weights_only=False)
     write_voices(folder, {name: Voice(name, words.special(name), v["cond"], v["ref_mel"]) for name, v in voices.items()})
     # transformers reads voices from a pickle only

@@ -149,7 +149,8 @@ def say(
     model: Model = None,
     voice: Voice = None,
     instruction: Annotated[str, typer.Option(help="How to say it.")] = "",
-    max_audio_seconds: Seconds = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Words that the voice has no sound for are an error.")] = False,
+    max_audio_seconds: Annotated[float | None, typer.Option(help="Longest speech.  [default: as long as it takes]")] = None,
     seed: Seed = None,
     as_json: AsJson = False,
     device: Device = "auto",
@@ -157,13 +158,14 @@ def say(
     weights: Weights = "auto",
     vocoder: Vocoder = "faithful",
 ) -> None:
-    """Speak exactly the words given."""
+    """Speak exactly the words given, however many."""
     with errors_told():
         omni = loaded(model, device, dtype, weights, vocoder, speech=True)
         events = omni.say(
             _standard_input() if text == "-" else text,
             voice=voice,
             context=instruction or (),
+            strict=strict,
             seed=seed,
             **_lengths(None, max_audio_seconds),
         )

@@ -15,9 +15,9 @@ from contextlib import contextmanager
 import torch
 
 from omni.engine.admission import Admission
-from omni.engine.outbox import Hungry, Outbox
+from omni.engine.outbox import Outbox
 from omni.engine.request import Phase, Request
-from omni.engine.scheduler import CACHED, DECODES, READING, Costs, Kind, Pace, Policy, Record, Work, first_sound_first
+from omni.engine.scheduler import CACHED, READING, Costs, Kind, Pace, Policy, Record, Work, first_sound_first
 from omni.engine.stage import Stage
 from omni.engine.worker import Worker
 from omni.errors import CapacityError, ContextError, EngineError, OmniError
@@ -111,10 +111,6 @@ class Engine(Worker):
         outbox.drained = self._nudge
         self._post(lambda: self._waiting.extend(requests))
 
-    def feed(self, request: Request, ids: Sequence[int], *, ended: bool) -> None:
-        """More of a text that is to be spoken word for word."""
-        self._post(lambda: self._take(request, list(ids), ended))
-
     def cancel(self, requests: Sequence[Request], *, wait: bool = True) -> None:
         """End requests, if they have not ended, and wait for as long as a step takes until all that they held is free."""
         if any(not request.done for request in requests):
@@ -128,14 +124,10 @@ class Engine(Worker):
         if not request.done:
             self.call(lambda: self._end(request, request.outcome(interrupted=True)))
 
-    def run(
-        self, requests: Sequence[Request], given: Iterator[list[int]] | None = None
-    ) -> Generator[tuple[int, Event | Failed], None, None]:
+    def run(self, requests: Sequence[Request]) -> Generator[tuple[int, Event | Failed], None, None]:
         """Events of several requests as they are made, each with its request's index; closing the iterator cancels all.
 
         A request at fault ends with Failed; the others go on.
-
-        given: ids of a text that the one request is to speak and that is still being written, asked for as it is needed.
         """
         outbox, left = Outbox(), len(requests)
         self.submit(requests, outbox)
@@ -143,11 +135,6 @@ class Engine(Worker):
         try:
             while left:
                 key, event = outbox.get()
-                if isinstance(event, Hungry):
-                    assert given is not None, "nobody here feeds it"
-                    ids = next(given, None)
-                    self.feed(requests[index[key]], ids or [], ended=ids is None)
-                    continue
                 left -= isinstance(event, (Done, Failed))
                 yield index[key], event
         finally:
@@ -167,15 +154,6 @@ class Engine(Worker):
 
     def _is_idle(self) -> bool:
         return not self._live and not self._waiting
-
-    def _take(self, request: Request, ids: list[int], ended: bool) -> None:
-        if request.done:
-            return
-        assert request.script
-        with self._faults_of(request):
-            self.check_text(request.prompt, len(request.ids) + len(request.script.ids) + len(ids))
-            request.script.take(ids, ended=ended)
-            self._ask(request)
 
     def _admit(self) -> None:
         """Let in who has room, in order; who made room for others comes first."""
@@ -240,22 +218,12 @@ class Engine(Worker):
         return [(r, rows) for r, rows in parts if not r.is_preempted and not r.done]
 
     def _after(self, request: Request) -> None:
-        """See whether a request has ended, or waits for its reader."""
-        self._ask(request)
+        """See whether a request has ended."""
         if all(stage.is_over(request) for stage in self.stages):
             with self._faults_of(request):
                 if request.then:
                     request.then()
                 self._end(request, request.outcome())
-
-    def _ask(self, request: Request) -> None:
-        """Ask for more of a text that is to be spoken, once nobody has more of it."""
-        script = request.script
-        if script is None or script.ids or script.ended or script.asked or request.phase is not Phase.DECODE:
-            return
-        if not any(DECODES & stage.ready(request).keys() for stage in self.stages):
-            script.asked = True
-            request.outbox.put(request.key, Hungry())
 
     @contextmanager
     def _faults_of(self, *requests: Request) -> Iterator[None]:

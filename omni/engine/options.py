@@ -11,6 +11,8 @@ from omni.kernels.sampling import Sampling
 from omni.talker.voice import STREAMED, ChunkPolicy
 
 MAX_LOGPROBS = 20
+MAX_AUDIO_SECONDS = 300.0
+"""Of an answer's speech, where nothing else is said."""
 
 
 def _is_int(value: object) -> bool:
@@ -24,7 +26,7 @@ def _is_number(value: object) -> bool:
 class SpeechArgs(TypedDict, total=False):
     """The fields of `Options` that shape speech, for calls that take them one by one."""
 
-    max_audio_seconds: float
+    max_audio_seconds: float | None
     voice_sampling: Sampling | None
     seed: int | None
     chunks: ChunkPolicy
@@ -48,7 +50,7 @@ class Options:
 
     Attributes:
         max_tokens: of text.
-        max_audio_seconds: of speech.
+        max_audio_seconds: of speech; None for MAX_AUDIO_SECONDS of an answer, and for given words as long as they take.
         temperature, top_k, top_p, repetition_penalty: of text; None for the checkpoint's own, which is greedy unless its
             `generation_config.json` says otherwise. Temperature 0 is greedy.
         voice_sampling: of codec ids; None as the model's voice was released.
@@ -59,7 +61,7 @@ class Options:
     """
 
     max_tokens: int = 1024
-    max_audio_seconds: float = 300.0
+    max_audio_seconds: float | None = None
     temperature: float | None = None
     top_k: int | None = None
     top_p: float | None = None
@@ -73,7 +75,8 @@ class Options:
     def __post_init__(self) -> None:
         if not _is_int(self.max_tokens) or self.max_tokens < 1:
             raise OptionError(f"max_tokens is {self.max_tokens!r}; give a whole number from 1 on")
-        if not _is_number(self.max_audio_seconds) or not 0 < self.max_audio_seconds < float("inf"):
+        longest = self.longest_speech
+        if not _is_number(longest) or not 0 < longest < float("inf"):
             raise OptionError(f"max_audio_seconds is {self.max_audio_seconds!r}; give a number above 0")
         if not all(isinstance(s, str) and s for s in self.stop_strings):
             raise OptionError(f"stop is {self.stop!r}; give strings of at least one character")
@@ -88,6 +91,11 @@ class Options:
         return Sampling(
             *(said if (said := getattr(self, f.name)) is not None else getattr(own, f.name) for f in fields(own))
         )
+
+    @property
+    def longest_speech(self) -> float:
+        """Of an answer, in seconds."""
+        return MAX_AUDIO_SECONDS if self.max_audio_seconds is None else self.max_audio_seconds
 
     @property
     def stop_strings(self) -> tuple[str, ...]:

@@ -7,7 +7,6 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import TypeAlias
 
@@ -16,12 +15,7 @@ from omni.events import Event, Failed
 SIZE = 64
 
 
-@dataclass(frozen=True)
-class Hungry:
-    """The engine has read all text that it was given to speak and waits for more."""
-
-
-Told: TypeAlias = Event | Failed | Hungry
+Told: TypeAlias = Event | Failed
 
 
 class Outbox:

@@ -40,27 +40,6 @@ class Phase(IntEnum):
 
 
 @dataclass
-class Script:
-    """A text that is to be spoken word for word.
-
-    Attributes:
-        ids: that have not been read.
-        ended: no others will come.
-        asked: its writer was asked for more.
-    """
-
-    ids: list[int] = field(default_factory=list)
-    ended: bool = False
-    asked: bool = False
-
-    def take(self, ids: list[int], *, ended: bool) -> None:
-        """More of it has come."""
-        self.ids += ids
-        self.ended |= ended
-        self.asked = False
-
-
-@dataclass
 class Request:
     """One answer.
 
@@ -71,7 +50,7 @@ class Request:
         runs: of the media's rows that are still to be read.
         features: of media, by their index, until the prompt is read.
         rows, is_media: `[n, C]`, `[n]`, the prompt's rows that are still to be read, once all their media are encoded.
-        script: a text to be spoken word for word; None for an answer that the model finds itself.
+        script: ids to be spoken word for word; None for an answer that the model finds itself.
         prefill_only: it ends once its prompt is read, so that those that begin like it find that done; then: what is done
             with it before it ends.
         opening: ids that it begins with, whatever the model would say.
@@ -98,7 +77,7 @@ class Request:
     features: dict[int, Tensor] = field(default_factory=dict)
     rows: Tensor | None = None
     is_media: Tensor | None = None
-    script: Script | None = None
+    script: list[int] | None = None
     prefill_only: bool = False
     then: Callable[[], None] | None = None
     started: float = field(default_factory=time.perf_counter)

@@ -62,7 +62,7 @@ class SpeakStage:
         """The spoken side of a new answer; speaker, prepared: as talker and vocoder take them."""
         track = self.talker.start(speaker, self.words, options.voice_sampling, seed + 1)
         sound = self.vocoder.start(prepared, seed + 2, options.chunks)
-        num_frames = max(1, round(options.max_audio_seconds * self.vocoder.frames_per_second))
+        num_frames = max(1, round(options.longest_speech * self.vocoder.frames_per_second))
         return Speech(track, sound, num_frames, self.vocoder.sample_rate)
 
     # ---- what the loop asks
@@ -215,8 +215,6 @@ class SpeakStage:
         """No more frames will come."""
         speech.ended = True
         self.vocoder.push(speech.sound, None)
-        if request.script:  # nothing more is asked of whoever writes the text
-            request.script.ended = True
 
     def vocode(self, speaking: Sequence[tuple[Request, Speech]]) -> None:
         """Sound for the next chunk of each answer, which must be due."""

@@ -14,7 +14,7 @@ from omni.encoders.features import Medium
 from omni.encoders.tower import Senses
 from omni.engine.block_manager import CachedSequence
 from omni.engine.features import FeatureCache
-from omni.engine.request import Phase, Request, Script
+from omni.engine.request import Phase, Request
 from omni.engine.runner import ModelRunner
 from omni.engine.scheduler import Kind
 from omni.engine.stage import Listener
@@ -68,9 +68,7 @@ class ThinkStage:
                     return {Kind.ENCODE: request.prompt.rows_of(wanted[0])}
                 return {Kind.PREFILL: request.num_unread}
             case Phase.DECODE | Phase.LAST:
-                script = request.script
-                if script is None or script.ids or script.ended:
-                    return {Kind.DECODE: max(1, len(script.ids)) if script else 1}
+                return {Kind.DECODE: max(1, len(request.script or ()))}
         return {}
 
     def run(self, kind: Kind, parts: Sequence[tuple[Request, int]]) -> None:
@@ -151,23 +149,22 @@ class ThinkStage:
             if request.script is None and request.phase is Phase.DECODE
         ]
         for request in requests:
-            if request.phase is Phase.LAST or (request.script and request.script.ended):
+            if request.phase is Phase.LAST or request.script is not None:
                 self._end(request)
         self._pick(going_on)
 
     def _next_ids(self, request: Request) -> list[int]:
-        if request.script:
+        if request.script is not None:
             return self._given(request, request.script)
         return [] if request.next_id is None else [request.next_id]
 
     @staticmethod
-    def _given(request: Request, script: Script) -> list[int]:
+    def _given(request: Request, script: list[int]) -> list[int]:
         """Ids that are to be spoken word for word, written as they are read."""
-        new, script.ids = script.ids, []
-        request.ids += new
-        for token in new:
+        request.ids += script
+        for token in script:
             request.write(request.track.step(request.text, token))
-        return new
+        return script
 
     def _read(self, reading: Sequence[tuple[Request, list[int]]]) -> list[Tensor]:
         """Append ids of answers; hidden rows `[n, C]` of each. Each id becomes a thought for the talker."""

@@ -24,6 +24,7 @@ from omni.models.model import OmniModel, is_voice
 from omni.prompt.reader import PromptReader
 from omni.prompt.template import Template
 from omni.prompt.tokenizer import Tokenizer
+from omni.script.wording import Wording
 from omni.talker.vocoder import FAITHFUL, Preset, pick_preset
 from omni.talker.voices import Voice, read_voices
 
@@ -34,6 +35,7 @@ class Loaded:
     voices: by name; none for a model that does not speak.
     defaults: how answers are made where the caller says nothing.
     dictation: how it writes down what it hears.
+    wording: what its voice can be given to say.
     """
 
     model: OmniModel
@@ -41,6 +43,7 @@ class Loaded:
     voices: dict[str, Voice]
     defaults: GenerationDefaults
     dictation: Dictation
+    wording: Wording
 
 
 def load_model(
@@ -70,7 +73,7 @@ def load_model(
         net.token2wav.solver = preset.solver
     _take_weights(net, folder, family, places, kept, weights, preset, progress=progress)
     leave_cores()
-    return Loaded(net, reader, voices, read_generation(folder), read_dictation(folder))
+    return Loaded(net, reader, voices, read_generation(folder), read_dictation(folder), Wording.read(folder))
 
 
 def open_checkpoint(folder: Path, config: ModelConfig, layout: Layout) -> Checkpoint:

@@ -1,11 +1,10 @@
-"""Text to token ids and back, whole or in pieces, for the byte-level BPE of the Qwen family."""
+"""Text to token ids and back, for the byte-level BPE of the Qwen family."""
 
 from __future__ import annotations
 
 import codecs
 import json
 import re
-import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,10 +59,9 @@ class Tokenizer:
         specials: every added token -> its id, also those that are ordinary words to a model (`<tool_call>`).
     """
 
-    def __init__(self, words: tokenizers.Tokenizer, added: Mapping[str, AddedToken], cuts_like_qwen: bool) -> None:
+    def __init__(self, words: tokenizers.Tokenizer, added: Mapping[str, AddedToken]) -> None:
         """`words` knows no added tokens."""
         self.specials = {name: token.id for name, token in added.items()}
-        self.cuts_like_qwen = cuts_like_qwen
         self._words = words
         self._bytes_of = {token.id: name.encode() if token.is_word else b"" for name, token in added.items()}
 
@@ -87,7 +85,7 @@ class Tokenizer:
             )
         # without its added tokens the library cannot find them in a text
         words = tokenizers.Tokenizer.from_str(json.dumps(data | {"added_tokens": [], "truncation": None, "padding": None}))
-        return cls(words, _added(data["added_tokens"]), _cuts_like_qwen(data))
+        return cls(words, _added(data["added_tokens"]))
 
     @classmethod
     def _from_parts(cls, folder: Path) -> Tokenizer:
@@ -102,7 +100,7 @@ class Tokenizer:
             [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
         )
         words.decoder = decoders.ByteLevel()
-        return cls(words, read_added(folder), cuts_like_qwen=True)
+        return cls(words, read_added(folder))
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, in which no control token can be written."""
@@ -186,51 +184,6 @@ class StreamDecoder:
         return text
 
 
-@dataclass
-class EncodeState:
-    """`text`: what has arrived and is not encoded yet."""
-
-    text: str = ""
-
-
-class PieceEncoder:
-    """Ids of a text that arrives in pieces; together they equal the ids of the whole.
-
-    Each word of the cut is encoded by itself, so ids are final up to any place where the cut always falls. Two kinds of
-    place are certain whatever comes later (WORDS):
-
-    - before a space (U+0020) that follows no whitespace. In every alternative a space can only begin the match or follow
-      whitespace within it, so none spans the place; the one look-ahead, after whitespace, never looks past it.
-    - before punctuation that follows a letter or digit. An alternative that holds a letter ends with letters, one that holds
-      a digit is that digit, so none spans the place. Texts without spaces are cut here.
-
-    NFC changes nothing across them: neither a space nor punctuation (category P) combines with what stands before it. What
-    stands before is looked at after NFC, since that can end a letter with a mark. With another cut than Qwen's all ids come
-    at `finish`.
-    """
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
-
-    def start(self) -> EncodeState:
-        return EncodeState()
-
-    def step(self, state: EncodeState, text: str) -> list[int]:
-        """The ids that this piece makes certain."""
-        seen = max(len(state.text), 1)  # no cut before: whether one falls at i is told by the letters i - 1 and i
-        state.text += text
-        if not self._tokenizer.cuts_like_qwen:
-            return []
-        cut = next((i for i in range(len(state.text) - 1, seen - 1, -1) if _is_cut(state.text, i)), 0)
-        done, state.text = state.text[:cut], state.text[cut:]
-        return self._tokenizer.encode(done)
-
-    def finish(self, state: EncodeState) -> list[int]:
-        """The ids of what is left."""
-        done, state.text = state.text, ""
-        return self._tokenizer.encode(done)
-
-
 def read_added(folder: Path) -> dict[str, AddedToken]:
     """The added tokens of the tokenizer in a folder by name, without reading the rest of it."""
     whole, config = folder / "tokenizer.json", folder / "tokenizer_config.json"
@@ -249,24 +202,3 @@ def read_added(folder: Path) -> dict[str, AddedToken]:
 
 def _added(items: Iterable[Mapping[str, Any]]) -> dict[str, AddedToken]:
     return {item["content"]: AddedToken(item["id"], not item["special"]) for item in items}
-
-
-def _is_cut(text: str, at: int) -> bool:
-    before, after = text[at - 1], text[at]
-    if after == " ":
-        return not before.isspace()
-    if not unicodedata.category(after).startswith("P"):
-        return False
-    return unicodedata.category(unicodedata.normalize("NFC", before)[-1])[0] in "LN"
-
-
-def _cuts_like_qwen(data: Mapping[str, Any]) -> bool:
-    """Whether a `tokenizer.json` cuts texts by WORDS after NFC or nothing, and does no more to them."""
-    normal, steps = data["normalizer"] or {}, (data["pre_tokenizer"] or {}).get("pretokenizers", [])
-    return (
-        normal.get("type", "NFC") == "NFC"
-        and [step["type"] for step in steps] == ["Split", "ByteLevel"]
-        and (steps[0]["pattern"].get("Regex"), steps[0]["behavior"], steps[0]["invert"]) == (WORDS, "Isolated", False)
-        and not steps[1]["add_prefix_space"]
-        and not steps[1]["use_regex"]
-    )

@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from pydantic import Field, TypeAdapter, ValidationError
 
 from omni import AudioChunk, Done
+from omni.errors import MessageError
 from omni.streaming.audio.tempo import Tempo
 from omni.streaming.audio.wire import FILE_FORMATS, FileEncoder
 from omni.streaming.endpoints.http import Events, Made, Route, begun
 from omni.streaming.endpoints.voices import VoiceName, voice_for
 from omni.streaming.fields import Body, problem_of_fields
-from omni.streaming.notices import Notices, current
+from omni.streaming.notices import Notices, current, warn
 from omni.streaming.problems import Problem, refused, server_fault, told
 from omni.streaming.server.hub import Hub
 from omni.streaming.usage import speech_usage
@@ -27,9 +28,6 @@ from omni.streaming.usage import speech_usage
 router = APIRouter(route_class=Route)
 
 SOUNDS = sorted({form.media_type for form in FILE_FORMATS.values()})
-SLOWEST_CHAR = 0.5
-"""Seconds that no voice needs for one character, spelled digits and Chinese included; speech beyond that has run astray."""
-PAUSES = 10.0
 
 
 class Manner(Body):
@@ -39,6 +37,7 @@ class Manner(Body):
         voice: the model's usual one when None.
         instructions: shape how the words are said, with a model that was taught to follow them.
         speed: by stretching or pressing together what the voice says, at the same pitch.
+        strict: words that the voice has no sound for are an error; else they are left out and told.
     """
 
     undone: ClassVar[Mapping[str, tuple[object, ...]]] = {"ref_audio": (), "ref_text": ("",), "volume_multiplier": (1,)}
@@ -48,6 +47,7 @@ class Manner(Body):
     instructions: str | None = None
     response_format: Literal["mp3", "opus", "aac", "flac", "wav", "pcm"] | None = None
     speed: Annotated[float, Field(ge=0.25, le=4)] | None = None
+    strict: bool | None = None
 
 
 class SpeechRequest(Manner):
@@ -65,9 +65,11 @@ async def speak(asked: SpeechRequest, request: Request) -> Response:
     hub: Hub = request.app.state.hub
     check_manner(hub, asked)
     _check_length(hub, len(asked.input), "input")
-    if not asked.input.strip():
-        raise _nothing("input")
-    speech = await begun(request, speech_of(hub, asked, asked.input, len(asked.input)))
+    try:
+        warn(hub.omni.spoken(asked.input, strict=bool(asked.strict)).warnings)
+    except MessageError as e:
+        raise refused("input", str(e)) from e
+    speech = await begun(request, speech_of(hub, asked, asked.input))
     if asked.stream_format == "sse":
         return Events(_events(speech))
     return Made(_bytes(speech), FILE_FORMATS[asked.response_format or "mp3"].media_type)
@@ -105,23 +107,20 @@ class _File:
         return self._encoder.push(self._tempo.finish()) + self._encoder.finish()
 
 
-async def speech_of(
-    hub: Hub, manner: Manner, text: str | AsyncIterable[str], num_chars: int
-) -> AsyncGenerator[bytes | Done]:
+async def speech_of(hub: Hub, manner: Manner, text: str | AsyncIterable[str]) -> AsyncGenerator[bytes | Done]:
     """The pieces of a sound file, then how it ended; Problem where it could not be said to its end."""
     file = await asyncio.to_thread(
         _File, manner.response_format or "mp3", 1.0 if manner.speed is None else manner.speed, hub.omni.sample_rate
     )
-    longest = PAUSES + SLOWEST_CHAR * num_chars
-    context = manner.instructions or ()
     voice = voice_for(hub.omni, manner.voice, "voice")
-    events = hub.omni.asay(text, voice=voice, context=context, max_audio_seconds=longest)
+    events = hub.omni.asay(text, voice=voice, context=manner.instructions or (), strict=bool(manner.strict))
     async with aclosing(hub.metrics.watched("speech", events)) as seen:
         async for event in seen:
             if isinstance(event, AudioChunk):
                 if data := await asyncio.to_thread(file.push, event.samples):
                     yield data
             elif isinstance(event, Done):
+                warn(event.warnings)
                 if event.finish_reason != "stop":
                     raise _cut(event)
                 if data := await asyncio.to_thread(file.finish):
@@ -148,7 +147,12 @@ async def _events(speech: AsyncGenerator[bytes | Done]) -> AsyncGenerator[dict[s
             if isinstance(piece, bytes):
                 yield {"type": "speech.audio.delta", "audio": base64.b64encode(piece).decode()}
             else:
-                yield {"type": "speech.audio.done", "usage": speech_usage(piece.usage)}
+                yield {"type": "speech.audio.done", **_told(piece)}
+
+
+def _told(done: Done) -> dict[str, Any]:
+    """What is said of a speech at its end; warnings are an addition of ours."""
+    return {"usage": speech_usage(done.usage)} | ({"warnings": list(done.warnings)} if done.warnings else {})
 
 
 class Start(Manner):
@@ -172,12 +176,12 @@ _said: TypeAdapter[Said] = TypeAdapter(Said)
 async def speak_along(socket: WebSocket) -> None:
     """Speak texts that come in pieces.
 
-    The client sends JSON: `{"type": "start", "model", "voice", "response_format", "speed", "instructions"}`, of which the
-    last three may be missing, any number of `{"type": "text", "text"}`, whose pieces may end in the middle of a word, and
-    `{"type": "end"}`. It gets binary frames, which make up one sound file, from the first words on, and once all is said
-    `{"type": "done", "usage"}`; then it may start again. A fault is told by `{"type": "error", "error"}`, with OpenAI's
-    error object, and closes the socket, with 1008 where the client and 1011 where the server is at fault. Closing the
-    socket ends the speech.
+    The client sends JSON: `{"type": "start", "model", "voice", "response_format", "speed", "instructions", "strict"}`, of
+    which the last four may be missing, any number of `{"type": "text", "text"}`, whose pieces may end in the middle of a
+    word, and `{"type": "end"}`. It gets binary frames, which make up one sound file, from the first sentence on, and once
+    all is said `{"type": "done", "usage"}`, with "warnings" where there are any; then it may start again. A fault is told
+    by `{"type": "error", "error"}`, with OpenAI's error object, and closes the socket, with 1008 where the client and 1011
+    where the server is at fault. Closing the socket ends the speech.
     """
     hub: Hub = socket.app.state.hub
     current.set(Notices(strict=hub.settings.strict))
@@ -199,13 +203,12 @@ async def _speak_once(hub: Hub, socket: WebSocket) -> None:
     if not isinstance(start, Start):
         raise Problem("begin with a message of type start", param="type", code="unexpected_message")
     check_manner(hub, start)
-    longest = hub.settings.limits.speech_chars
-    async with aclosing(speech_of(hub, start, _pieces(hub, socket), longest)) as speech:
+    async with aclosing(speech_of(hub, start, _pieces(hub, socket))) as speech:
         async for piece in speech:
             if isinstance(piece, bytes):
                 await socket.send_bytes(piece)
             else:
-                await socket.send_json({"type": "done", "usage": speech_usage(piece.usage)})
+                await socket.send_json({"type": "done", **_told(piece)})
 
 
 async def _pieces(hub: Hub, socket: WebSocket) -> AsyncGenerator[str]:

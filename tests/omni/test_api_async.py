@@ -44,9 +44,9 @@ def test_sound_does_not_wait_for_text_that_is_still_written(omni: Omni) -> None:
         heard = asyncio.Event()
 
         async def pieces() -> AsyncIterator[str]:
-            yield "A long beginning, long enough to be spoken for a while by itself, "
+            yield "A long beginning, long enough to be spoken for a while by itself. A"
             await asyncio.wait_for(heard.wait(), 20)
-            yield "and its end."
+            yield "nd its end."
 
         number = 0
         async for event in omni.asay(pieces(), voice="Ethan", **OPTIONS):

@@ -7,7 +7,7 @@ import random
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from itertools import groupby
+from itertools import chain, groupby
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,6 @@ import torch
 from PIL import Image
 
 from omni import AudioChunk, ChunkPolicy, Done, Event, Omni, Options, Reply, Sampling, TextDelta
-from omni.engine.request import Script
 from omni.errors import CapacityError, ContextError, MessageError, OptionError, VoiceError
 from omni.events import Failed, collect
 from omni.prompt.reader import Message
@@ -366,7 +365,7 @@ def test_say_equals_an_answer_of_the_same_words(omni: Omni) -> None:
     before: list[Message] = [{"role": "user", "content": "Hm?"}]
     answer = omni.generate(before, max_tokens=9, **SPOKEN)
     request = omni.runtime.request(before, "Chelsie", Options(voice_sampling=GREEDY, seed=5, max_audio_seconds=0.6))
-    request.script = Script(list(answer.done.token_ids), ended=True)
+    request.script = list(answer.done.token_ids)
     forced = collect((e for _, e in omni.engine.run([request])), 24000, spoken=True)
     assert forced.done.codes == answer.done.codes
     assert forced.text == answer.text
@@ -393,7 +392,7 @@ def test_say_what_another_stream_writes(omni: Omni) -> None:
     """The writer may be the same model: nobody waits for text while holding the device."""
     words = (e.text for e in omni.stream(HELLO, max_tokens=8, seed=1) if isinstance(e, TextDelta))
     text = omni.generate(HELLO, max_tokens=8, seed=1).text
-    assert said(omni, words).text == text
+    assert said(omni, chain(words, [" Yes."])).text == f"{text} Yes."
 
 
 def test_streams_of_two_threads_take_turns(omni: Omni) -> None:
@@ -432,7 +431,7 @@ def test_refusals(omni: Omni) -> None:
         omni.generate(HELLO, max_audio_seconds=0)
     wrong: list[dict[str, Any]] = [
         {"stop": ["x", ""]}, {"stop": [1]}, {"seed": -1}, {"seed": 1.5}, {"max_tokens": 2.5}, {"max_tokens": "5"},
-        {"max_tokens": None}, {"top_k": 2.5}, {"temperature": "hot"}, {"max_audio_seconds": None},
+        {"max_tokens": None}, {"top_k": 2.5}, {"temperature": "hot"},
     ]  # fmt: skip
     for options in wrong:
         with pytest.raises(OptionError, match=f"{next(iter(options))} is "):

@@ -27,6 +27,8 @@ from omni.prompt.prompt import Prompt
 from omni.prompt.reader import PromptReader
 from omni.prompt.template import DEFAULT, Template
 from omni.recent import Recent
+from omni.script import narration
+from omni.script.wording import Wording
 from omni.session import AGAIN, Forgotten, Session
 from tests.oracle.tiny import tiny
 
@@ -461,6 +463,25 @@ def test_given_words_need_room_for_themselves_alone() -> None:
     session.begin([{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"}])
     list(session.say("Yes.", max_audio_seconds=0.1))
     assert [message["content"] for message in session.messages] == ["Hello", "Hi", "Yes."]
+
+
+@pytest.mark.parametrize("played", [0.0, 0.5, 1.0])
+def test_of_given_words_those_that_were_heard_are_remembered(
+    omni: Omni, played: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "One moment. Here it is."
+    monkeypatch.setattr(omni.runtime, "wording", Wording(longest=12))
+    monkeypatch.setattr(narration, "PAUSES", 0.2)
+    monkeypatch.setattr(narration, "SLOWEST_CHAR", 0.0)
+    session = omni.session(voice="Ethan", seed=3)
+    events = list(session.say(text))
+    done = events[-1]
+    assert isinstance(done, Done) and done.usage.codec_tokens <= 20
+    assert [e.text for e in events if isinstance(e, TextDelta)] == ["One moment. ", "Here it is."]
+    assert session.messages[-1]["content"] == text
+    heard = session.interrupt(1000 * done.timings.audio * played)
+    assert session.messages[-1]["content"] == heard
+    assert text.startswith(heard) and (played > 0 or not heard)
 
 
 def test_a_long_conversation_forgets_and_goes_on() -> None:

@@ -31,7 +31,9 @@ from omni import (
     Usage,
     Word,
 )
+from omni.errors import MessageError
 from omni.events import TokenLogprob
+from omni.script.wording import Spoken
 from omni.streaming.serve import bind, server_of
 from omni.streaming.server.hub import Hub
 from omni.streaming.settings import Settings
@@ -146,6 +148,11 @@ class Scripted:
         self.asked.append({"source": source, **options})
         async for event in self._answer():
             yield event
+
+    def spoken(self, text: str, *, strict: bool = False) -> Spoken:
+        if not text.strip(" .\n"):
+            raise MessageError("there is no text to say")
+        return Spoken(text)
 
     async def asay(self, text: str | AsyncIterable[str], **options: Any) -> AsyncGenerator[Event]:
         said = text if isinstance(text, str) else "".join([piece async for piece in text])

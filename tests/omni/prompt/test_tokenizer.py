@@ -11,11 +11,11 @@ from typing import Any, ClassVar
 
 import pytest
 import tokenizers
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from omni.errors import CheckpointError
-from omni.prompt.tokenizer import WORDS, PieceEncoder, Special, StreamDecoder, Tokenizer, read_added
+from omni.prompt.tokenizer import Special, StreamDecoder, Tokenizer, read_added
 from tests.omni.prompt.tiny_tokenizer import (
     NAMES,
     QWEN2_5,
@@ -216,63 +216,6 @@ def test_decode_waits_for_whole_characters(tokenizer: Tokenizer) -> None:
 def test_decode_drops_control_tokens_and_keeps_added_words(tokenizer: Tokenizer) -> None:
     ids = [tokenizer.special("<|im_end|>"), *tokenizer.encode("hello"), tokenizer.special("<tool_call>"), 151859]
     assert tokenizer.decode(ids) == "hello<tool_call>"
-
-
-def encode_in_pieces(tokenizer: Tokenizer, pieces: list[str]) -> list[int]:
-    encoder = PieceEncoder(tokenizer)
-    state, ids = encoder.start(), list[int]()
-    for piece in pieces:
-        ids += encoder.step(state, piece)
-    return ids + encoder.finish(state)
-
-
-@given(text=texts, steps=st.lists(st.integers(1, 5), min_size=1))
-@settings(max_examples=400)
-@example(text="a  1", steps=[1])
-@example(text="e\u0301, \u0958, n\u0303.", steps=[1])
-@example(text="你好，你。!\n\n x", steps=[1])
-@example(text="it'll 'S don'T'", steps=[1])
-def test_pieces_encode_as_the_whole(text: str, steps: list[int], tokenizer: Tokenizer, words: Tokenizer) -> None:
-    pieces, at = list[str](), 0
-    while at < len(text):
-        step = steps[len(pieces) % len(steps)]
-        pieces.append(text[at : at + step])
-        at += step
-    for encoder in (tokenizer, words):
-        assert encode_in_pieces(encoder, pieces) == encoder.encode(text)
-
-
-def test_every_place_that_may_be_a_cut_is_one(words: Tokenizer) -> None:
-    """All pairs of letters around a place, with something before and after."""
-    for before in ODD:
-        for after in (" ", ",", "'", "，", "·", "\u0387", "\u037e", "\u2329", "_"):
-            for left, right in (("a", "s"), (" ", "\u0301"), ("'", "ll"), ("\n", "  1"), ("!", "\r\n")):
-                text = left + before + after + right
-                assert encode_in_pieces(words, list(text)) == words.encode(text), ascii(text)
-
-
-@pytest.mark.parametrize(
-    ("text", "held"),
-    [("hello the", " the"), ("你好，你好", "，你好"), ("1.5", ".5"), ("a \n b", " \n b"), ("don't", "'t"), ("ab", "ab")],
-)
-def test_pieces_come_as_early_as_is_certain(text: str, held: str, tokenizer: Tokenizer) -> None:
-    encoder = PieceEncoder(tokenizer)
-    state = encoder.start()
-    ids = [id for letter in text for id in encoder.step(state, letter)]
-    assert (tokenizer.decode(ids), state.text) == (text.removesuffix(held), held)
-
-
-def test_pieces_join_surrogates(tokenizer: Tokenizer) -> None:
-    assert encode_in_pieces(tokenizer, ["a\ud83d", "\ude00 b"]) == tokenizer.encode("a😀 b")
-
-
-@pytest.mark.parametrize("words", [r"\S+|\s+", WORDS.replace(r"|\p{N}", r"|\p{N}{1,3}")])
-def test_pieces_wait_for_the_end_where_the_cut_is_unknown(words: str, tmp_path: Path) -> None:
-    tokenizer = Tokenizer.read(write_one(tmp_path, words))
-    encoder = PieceEncoder(tokenizer)
-    state = encoder.start()
-    assert encoder.step(state, "hello the 12") == []
-    assert encoder.finish(state) == tokenizer.encode("hello the 12")
 
 
 def test_read_says_what_is_missing(tmp_path: Path) -> None:

@@ -8,7 +8,9 @@ import io
 import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, Iterator
+from dataclasses import replace
 from typing import Any
+from urllib.parse import unquote
 
 import av
 import httpx
@@ -80,6 +82,16 @@ def test_exact_words_in_a_real_voice(omni: Omni, client: OpenAI) -> None:
     assert "hello" in heard.text.lower()
 
 
+def test_words_without_a_sound_are_told_before_the_first_byte(client: OpenAI) -> None:
+    reply = post(client, input="Yes, 2 elephants \U0001f642.", response_format="pcm")
+    assert reply.status_code == 200
+    assert unquote(reply.headers["x-omni-warnings"]).endswith("elephants, \U0001f642")
+    refusal = post(client, input="Yes, 2 elephants.", strict=True)
+    assert (refusal.status_code, refusal.json()["error"]["param"]) == (400, "input")
+    assert "elephants" in refusal.json()["error"]["message"]
+    assert "x-omni-warnings" not in post(client, input="Yes.", strict=True).headers
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_format_decodes_to_the_same_sound(told: OpenAI, name: Any) -> None:
     reply = told.audio.speech.create(model=MODEL, input="Hello.", voice="Ethan", response_format=name)
@@ -142,7 +154,8 @@ def test_sound_is_sent_as_it_is_made() -> None:
         ({"voice": {"id": "nobody"}}, 400, "voice", "known: Chelsie, Ethan"),
         ({"voice": {"name": "Ethan"}}, 400, "voice", "string"),
         ({"model": "tts-1"}, 404, "model", MODEL),
-        ({"input": "  \n"}, 400, "input", "nothing to say"),
+        ({"input": "  \n"}, 400, "input", "no text to say"),
+        ({"input": "..."}, 400, "input", "no text to say"),
         ({"input": "x" * 4097}, 400, "input", "4096"),
         ({"instructions": "x" * 4097}, 400, "instructions", "4096"),
         ({"speed": 0.2}, 400, "speed", "0.25"),
@@ -249,6 +262,17 @@ def test_a_text_in_pieces_in_a_real_voice(omni: Omni) -> None:
         [{"role": "user", "content": [{"type": "audio", "audio": (wave, RATE)}, "Repeat what I said."]}], max_tokens=20
     )
     assert "hello" in heard.text.lower()
+
+
+def test_what_was_left_out_is_told_at_the_end_of_a_stream() -> None:
+    warned = replace(done(), warnings=("left out: elephant",))
+    with serving(hub_of(Scripted(sound(), warned))) as address:
+        with socket_of(address) as socket:
+            say(socket, START, *texts("Yes."), {"type": "end"})
+            assert hear(socket)[1]["warnings"] == ["left out: elephant"]
+        with openai_of(address) as client:
+            lines = post(client, stream_format="sse").text.strip().split("\n\n")
+            assert json.loads(lines[-1].removeprefix("data: "))["warnings"] == ["left out: elephant"]
 
 
 def test_several_speeches_one_after_the_other(scripted: Scripted, told: OpenAI) -> None:

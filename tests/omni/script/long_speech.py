@@ -1,0 +1,85 @@
+"""A long text spoken by the small model and heard by its own ears, sentence by sentence."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from dataclasses import dataclass
+from random import Random
+
+import numpy as np
+from numpy.typing import NDArray
+
+from demos.small_model.world.questions import any_turn
+from omni import AudioChunk, Done, Omni, TextDelta
+from omni.evaluation.evaluate import REPEAT
+from omni.evaluation.recogniser import edits, words_of
+
+AUDIBLE = 0.01
+
+
+@dataclass(frozen=True)
+class Heard:
+    """Attributes:
+    sentences: (as written, as the model heard it), in order.
+    gap: the longest silence between two sentences, in seconds.
+    step: the largest jump between two samples at a seam.
+    memory: MB, at the tenth sentence and at the end.
+    """
+
+    sentences: list[tuple[str, str]]
+    gap: float
+    step: float
+    memory: tuple[float, float]
+    done: Done
+
+    @property
+    def words(self) -> float:
+        """The share of words that were heard as they were written."""
+        said = [(words_of(text), words_of(heard)) for text, heard in self.sentences]
+        return 1 - sum(edits(*pair) for pair in said) / sum(len(words) for words, _ in said)
+
+    @property
+    def whole(self) -> float:
+        """The share of sentences that were."""
+        return sum(words_of(text) == words_of(heard) for text, heard in self.sentences) / len(self.sentences)
+
+
+def sentences(count: int, seed: int = 3) -> list[str]:
+    """Questions and answers of the small world."""
+    rng, out = Random(seed), list[str]()
+    while len(out) < count:
+        turn = any_turn(rng)
+        text = rng.choice((turn.question, turn.answer))
+        if len(text) <= 60 and sum(sign in ".?!" for sign in text) == 1:
+            out.append(text)
+    return out
+
+
+def listen(omni: Omni, texts: list[str], *, voice: str = "Chelsie", seed: int = 1) -> Heard:
+    """Say all in one, and hear each."""
+    written, waves, memory = list[str](), list[list[NDArray[np.float32]]](), list[float]()
+    for event in omni.say(" ".join(texts), voice=voice, seed=seed):
+        match event:
+            case TextDelta(text):
+                written.append(text)
+                waves.append([])
+                memory.append(
+                    resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "linux" else 1 << 20)
+                )
+            case AudioChunk():
+                waves[-1].append(event.samples)
+            case Done():
+                done = event
+    each = [np.concatenate(of_one) for of_one in waves]
+    edges = [np.flatnonzero(np.abs(wave) > AUDIBLE)[[0, -1]] for wave in each]
+    pairs = list(zip(each[:-1], each[1:], edges[:-1], edges[1:], strict=True))
+    gap = max((len(one) - ends[1] + begins[0] for one, _, ends, begins in pairs), default=0) / omni.sample_rate
+    step = max((abs(float(two[0] - one[-1])) for one, two, _, _ in pairs), default=0.0)
+    heard = [_heard(omni, wave) for wave in each]
+    return Heard(list(zip(written, heard, strict=True)), gap, step, (memory[min(9, len(memory) - 1)], memory[-1]), done)
+
+
+def _heard(omni: Omni, wave: NDArray[np.float32]) -> str:
+    content = [{"type": "audio", "audio": (wave, omni.sample_rate)}, {"type": "text", "text": REPEAT}]
+    return omni.generate([{"role": "user", "content": content}], max_tokens=64).text
