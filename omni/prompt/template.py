@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,23 @@ from typing import Any
 from jinja2 import TemplateError, TemplateSyntaxError, meta, nodes, pass_context, pass_eval_context
 from jinja2.filters import do_join, do_replace
 from jinja2.nodes import EvalContext
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
 from omni.errors import CheckpointError, MessageError, OptionError
 from omni.loading.json import read_json
+from omni.prompt.bounded import (
+    BoundedEnvironment,
+    Unbounded,
+    bound,
+    bounded,
+    chars_in,
+    check_indent,
+    check_replaced,
+    joined,
+    made,
+    sized,
+    text_of,
+)
 from omni.prompt.marked import Marked, concat, mark, special_spans
 from omni.prompt.tokenizer import Run, Special, read_added
 
@@ -69,6 +82,8 @@ DEFAULT = """\
 WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 GIVEN = frozenset({"messages", "tools", "add_generation_prompt"})
 """What a rendering gives every template."""
+MOST_SOURCE = 1 << 18
+"""Characters of a template's source; published ones have up to ten thousand."""
 MARK, CONCAT = "mark constant", "concat all"
 """Filters that no template can write, since their names hold a space."""
 
@@ -91,14 +106,22 @@ class Template:
             named: those that it may ask for by role (`eos_token`).
             words: those that an assistant's text may hold.
         """
+        if len(source) > MOST_SOURCE:
+            raise CheckpointError(
+                f"the chat template has {len(source)} characters, and {MOST_SOURCE} are read; fetch it again"
+            )
         self._specials, self._words = _any_of(specials), _any_of(words)
         env = _Environment(self._specials)
         try:
             tree = env.parse(source)
             reads, inner = meta.find_undeclared_variables(tree), _set_inside(tree)
-            self._template = env.from_string(_MarkConstants(self._specials).visit(tree).set_environment(env))
+            tree = bound(_MarkConstants(self._specials).visit(tree))
+            tree.set_environment(env)
+            self._template = env.from_string(tree)
         except TemplateSyntaxError as e:
             raise CheckpointError(f"the chat template is no jinja, line {e.lineno} ({e.message}); fetch it again") from e
+        except (Unbounded, RecursionError, SyntaxError, MemoryError, ValueError, OverflowError) as e:
+            raise CheckpointError(f"the chat template cannot be used ({type(e).__name__}: {e}); fetch it again") from e
         self._named = {role: mark(name, self._specials) for role, name in (named or {}).items()}
         self.takes_tools = "tools" in reads
         self.switches = frozenset(reads - inner - GIVEN - self._named.keys())
@@ -112,6 +135,11 @@ class Template:
         named = {key: value for key, value in found.items() if key.endswith("_token") and isinstance(value, str)}
         added = read_added(folder)
         return cls(_source(folder, config), added, named, [name for name, token in added.items() if token.is_word])
+
+    def try_out(self) -> None:
+        """Render a small chat; CheckpointError for a template that takes more time or room than it may."""
+        with suppress(MessageError):  # it may ask for more than a greeting
+            self.render([{"role": "user", "content": "Hello"}], add_generation_prompt=True)
 
     def render(
         self,
@@ -134,15 +162,17 @@ class Template:
         if tools and not self.takes_tools:
             raise OptionError("this checkpoint's chat template knows no tools; leave them out")
         _check(messages)
+        given = {
+            "messages": [self._shown(message) for message in messages],
+            "tools": _plain(tools) if tools else None,
+            **self._checked(template_args or {}),
+        }
         try:
-            text = self._template.render(
-                messages=[self._shown(message) for message in messages],
-                tools=_plain(tools) if tools else None,
-                add_generation_prompt=add_generation_prompt,
-                **self._named,
-                **self._checked(template_args or {}),
-            )
-        except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError) as e:
+            with bounded(chars_in(given)):
+                text = self._template.render(**given, **self._named, add_generation_prompt=add_generation_prompt)
+        except (Unbounded, RecursionError, MemoryError) as e:
+            raise CheckpointError(f"the chat template cannot be used ({type(e).__name__}: {e}); fetch it again") from e
+        except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as e:
             raise MessageError(f"the chat template cannot render these messages: {e}") from e
         return self._runs(text)
 
@@ -175,18 +205,18 @@ class Template:
         return [run for run in (*runs, plain[at:]) if run]
 
 
-class _Environment(ImmutableSandboxedEnvironment):
+class _Environment(BoundedEnvironment):
     """transformers' dialect of jinja, in which strings keep their marks."""
 
-    concat = staticmethod(concat)
+    concat = staticmethod(lambda parts: made(concat(joined(parts))))
 
     def __init__(self, specials: re.Pattern[str]) -> None:
         super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
         self.globals["raise_exception"] = _raise
         marked = cache(lambda text: mark(text, specials))
         # a filter that takes the context is not computed while compiling, which would drop the marks
-        self.filters[MARK] = pass_context(lambda _, text: marked(text))
-        self.filters |= {CONCAT: _concat, "tojson": _tojson, "join": _join, "replace": _replace}
+        marks = pass_context(lambda _, text: marked(text))
+        self.watch({MARK: marks, CONCAT: _concat, "tojson": _tojson, "join": _join, "replace": _replace})
 
     def getattr(self, obj: Any, attribute: str) -> Any:
         """As jinja's, with the methods of `Marked` for all strings."""
@@ -256,16 +286,19 @@ def _unmarked(text: str) -> str:
 
 
 def _concat(values: Iterable[object]) -> str:
-    return concat(map(str, values))
+    return concat(joined(map(text_of, values)))
 
 
 @pass_eval_context
 def _join(context: EvalContext, value: Iterable[Any], d: str = "", attribute: str | int | None = None) -> str:
-    return do_join(context, value, Marked(str(d)), attribute)
+    parts = [*value]
+    sized([*parts, *[d] * len(parts)])
+    return do_join(context, parts, Marked(str(d)), attribute)
 
 
 @pass_eval_context
 def _replace(context: EvalContext, s: str, old: str, new: str, count: int | None = None) -> str:
+    check_replaced(str(s), str(old), str(new))
     return do_replace(context, Marked(str(s)), old, new, count)
 
 
@@ -277,7 +310,8 @@ def _tojson(
     sort_keys: bool = False,
 ) -> str:
     """transformers' filter: jinja's own escapes HTML."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+    check_indent(indent)
+    return json.dumps(sized(value), ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 def _raise(message: str) -> None:
