@@ -25,7 +25,7 @@ from jinja2.nodes import EvalContext
 from jinja2.visitor import NodeTransformer
 
 from omni.errors import CheckpointError, MessageError, OptionError
-from omni.loading.json import read_json
+from omni.loading.json import check_file, read_json
 from omni.prompt.bounded import (
     BoundedEnvironment,
     Unbounded,
@@ -342,6 +342,7 @@ def _source(folder: Path, config: Mapping[str, Any]) -> str:
     plain, wrapped = folder / "chat_template.jinja", folder / "chat_template.json"
     if plain.exists():
         try:
+            check_file(plain)
             return plain.read_text(encoding="utf-8")
         except (OSError, ValueError) as e:
             raise CheckpointError(f"{plain} cannot be read ({e}); fetch it again") from e

@@ -40,14 +40,13 @@ HOSTILE = {
     "doubling by str.join": DOUBLING.replace("STEP", "ns.x.join(['a', 'b', 'c'])"),
     "doubling by replace": DOUBLING.replace("STEP", "ns.x|replace('a', ns.x)"),
     "doubling by str.replace": DOUBLING.replace("STEP", "ns.x.replace('a', ns.x)"),
-    "doubling by a block": DOUBLING.replace("{% set ns.x = STEP %}", "{% set y %}{{ ns.x }}{{ ns.x }}{% endset %}{% set ns.x = y %}"),
+    "doubling by a block": DOUBLING.replace("{% set ns.x = STEP", "{% set y %}{{ ns.x * 2 }}{% endset %}{% set ns.x = y"),
     "doubling by lists": DOUBLING.replace("STEP", "[ns.x, ns.x]"),
     "doubling by objects": DOUBLING.replace("STEP", "{'a': ns.x, 'b': ns.x}"),
     "doubling by adding lists": DOUBLING.replace("'ab'", "[1]").replace("STEP", "ns.x + ns.x"),
     "escapes of escapes": DOUBLING.replace("'ab'", "'\"'").replace("STEP", "ns.x|tojson"),
     "many copies": "{% set x = 'y' * 4000000 %}" + "".join(f"{{% set a{i} = x|upper %}}" for i in range(500)),
     "many slices": "{% set x = 'y' * 4000000 %}" + "".join(f"{{% set a{i} = x[1:] %}}" for i in range(500)),
-    "a sum of lists": "{{ ([[1] * 99] * 99)|sum(start=[])|length }}",
     "a source of a million characters": "x" * 1_000_000,
     "brackets": "{{ " + "(" * 50_000 + "1" + ")" * 50_000 + " }}",
     "blocks": "{% if 1 %}" * 3000 + "{% endif %}" * 3000,
@@ -69,7 +68,9 @@ def test_a_template_takes_so_much_and_no_more(source: str, monkeypatch: pytest.M
     assert peak < 600 << 20
 
 
-@pytest.mark.parametrize("source", ["{{ 'x'.ljust(9999999999) }}", "{{ lipsum(n=9999999) }}"])
+@pytest.mark.parametrize(
+    "source", ["{{ 'x'.ljust(9999999999) }}", "{{ lipsum(n=9999999) }}", "{{ [[1], [2]]|sum(start=[]) }}"]
+)
 def test_what_no_template_needs_is_left_out(source: str) -> None:
     with pytest.raises(MessageError, match="chat template"):
         Template(source, ()).render(CHAT, add_generation_prompt=True)
