@@ -163,7 +163,7 @@ def test_bytes_are_foretold() -> None:
             linear = omni.model.get_submodule(name)
             assert isinstance(linear, PackedLinear)
             held = sum(each.nbytes for each in linear.packed)
-            if weights == "int8":  # a CPU's own form has two numbers more for each output than the plain one
+            if weights == "int8" or name in HEADS:  # a CPU's own form has two numbers more an output
                 assert size in (held, held + 8 * linear.out_features), name
             else:  # a kernel may fill outputs up to whole blocks of 64
                 assert size <= held <= size * (1 + 64 / linear.out_features), name
