@@ -135,6 +135,7 @@ class Omni:
         voice: str | None = None,
         audio_in_video: bool | None = None,
         tools: Sequence[Mapping[str, Any]] = (),
+        must_call: bool | str = False,
         template_args: Mapping[str, Any] | None = None,
         **options: Unpack[OptionArgs],
     ) -> Reply:
@@ -152,7 +153,9 @@ class Omni:
             voice: speak the answer with this voice; None for text alone.
             audio_in_video: hear the sound of clips; None for those that have one.
             tools: functions that the model may call, as OpenAI describes them, for a checkpoint whose chat template takes
-                them; calls are part of the text, in the checkpoint's own form, and never spoken.
+                them or whose family was taught to call; calls are part of the text, in the checkpoint's own form, and never
+                spoken.
+            must_call: True lets the answer begin with a call of one of the tools; a name with a call of that one.
             template_args: switches of the checkpoint's chat template, such as `{"enable_thinking": False}`.
             options: lengths, sampling, stop strings, seed; see `Options`.
 
@@ -162,7 +165,7 @@ class Omni:
         asked = Options(**options)
         if "chunks" not in options:  # one window over the whole speech is exact, and cheaper than several that overlap
             asked = replace(asked, chunks=WHOLE)
-        request = self.runtime.request(messages, voice, asked, audio_in_video, tools, template_args)
+        request = self.runtime.request(messages, voice, asked, audio_in_video, tools, template_args, must_call=must_call)
         return collect(self.runtime.run(request), self.sample_rate, spoken=voice is not None)
 
     def stream(
@@ -172,6 +175,7 @@ class Omni:
         voice: str | None = None,
         audio_in_video: bool | None = None,
         tools: Sequence[Mapping[str, Any]] = (),
+        must_call: bool | str = False,
         template_args: Mapping[str, Any] | None = None,
         **options: Unpack[OptionArgs],
     ) -> Generator[Event, None, None]:
@@ -180,7 +184,9 @@ class Omni:
         Arguments and errors are `generate`'s. Closing the iterator cancels the answer.
         """
         asked = Options(**options)
-        return self.runtime.run(self.runtime.request(messages, voice, asked, audio_in_video, tools, template_args))
+        return self.runtime.run(
+            self.runtime.request(messages, voice, asked, audio_in_video, tools, template_args, must_call=must_call)
+        )
 
     async def astream(
         self,
@@ -189,12 +195,20 @@ class Omni:
         voice: str | None = None,
         audio_in_video: bool | None = None,
         tools: Sequence[Mapping[str, Any]] = (),
+        must_call: bool | str = False,
         template_args: Mapping[str, Any] | None = None,
         **options: Unpack[OptionArgs],
     ) -> AsyncGenerator[Event, None]:
         """As `stream`, for an event loop, which goes on while media are read and while the answer is made."""
         request = await asyncio.to_thread(
-            self.runtime.request, messages, voice, Options(**options), audio_in_video, tools, template_args
+            self.runtime.request,
+            messages,
+            voice,
+            Options(**options),
+            audio_in_video,
+            tools,
+            template_args,
+            must_call=must_call,
         )
         async with aclosing(self.runtime.arun(request)) as events:
             async for event in events:

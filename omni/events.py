@@ -14,19 +14,22 @@ from omni.errors import OmniError
 Limit: TypeAlias = Literal["text", "audio", "context"]
 FinishReason: TypeAlias = Literal["stop", "length", "interrupted"]
 
+VERBS = {"hears": "hear", "sees": "see", "speaks": "speak", "calls": "call functions"}
+
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What a model can do beside reading and writing: hear sounds, see pictures and clips, speak."""
+    """What a model can do beside reading and writing: hear sounds, see pictures and clips, speak, call functions."""
 
     hears: bool
     sees: bool
     speaks: bool
+    calls: bool = True
 
     @property
     def lacks(self) -> str:
         """What it cannot do, as a sentence has it: "hear, see or speak"; empty where it can do all."""
-        verbs = [field.name.removesuffix("s") for field in fields(self) if not getattr(self, field.name)]
+        verbs = [VERBS[field.name] for field in fields(self) if not getattr(self, field.name)]
         return " or ".join(filter(None, (", ".join(verbs[:-1]), *verbs[-1:])))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Generator, Iterable, Iterator, Mapping, Sequence
@@ -25,7 +26,7 @@ from omni.kernels.sampling import Sampler
 from omni.loading.model import Loaded
 from omni.prompt.prompt import Prompt
 from omni.prompt.reader import Known, Message
-from omni.prompt.tokenizer import PieceEncoder, StreamDecoder
+from omni.prompt.tokenizer import PieceEncoder, Special, StreamDecoder
 from omni.talker.voice import WHOLE
 from omni.talker.voices import pick
 
@@ -33,6 +34,10 @@ T = TypeVar("T")
 SENTENCE = "One, two, three, four, five, six, seven, eight, nine, ten."
 CALL = "<tool_call>"
 """What a call begins with in the text of Qwen's models."""
+TOLD_TOOLS = (
+    "this checkpoint's chat template has no place for tools; they were written into the system's message in the form that "
+    "its family was taught"
+)
 MUTE = "this model does not speak: it has no voice, or was loaded without speech; "
 
 
@@ -64,7 +69,10 @@ class Runtime:
     @property
     def capabilities(self) -> Capabilities:
         """What the model can do."""
-        return Capabilities(self.reader.ears is not None, self.reader.eyes is not None, self.speak is not None)
+        reader = self.reader
+        return Capabilities(
+            reader.ears is not None, reader.eyes is not None, self.speak is not None, reader.template.takes_tools
+        )
 
     @property
     def sample_rate(self) -> int:
@@ -87,11 +95,13 @@ class Runtime:
         tools: Sequence[Mapping[str, Any]] = (),
         template_args: Mapping[str, Any] | None = None,
         known: Known | None = None,
+        must_call: bool | str = False,
     ) -> Request:
         """A request whose media have been read; every fault of its input shows here.
 
         known: see `PromptReader.read`.
         """
+        opening = self._opening(tools, must_call) if must_call else []
         started = time.perf_counter()
         if voice is not None:
             self.check_voice(voice)
@@ -106,9 +116,22 @@ class Runtime:
         request = self.asking(prompt, self.block_keys(prompt), voice, options)
         if tools and (call := self.reader.tokenizer.specials.get(CALL)) is not None:
             request.mute_ids = frozenset({call})
+        if tools and self.reader.template.adds_tools:
+            request.warnings.append(TOLD_TOOLS)
+        request.opening = opening
         request.started = started
         request.media_read = request.elapsed()
         return request
+
+    def _opening(self, tools: Sequence[Mapping[str, Any]], must_call: bool | str) -> list[int]:
+        """What an answer begins with that calls any of these functions, or the one of this name."""
+        names = [tool["function"]["name"] for tool in tools]
+        if not names or (isinstance(must_call, str) and must_call not in names):
+            raise OptionError(f"must_call is {must_call!r}, and the tools are {names}; name one of them, or give True")
+        name = must_call if isinstance(must_call, str) else names[0] if len(names) == 1 else None
+        text = '\n{"name": "' if name is None else f'\n{{"name": {json.dumps(name)}, "arguments":'
+        tokenizer = self.reader.tokenizer
+        return tokenizer.encode_runs([Special(CALL), text] if CALL in tokenizer.specials else [CALL + text])
 
     def block_keys(self, prompt: Prompt, known: Sequence[bytes] = (), num_rows: int = 0) -> list[bytes]:
         """As `PromptReader.block_keys`, in the engine's blocks; known: of a prompt that begins with so many of its rows."""
@@ -118,7 +141,7 @@ class Runtime:
     def asking(self, prompt: Prompt, block_keys: list[bytes], voice: str | None, options: Options) -> Request:
         """A request to answer to a prompt; ContextError where it leaves no room for that."""
         self.engine.check(prompt)
-        seed = secrets.randbelow(2**62) if options.seed is None else options.seed
+        seed = secrets.randbelow(2**53) if options.seed is None else options.seed
         vocab_size, device = self.model.thinker.config.vocab_size, self.engine.device
         sampler = Sampler(options.sampling(self.defaults.sampling), vocab_size, seed=seed, device=device)
         sampler.saw(prompt.ids.to(device))

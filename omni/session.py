@@ -107,7 +107,7 @@ class Session:
         messages: all whole turns that are remembered. What they hold must not change; it is looked into once.
         forgotten: what is remembered no more.
         voice: speaks the answers; None for text alone.
-        tools: functions that the model may call.
+        tools: functions that the model may call; must_call: True where an answer must call one, or the name of that one.
         template_args: switches of the checkpoint's chat template.
     """
 
@@ -121,6 +121,7 @@ class Session:
     ) -> None:
         self._runtime, self.voice, self._options, self.template_args = runtime, voice, options, template_args
         self.tools: Sequence[Mapping[str, Any]] = ()
+        self.must_call: bool | str = False
         self.messages: list[Message] = [{"role": "system", "content": system}] if system else []
         self.forgotten = Forgotten()
         self._parts: list[dict[str, Any]] = []
@@ -258,7 +259,7 @@ class Session:
         return [{"role": "user", "content": [*parts]}] if parts else []
 
     def _request(self, turn: list[Message], options: Options) -> Request:
-        return self._runtime.request([*self.messages, *turn], self.voice, options, **self._how())
+        return self._runtime.request([*self.messages, *turn], self.voice, options, **self._how(), must_call=self.must_call)
 
     def _with_room(self, make: Callable[[], R], num_tokens: int) -> R:
         """What is made behind as much of the past as fits with an answer of so many tokens."""

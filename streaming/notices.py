@@ -8,9 +8,13 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from urllib.parse import quote
 
+from omni.streaming.problems import Problem
+
 log = logging.getLogger(__name__)
 
 IGNORED, WARNINGS = "x-omni-ignored", "x-omni-warnings"
+MOST_TOLD, MOST_PATH = 32, 200
+"""Fields that one request is told of, and characters of each."""
 MOST_CHARS = 2000
 """Of a header; what is longer is cut, and whole in the log."""
 
@@ -22,10 +26,12 @@ class Notices:
     Attributes:
         ignored: paths of fields that nobody here knows.
         warnings: sentences.
+        strict: a field that nobody here knows is refused.
     """
 
     ignored: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    strict: bool = False
 
     @property
     def headers(self) -> dict[str, str]:
@@ -38,6 +44,23 @@ class Notices:
 
 current: ContextVar[Notices | None] = ContextVar("current", default=None)
 """Of the request that is being answered; None outside of one."""
+
+
+def ignore(paths: Iterable[str]) -> None:
+    """Tell the client of fields that nobody here knows, each once, and the log; Problem where the server is strict."""
+    notices = current.get() or Notices()
+    for path in (path[:MOST_PATH] for path in paths):
+        if notices.strict:
+            raise Problem(f"{path} is not known here; leave it out", param=path, code="unsupported_parameter")
+        if path in notices.ignored:
+            continue
+        if len(notices.ignored) == MOST_TOLD:
+            log.warning("more fields are passed over")
+            notices.ignored.append("...")
+        if len(notices.ignored) > MOST_TOLD:
+            return
+        log.warning("passed over, as nobody here knows it: %s", ascii(path))
+        notices.ignored.append(path)
 
 
 def warn(sentences: Iterable[str]) -> None:

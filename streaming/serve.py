@@ -120,6 +120,9 @@ def check_settings(settings: Settings) -> None:
     for origin in settings.origins:
         if not re.fullmatch(r"https?://[a-z0-9.\-\[\]:]+", origin):
             raise OptionError(f"{origin!r} is no origin; write it as browsers do: https://name or http://name:port")
+    for name in settings.aliases:
+        if not re.fullmatch(r"[!-~]{1,200}", name):
+            raise OptionError(f"{name!r} is no name for a model; give one without spaces")
     for name in (*settings.hosts, *settings.media_domains):
         if not re.fullmatch(r"[a-z0-9.\-]+", name):
             raise OptionError(f"{name!r} is no host's name; write it in small letters, without scheme, port and path")

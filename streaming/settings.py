@@ -54,6 +54,8 @@ class Settings:
     origins: pages of other origins that may connect.
     media_domains: whose https URLs are fetched; none without a name.
     media_folder: files below it may be named by file:// URLs; none without it.
+    aliases: other names that clients may call the model by.
+    strict: fields that nobody here knows are refused, instead of passed over and told.
     """
 
     host: str = "127.0.0.1"
@@ -63,4 +65,6 @@ class Settings:
     origins: tuple[str, ...] = ()
     media_domains: tuple[str, ...] = ()
     media_folder: Path | None = None
+    aliases: tuple[str, ...] = ()
+    strict: bool = False
     limits: Limits = field(default_factory=Limits)

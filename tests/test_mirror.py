@@ -19,6 +19,7 @@ ACROSS = {
     "demos/test_small_world.py": "what small_model/world draws and speaks",
     "kernels/fused/test_built.py": "what the compiler makes of every fused kernel",
     "kernels/fused/test_harness.py": "the tools of the tests beside it",
+    "streaming/test_foreign_clients.py": "requests in the shapes that published clients send",
 }
 """Tests of something that no one file has, and what it is."""
 HOUSE = {"test_mirror.py", "test_readme.py", "test_rooms.py", "test_sharing.py"}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -165,7 +164,7 @@ def _checkpoint(
     for place, size in most.items():
         table.add_row("in all, at most", str(place), f"{size / GIB:.2f}", style="bold")
     console.print(table)
-    missing = list(_files(folder, config))
+    missing = list(_files(folder, family, config))
     for place, size in need.items():
         free = _free(place)
         if free is not None and free < size:
@@ -180,7 +179,8 @@ def _abilities(config: ModelConfig) -> str:
     """What a model can do, and what it cannot."""
     thinker = config.thinker
     can = Capabilities(thinker.audio is not None, thinker.vision is not None, config.talker is not None)
-    told = ", ".join(["reads and writes text", *(verb for verb, able in asdict(can).items() if able)])
+    senses = [verb for verb in ("hears", "sees", "speaks") if getattr(can, verb)]
+    told = ", ".join(["reads and writes text", *senses])
     return f"{told}; it does not {can.lacks}" if can.lacks else told
 
 
@@ -189,11 +189,16 @@ def _kv_bytes(config: DecoderConfig, dtype: torch.dtype) -> int:
     return 2 * config.num_layers * config.num_kv_heads * config.head_dim * dtype.itemsize
 
 
-def _files(folder: Path, config: ModelConfig) -> Iterator[str]:
+def _files(folder: Path, family: Family, config: ModelConfig) -> Iterator[str]:
     """What cannot be read beside the weights."""
-    for read in (read_words, read_senses, read_speakers):
+    readers = (
+        lambda: read_words(folder, family, config),
+        lambda: read_senses(folder, config),
+        lambda: read_speakers(folder, config),
+    )
+    for read in readers:
         try:
             with damage_told(str(folder)):
-                read(folder, config)
+                read()
         except OmniError as e:
             yield str(e)

@@ -194,6 +194,8 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
     api_key: Annotated[list[str] | None, typer.Option(envvar="OMNI_API_KEY", help="Clients must have one of these.")] = None,
     name: Annotated[str | None, typer.Option(help="What clients call the model.  [default: its folder's name]")] = None,
+    alias: Annotated[list[str] | None, typer.Option(help="More names for the model, with commas: whisper-1,tts-1.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse fields of requests that nobody here knows.")] = False,
     allow_host: Annotated[list[str] | None, typer.Option(help="A name that this server goes by.")] = None,
     allow_origin: Annotated[list[str] | None, typer.Option(help="Another page that may connect: https://host.")] = None,
     media_domain: Annotated[list[str] | None, typer.Option(help="Fetch https media from this host.")] = None,
@@ -228,6 +230,8 @@ def serve(
         tuple(allow_origin or ()),
         tuple(media_domain or ()),
         media_folder,
+        tuple(name.strip() for names in alias or () for name in names.split(",")),
+        strict,
     )
     with errors_told():
         check_settings(settings)

@@ -74,6 +74,7 @@ class Request:
         script: a text to be spoken word for word; None for an answer that the model finds itself.
         prefill_only: it ends once its prompt is read, so that those that begin like it find that done; then: what is done
             with it before it ends.
+        opening: ids that it begins with, whatever the model would say.
         next_id: the id that the thinker reads next.
         logprobs: of ids whose text has not been let out.
         mute_ids: from the first of them on, the answer is written and not spoken.
@@ -104,6 +105,7 @@ class Request:
     media_read: float = 0.0
     cache: CachedSequence = field(default_factory=CachedSequence)
     saved: list[SavedSequence] | None = None
+    opening: list[int] = field(default_factory=list)
     next_id: int | None = None
     ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)

@@ -186,7 +186,7 @@ class ThinkStage:
         logits = self.model.logits(torch.cat([hidden for _, hidden in answers]))
         if not self._proven:
             self._prove(logits)
-        ids = torch.stack([r.sampler.pick(row) for (r, _), row in zip(answers, logits, strict=True)]).tolist()
+        ids = torch.stack([_next_id(r, row) for (r, _), row in zip(answers, logits, strict=True)]).tolist()
         for (request, _), token, row in zip(answers, ids, logits, strict=True):
             if token in self.model.config.eos_ids:
                 self._end(request)
@@ -228,6 +228,15 @@ class ThinkStage:
         request.phase = Phase.DRAIN
         for listener in self.listeners:
             listener.end_text(request)
+
+
+def _next_id(request: Request, logits: Tensor) -> Tensor:
+    """What an answer goes on with, int64 scalar, by its logits `[V]`, unless that is given."""
+    if not request.opening:
+        return request.sampler.pick(logits)
+    token = torch.tensor(request.opening.pop(0), device=logits.device)
+    request.sampler.saw(token)
+    return token
 
 
 def _likely(request: Request, logits: Tensor, token: int, num: int) -> TokenLogprob:

@@ -33,6 +33,7 @@ class Family:
         dtype_of: a parameter's name, the dtype that the model runs in, and the one for the vocoder's products of log-mel
             (its other parts compute in float32) -> the dtype it is kept in.
         speaking: the system prompt that the model was taught to speak with.
+        hermes: it was taught to call functions in the form of Hermes, so that its template need not know tools.
     """
 
     name: str
@@ -42,3 +43,4 @@ class Family:
     clock: Callable[[ModelConfig], Clock]
     dtype_of: Callable[[str, torch.dtype, torch.dtype], torch.dtype] = in_one_dtype
     speaking: str | None = None
+    hermes: bool = False

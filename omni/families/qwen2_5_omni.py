@@ -203,4 +203,4 @@ def _bigvgan(c: Node) -> BigVGANConfig:
     )
 
 
-FAMILY = Family("qwen2_5_omni", read, layout, build, clock, dtype_of, SPEAKING)
+FAMILY = Family("qwen2_5_omni", read, layout, build, clock, dtype_of, SPEAKING, hermes=True)

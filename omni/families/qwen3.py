@@ -16,4 +16,4 @@ def read(c: Node) -> ModelConfig:
     return read_text(c, qkv_bias=bias, o_bias=bias, qk_norm=True, head_dim=HEAD_DIM)
 
 
-FAMILY = Family("qwen3", read, layout, build, clock)
+FAMILY = Family("qwen3", read, layout, build, clock, hermes=True)

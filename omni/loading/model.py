@@ -116,9 +116,9 @@ def read_senses(folder: Path, config: ModelConfig) -> tuple[PixelConfig | None, 
     return pixels, read_mel(folder, thinker.audio) if thinker.audio else None
 
 
-def read_words(folder: Path, config: ModelConfig) -> tuple[Tokenizer, Template]:
+def read_words(folder: Path, family: Family, config: ModelConfig) -> tuple[Tokenizer, Template]:
     """What writes prompts; CheckpointError where an id has no row, or the template takes more than it may."""
-    tokenizer, template = Tokenizer.read(folder), Template.read(folder)
+    tokenizer, template = Tokenizer.read(folder), Template.read(folder, hermes=family.hermes)
     thinker, talker = config.thinker, config.talker
     check_ids("the tokenizer", tokenizer.last, thinker.vocab_size)
     check_ids("generation_config.json or config.json", {f"eos {id}": id for id in thinker.eos_ids}, thinker.vocab_size)
@@ -147,7 +147,7 @@ def read_speakers(folder: Path, config: ModelConfig) -> dict[str, Voice]:
 def _reader(folder: Path, family: Family, net: OmniModel, budget: Budget) -> PromptReader:
     thinker = net.config.thinker
     return PromptReader(
-        *read_words(folder, net.config),
+        *read_words(folder, family, net.config),
         family.clock(net.config),
         thinker.media,
         *read_senses(folder, net.config),

@@ -16,9 +16,11 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import jinja2
 from jinja2 import TemplateError, TemplateSyntaxError, meta, nodes, pass_context, pass_eval_context
 from jinja2.filters import do_join, do_replace
 from jinja2.nodes import EvalContext
@@ -79,6 +81,35 @@ DEFAULT = """\
 {%- endif -%}
 """
 """The rule of the published template, for a checkpoint that ships none."""
+PLAIN = "You are a helpful assistant."
+"""What the system says where DEFAULT is given no system's message."""
+HERMES = {
+    "system": """\
+{{- content + '\\n\\n# Tools\\n\\nYou may call one or more functions to assist with the user query.\\n\\n' -}}
+{{- 'You are provided with function signatures within <tools></tools> XML tags:\\n<tools>' -}}
+{%- for tool in tools -%}
+    {{- '\\n' + tool | tojson -}}
+{%- endfor -%}
+{{- '\\n</tools>\\n\\nFor each function call, return a json object with function name and arguments within ' -}}
+{{- '<tool_call></tool_call> XML tags:\\n<tool_call>\\n' -}}
+{{- '{"name": <function-name>, "arguments": <args-json-object>}\\n</tool_call>' -}}
+""",
+    "calls": """\
+{{- content -}}
+{%- for call in calls -%}
+    {{- '\\n' if content or not loop.first -}}
+    {{- '<tool_call>\\n{"name": "' + call.function.name + '", "arguments": ' -}}
+    {{- call.function.arguments | tojson + '}\\n</tool_call>' -}}
+{%- endfor -%}
+""",
+    "results": """\
+{%- for content in results -%}
+    {{- '\\n' if not loop.first -}}
+    {{- '<tool_response>\\n' + content + '\\n</tool_response>' -}}
+{%- endfor -%}
+""",
+}
+"""What turns hold in the form that Qwen2.5 was taught to call in (its published chat template), for templates without it."""
 WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 GIVEN = frozenset({"messages", "tools", "add_generation_prompt"})
 """What a rendering gives every template."""
@@ -92,12 +123,19 @@ class Template:
     """A jinja template in transformers' dialect.
 
     Attributes:
-        takes_tools: whether it has a place for tools.
+        takes_tools: whether it has a place for tools, of its own or by HERMES.
+        adds_tools: whether that is by HERMES.
         switches: names of what else it reads (`enable_thinking`).
     """
 
     def __init__(
-        self, source: str, specials: Iterable[str], named: Mapping[str, str] | None = None, words: Iterable[str] = ()
+        self,
+        source: str,
+        specials: Iterable[str],
+        named: Mapping[str, str] | None = None,
+        words: Iterable[str] = (),
+        *,
+        hermes: bool = False,
     ) -> None:
         """What is marked in which text.
 
@@ -105,6 +143,7 @@ class Template:
             specials: names of all special tokens, which the template may write.
             named: those that it may ask for by role (`eos_token`).
             words: those that an assistant's text may hold.
+            hermes: write tools, calls and results as HERMES has them, where the template has no place for tools.
         """
         if len(source) > MOST_SOURCE:
             raise CheckpointError(
@@ -115,26 +154,30 @@ class Template:
         try:
             tree = env.parse(source)
             reads, inner = meta.find_undeclared_variables(tree), _set_inside(tree)
-            tree = bound(_MarkConstants(self._specials).visit(tree))
-            tree.set_environment(env)
-            self._template = env.from_string(tree)
+            self._template = env.marked(source)
         except TemplateSyntaxError as e:
             raise CheckpointError(f"the chat template is no jinja, line {e.lineno} ({e.message}); fetch it again") from e
         except (Unbounded, RecursionError, SyntaxError, MemoryError, ValueError, OverflowError) as e:
             raise CheckpointError(f"the chat template cannot be used ({type(e).__name__}: {e}); fetch it again") from e
         self._named = {role: mark(name, self._specials) for role, name in (named or {}).items()}
-        self.takes_tools = "tools" in reads
+        self.adds_tools = hermes and "tools" not in reads
+        self.takes_tools = hermes or "tools" in reads
+        self._hermes = {name: env.marked(of_one) for name, of_one in HERMES.items()} if self.adds_tools else {}
         self.switches = frozenset(reads - inner - GIVEN - self._named.keys())
 
     @classmethod
-    def read(cls, folder: Path) -> Template:
-        """From `chat_template.jinja`, `chat_template.json` or `tokenizer_config.json`; DEFAULT where none holds one."""
+    def read(cls, folder: Path, *, hermes: bool = False) -> Template:
+        """From `chat_template.jinja`, `chat_template.json` or `tokenizer_config.json`; DEFAULT where none holds one.
+
+        hermes: as for the template itself.
+        """
         path = folder / "tokenizer_config.json"
         config = read_json(path) if path.exists() else {}
         found = {key: value.get("content") if isinstance(value, Mapping) else value for key, value in config.items()}
         named = {key: value for key, value in found.items() if key.endswith("_token") and isinstance(value, str)}
         added = read_added(folder)
-        return cls(_source(folder, config), added, named, [name for name, token in added.items() if token.is_word])
+        words = [name for name, token in added.items() if token.is_word]
+        return cls(_source(folder, config), added, named, words, hermes=hermes)
 
     def try_out(self) -> None:
         """Render a small chat; CheckpointError for a template that takes more time or room than it may."""
@@ -162,14 +205,19 @@ class Template:
         if tools and not self.takes_tools:
             raise OptionError("this checkpoint's chat template knows no tools; leave them out")
         _check(messages)
-        given = {
-            "messages": [self._shown(message) for message in messages],
-            "tools": _plain(tools) if tools else None,
-            **self._checked(template_args or {}),
-        }
+        if not self.takes_tools and any(m.get("tool_calls") or m["role"] == "tool" for m in messages):
+            raise MessageError("this checkpoint's chat template knows no tools; leave calls and their results out")
+        shown, args = [self._shown(message) for message in messages], self._checked(template_args or {})
+        given = _plain(tools) if tools else None
         try:
-            with bounded(chars_in(given)):
-                text = self._template.render(**given, **self._named, add_generation_prompt=add_generation_prompt)
+            with bounded(chars_in((shown, given, args))):
+                text = self._template.render(
+                    messages=self._with_tools(shown, given) if self.adds_tools else shown,
+                    tools=given,
+                    add_generation_prompt=add_generation_prompt,
+                    **self._named,
+                    **args,
+                )
         except (Unbounded, RecursionError, MemoryError) as e:
             raise CheckpointError(f"the chat template cannot be used ({type(e).__name__}: {e}); fetch it again") from e
         except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as e:
@@ -196,6 +244,23 @@ class Template:
             shown |= {key: mark(text, self._words) for key, text in said.items() if isinstance(text, str)}
         return shown
 
+    def _with_tools(self, shown: list[dict[str, Any]], tools: list[Any] | None) -> list[dict[str, Any]]:
+        """The messages with tools, calls and results in what they say; results of neighbours are one user's turn."""
+        write, turns = self._hermes, list[dict[str, Any]]()
+        if tools:
+            system, shown = (shown[0], shown[1:]) if shown[0]["role"] == "system" else ({"role": "system"}, shown)
+            turns.append(system | {"content": write["system"].render(content=system.get("content", PLAIN), tools=tools)})
+        for is_result, group in groupby(shown, lambda message: message["role"] == "tool"):
+            if is_result:
+                results = [message["content"] or "" for message in group]
+                turns.append({"role": "user", "content": write["results"].render(results=results)})
+                continue
+            for message in group:
+                if calls := message.pop("tool_calls", None):
+                    message["content"] = write["calls"].render(content=message["content"] or "", calls=calls)
+                turns.append(message)
+        return turns
+
     def _runs(self, text: str) -> list[Run]:
         plain, runs, at = _unmarked(text), list[Run](), 0
         for first, last in special_spans(text):
@@ -215,8 +280,15 @@ class _Environment(BoundedEnvironment):
         self.globals["raise_exception"] = _raise
         marked = cache(lambda text: mark(text, specials))
         # a filter that takes the context is not computed while compiling, which would drop the marks
+        self._specials = specials
         marks = pass_context(lambda _, text: marked(text))
         self.watch({MARK: marks, CONCAT: _concat, "tojson": _tojson, "join": _join, "replace": _replace})
+
+    def marked(self, source: str) -> jinja2.Template:
+        """A template whose constants are marked."""
+        tree = bound(_MarkConstants(self._specials).visit(self.parse(source)))
+        tree.set_environment(self)
+        return self.from_string(tree)
 
     def getattr(self, obj: Any, attribute: str) -> Any:
         """As jinja's, with the methods of `Marked` for all strings."""

@@ -119,23 +119,51 @@ class Resampler:
         return nothing if self._stream is None else self._stream.resample_chunk(nothing, last=True)
 
 
+_STANDARD = bytes.maketrans(b"-_", b"+/")
+WHOLE = 6
+"""Bytes that make up whole base64 without padding, and whole 16 bit samples too."""
+
+
+class Base64Pieces:
+    """Bytes to base64 in pieces that may be decoded one by one, or all at once as they stand behind each other."""
+
+    def __init__(self) -> None:
+        self._waiting = b""
+
+    def push(self, data: bytes) -> str:
+        """What is ready by now; up to five bytes are held back."""
+        data = self._waiting + data
+        end = len(data) // WHOLE * WHOLE
+        self._waiting = data[end:]
+        return base64.b64encode(data[:end]).decode()
+
+    def finish(self) -> str:
+        """The rest; nothing may be pushed afterwards."""
+        return base64.b64encode(self._waiting).decode()
+
+
 def unbase64(text: object, most_bytes: int, param: str) -> bytes:
-    """The bytes of a client's base64, in the standard alphabet and with its padding.
+    """The bytes of a client's base64: in either alphabet, with or without padding, in lines, or in a data URL.
 
     Its length is looked at before anything is decoded. Raises Problem, naming `param`, for anything else than such a text
     and for one of more than `most_bytes`.
     """
     if not isinstance(text, str):
         raise Problem(f"{param} is not a string; send base64", param=param, code="invalid_type")
-    if len(text) // 4 * 3 - text[-2:].count("=") > most_bytes:
-        raise Problem(f"{param} holds more than {most_bytes} bytes; send less", 413, param=param, code="media_too_large")
+    if text[:5].lower() == "data:":
+        header, comma, text = text.partition(",")
+        text = text if comma and header.lower().endswith(";base64") else "?"
     try:
-        return base64.b64decode(text, validate=True)
+        coded = text.encode("ascii").translate(_STANDARD, b" \t\r\n")
+        bare = coded.rstrip(b"=")
+        if len(bare) * 3 // 4 > most_bytes:
+            raise Problem(f"{param} holds more than {most_bytes} bytes; send less", 413, param=param, code="media_too_large")
+        if len(coded) - len(bare) > 2:
+            raise ValueError
+        return base64.b64decode(bare + b"=" * (-len(bare) % 4), validate=True)
     except ValueError as e:
         raise Problem(
-            f"{param} is not base64; use the standard alphabet with padding, no line breaks and no data URL",
-            param=param,
-            code="invalid_base64",
+            f"{param} is not base64; send base64, or a data URL with it", param=param, code="invalid_base64"
         ) from e
 
 

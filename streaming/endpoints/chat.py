@@ -17,12 +17,24 @@ from fastapi import APIRouter, Request, Response
 from numpy.typing import NDArray
 
 from omni import AudioChunk, Done, Event, TextDelta, __version__
-from omni.streaming.audio.wire import FileEncoder, encode_file
+from omni.streaming.audio.wire import Base64Pieces, FileEncoder, encode_file
 from omni.streaming.endpoints.chat_messages import Spoken, to_omni
-from omni.streaming.endpoints.chat_request import SEEDS, AudioOut, ChatRequest, check, options_of, tools_of
+from omni.streaming.endpoints.chat_request import (
+    SEEDS,
+    AudioOut,
+    ChatRequest,
+    call_of,
+    check,
+    looking_of,
+    options_of,
+    seed_of,
+    tools_of,
+)
 from omni.streaming.endpoints.http import Events, Route, begun, while_there
 from omni.streaming.endpoints.logprobs import told_logprob
-from omni.streaming.endpoints.voices import check_voice
+from omni.streaming.endpoints.voices import voice_for
+from omni.streaming.fields import check_calls
+from omni.streaming.notices import warn
 from omni.streaming.problems import Problem, server_fault
 from omni.streaming.server.hub import Hub
 from omni.streaming.tools import Call, CallError, CallParser
@@ -54,6 +66,7 @@ class Choice:
     calls: list[dict[str, Any]] = field(default_factory=list)
     logprobs: list[dict[str, Any]] = field(default_factory=list)
     num_told: int = 0
+    coded: Base64Pieces = field(default_factory=Base64Pieces)
     expires_at: int = 0
     done: Done | None = None
 
@@ -69,7 +82,8 @@ class Choice:
                 return self._write(told, calls)
             case AudioChunk():
                 if self.encoder:
-                    return _sound(await asyncio.to_thread(self.encoder.push, event.samples))
+                    data = await asyncio.to_thread(self.encoder.push, event.samples)
+                    return _sound(self.coded.push(data))
                 self.samples.append(event.samples)
                 return []
             case Done():
@@ -77,6 +91,7 @@ class Choice:
 
     async def _end(self, done: Done) -> list[dict[str, Any]]:
         self.done = done
+        warn(done.warnings)
         deltas: list[dict[str, Any]] = []
         if self.parser:
             try:
@@ -85,7 +100,8 @@ class Choice:
                 if done.finish_reason != "length":  # a call that a limit cut short is dropped
                     raise _bad_call(e) from e
         if self.encoder:
-            deltas += _sound(await asyncio.to_thread(self.encoder.finish))
+            data = await asyncio.to_thread(self.encoder.finish)
+            deltas += _sound(self.coded.push(data)) + _sound(self.coded.finish())
         if self.spoken_id:
             self.expires_at = self.spoken.keep(self.spoken_id, self.text)
             deltas.append({"audio": {"expires_at": self.expires_at}})
@@ -131,8 +147,8 @@ def _bad_call(error: CallError) -> Problem:
     return server_fault(f"{error}; try again", "invalid_tool_call")
 
 
-def _sound(data: bytes) -> list[dict[str, Any]]:
-    return [{"audio": {"data": _base64(data)}}] if data else []
+def _sound(data: str) -> list[dict[str, Any]]:
+    return [{"audio": {"data": data}}] if data else []
 
 
 def _base64(data: bytes) -> str:
@@ -176,8 +192,9 @@ async def complete(asked: ChatRequest, request: Request) -> Response:
     hub: Hub = request.app.state.hub
     hub.check_model(asked.model)
     check(asked, hub.settings.limits)
-    if asked.audio:
-        check_voice(hub.omni, asked.audio.voice, "audio.voice")
+    voice = voice_for(hub.omni, asked.audio.voice, "audio.voice") if asked.audio else None
+    if tools_of(asked):
+        check_calls(hub.omni.capabilities, "tools")
     head = {
         "id": f"chatcmpl-{secrets.token_hex(12)}",
         "created": int(time.time()),
@@ -186,10 +203,10 @@ async def complete(asked: ChatRequest, request: Request) -> Response:
         "service_tier": "default",
     }
     spoken = spoken_of(request)
-    messages = await while_there(request, to_omni(hub, asked.messages, spoken))
+    messages = await while_there(request, to_omni(hub, asked.messages, spoken, looking_of(asked)))
     rate = hub.omni.sample_rate if asked.audio else 0
     choices = await asyncio.to_thread(_choices, asked, spoken, rate)
-    events = together(_streams(hub, asked, messages, len(choices)))
+    events = together(_streams(hub, asked, messages, voice, len(choices)))
     if asked.stream:
         return Events(await begun(request, _chunks(asked, head, choices, events)), last=b"[DONE]")
     body = await while_there(request, _whole(asked, rate, head, choices, events))
@@ -220,15 +237,19 @@ def _choices(asked: ChatRequest, spoken: Spoken, rate: int) -> list[Choice]:
     ]
 
 
-def _streams(hub: Hub, asked: ChatRequest, messages: list[dict[str, Any]], num: int) -> list[AsyncGenerator[Event]]:
+def _streams(
+    hub: Hub, asked: ChatRequest, messages: list[dict[str, Any]], voice: str | None, num: int
+) -> list[AsyncGenerator[Event]]:
     """One answer for each choice; the first is the one that its seed gives alone."""
-    options = options_of(asked, hub.settings.limits)
-    seed = secrets.randbelow(SEEDS) if asked.seed is None else asked.seed
-    voice, tools = asked.audio.voice if asked.audio else None, tools_of(asked)
-    return [
-        hub.metrics.watched("chat", hub.omni.astream(messages, voice=voice, tools=tools, seed=(seed + i) % SEEDS, **options))
-        for i in range(num)
-    ]
+    how = {
+        "voice": voice,
+        "tools": tools_of(asked),
+        "must_call": call_of(asked),
+        "template_args": asked.chat_template_kwargs,
+        **options_of(asked, hub.settings.limits),
+    }
+    seed = seed_of(asked)
+    return [hub.metrics.watched("chat", hub.omni.astream(messages, seed=(seed + i) % SEEDS, **how)) for i in range(num)]
 
 
 async def _whole(

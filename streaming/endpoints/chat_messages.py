@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, TypeAlias, assert_never
+from typing import Annotated, Any, Literal, TypeAlias, assert_never, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AliasChoices, BeforeValidator, Field
 
 from omni.streaming.audio.wire import unbase64
-from omni.streaming.fields import Kind, Strict, check_medium
+from omni.streaming.fields import Fields, JsonObject, Kind, check_medium
 from omni.streaming.problems import Problem, refused, too_large
 from omni.streaming.server.hub import Hub
 from omni.streaming.server.media import fetch, verify
@@ -24,8 +23,8 @@ MOST_BYTES_A_TOKEN = 16
 """No language has longer tokens on the whole: a text that is too long by this measure is not even cut into tokens."""
 
 
-class Part(Strict):
-    prompt_cache_breakpoint: Any = Field(default=None, exclude=True)  # what was read before is always kept
+class Part(Fields):
+    taken = frozenset({"prompt_cache_breakpoint", "cache_control", "uuid", "annotations", "index", "id"})
 
 
 class TextPart(Part):
@@ -38,37 +37,64 @@ class RefusalPart(Part):
     refusal: str
 
 
-class ImageURL(Strict):
+class URL(Fields):
     """`detail` is accepted, and pictures are always read in the detail that the model was taught with."""
 
+    taken = frozenset({"detail", "format", "mime_type", "uuid"})
     url: str
-    detail: Literal["auto", "low", "high", "original"] | None = None
 
 
-class ImagePart(Part):
+class InputAudio(Fields):
+    """A sound file as base64; what it is shows in its first bytes, whatever its format is called."""
+
+    taken = frozenset({"format", "mime_type", "uuid"})
+    data: str
+
+
+def _url(value: object) -> object:
+    return {"url": value} if isinstance(value, str) else value
+
+
+Place: TypeAlias = Annotated[URL, BeforeValidator(_url, json_schema_input_type=URL | str)]
+
+
+class Pixels(Part):
+    """How large a picture or a clip's frames are shown to the model, in pixels."""
+
+    min_pixels: Annotated[int, Field(ge=1)] | None = None
+    max_pixels: Annotated[int, Field(ge=1)] | None = None
+
+
+class ImagePart(Pixels):
+    taken = Pixels.taken | {"detail"}
     type: Literal["image_url"]
-    image_url: ImageURL
-
-
-class URL(Strict):
-    url: str
+    image_url: Place
 
 
 class AudioURLPart(Part):
     type: Literal["audio_url"]
-    audio_url: URL
+    audio_url: Place
 
 
-class VideoURLPart(Part):
+def _named(*names: str) -> Any:
+    """A field that may come by each of these names."""
+    return Field(default=None, validation_alias=AliasChoices(*names))
+
+
+class VideoURLPart(Pixels):
+    """Attributes:
+    fps, num_frames, max_frames, start, end: which frames are looked at, see `Omni.generate`.
+    audio_in_video: hear the sound of the clip; None where it has one.
+    """
+
     type: Literal["video_url"]
-    video_url: URL
-
-
-class InputAudio(Strict):
-    """A sound file as base64; what it is shows in its first bytes."""
-
-    data: str
-    format: Literal["wav", "mp3", "ogg", "opus", "flac", "m4a", "mp4", "webm"]
+    video_url: Place
+    fps: Annotated[float, Field(gt=0)] | None = None
+    num_frames: Annotated[int, Field(ge=1)] | None = _named("num_frames", "nframes")
+    max_frames: Annotated[int, Field(ge=1)] | None = None
+    start: Annotated[float, Field(ge=0)] | None = _named("start", "video_start")
+    end: Annotated[float, Field(gt=0)] | None = _named("end", "video_end")
+    audio_in_video: bool | None = _named("audio_in_video", "use_audio_in_video")
 
 
 class InputAudioPart(Part):
@@ -77,86 +103,126 @@ class InputAudioPart(Part):
 
 
 MediaPart: TypeAlias = ImagePart | InputAudioPart | AudioURLPart | VideoURLPart
-UserPart: TypeAlias = Annotated[TextPart | MediaPart, Field(discriminator="type")]
-AssistantPart: TypeAlias = Annotated[TextPart | RefusalPart, Field(discriminator="type")]
+KINDS = get_args(Kind)
+OTHER_NAMES = {"input_text": "text", "output_text": "text", "input_image": "image_url"}
+"""Kinds of parts as the Responses API calls them."""
+
+
+def _part(part: object) -> object:
+    """A part in the chat's own form: a bare string is text, and a file is what its data URL says."""
+    match part:
+        case {"type": "file", "file": {"file_data": str(url)}, **rest} if (kind := url[5:].partition("/")[0]) in KINDS:
+            return {"type": f"{kind}_url", f"{kind}_url": url, **rest}
+        case str():
+            return {"type": "text", "text": part}
+        case {"type": str(kind), **rest} if kind in OTHER_NAMES:
+            return {"type": OTHER_NAMES[kind], **rest}
+        case _:
+            return part
 
 
 def _parts(content: object) -> object:
-    return [{"type": "text", "text": content}] if isinstance(content, str) else content
+    return [_part(part) for part in content] if isinstance(content, list) else [_part(content)]
 
 
+UserPart: TypeAlias = Annotated[TextPart | MediaPart, Field(discriminator="type")]
+AssistantPart: TypeAlias = Annotated[TextPart | RefusalPart, Field(discriminator="type")]
 UserContent: TypeAlias = Annotated[
-    list[UserPart], Field(min_length=1), BeforeValidator(_parts, json_schema_input_type=str | list[UserPart])
+    list[UserPart], BeforeValidator(_parts, json_schema_input_type=str | list[UserPart | str])
 ]
 AssistantContent: TypeAlias = Annotated[
-    list[AssistantPart], BeforeValidator(_parts, json_schema_input_type=str | list[AssistantPart])
+    list[AssistantPart], BeforeValidator(_parts, json_schema_input_type=str | list[AssistantPart | str])
 ]
 TextContent: TypeAlias = Annotated[
-    list[TextPart], Field(min_length=1), BeforeValidator(_parts, json_schema_input_type=str | list[TextPart])
+    list[TextPart], BeforeValidator(_parts, json_schema_input_type=str | list[TextPart | str])
 ]
 
 
-class Named(Strict):
-    """A message; the model is told no names."""
+class Turn(Fields):
+    """A message. The model is told no names, and what else clients send back of an answer asks for nothing."""
 
-    name: None = None
+    taken = frozenset(
+        {
+            *(
+                "name",
+                "uuid",
+                "id",
+                "index",
+                "parsed",
+                "annotations",
+                "cache_control",
+                "metadata",
+                "created_at",
+                "timestamp",
+            ),
+            *("provider_specific_fields", "thinking_blocks", "finish_reason", "logprobs", "status"),
+        }
+    )
 
 
-class SystemMessage(Named):
+class SystemMessage(Turn):
     role: Literal["system", "developer"]
     content: TextContent
 
 
-class UserMessage(Named):
+class UserMessage(Turn):
     role: Literal["user"]
     content: UserContent
 
 
-def _arguments(text: str) -> str:
-    try:
-        if not isinstance(json.loads(text), dict):
-            raise ValueError
-    except (ValueError, RecursionError):
-        raise ValueError("give a JSON object as a string") from None
-    return text
-
-
-class CalledFunction(Strict):
+class CalledFunction(Fields):
+    taken = frozenset({"parsed_arguments"})
     name: str
-    arguments: Annotated[str, AfterValidator(_arguments)]
+    arguments: JsonObject = "{}"
 
 
-class ToolCall(Strict):
+class ToolCall(Fields):
+    taken = frozenset({"index", "provider_specific_fields", "extra_content", "cache_control"})
     id: str
     type: Literal["function"] = "function"
     function: CalledFunction
 
 
-class SpokenBefore(BaseModel):
+class SpokenBefore(Fields):
     """An earlier spoken answer, by its id; the rest of what was answered may be sent along."""
 
-    model_config = ConfigDict(strict=True)
+    taken = frozenset({"data", "expires_at", "transcript", "format", "voice"})
     id: str
 
 
-class AssistantMessage(Named):
+class AssistantMessage(Turn):
+    """Attributes:
+    reasoning_content: what it thought, for templates that show it; reasoning: the same by another name.
+    function_call: a call as it was before there were tools.
+    """
+
     role: Literal["assistant"]
     content: AssistantContent | None = None
     refusal: str | None = None
     audio: SpokenBefore | None = None
     tool_calls: list[ToolCall] | None = None
-    function_call: None = None
-    annotations: Any = None
+    function_call: CalledFunction | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
 
 
-class ToolMessage(Strict):
+class ToolMessage(Turn):
     role: Literal["tool"]
     tool_call_id: str
-    content: TextContent
-    name: str | None = None
+    content: TextContent = Field(default_factory=list)
 
 
-Message: TypeAlias = Annotated[SystemMessage | UserMessage | AssistantMessage | ToolMessage, Field(discriminator="role")]
+class FunctionMessage(Turn):
+    """A result as it was before there were tools: of the call before it."""
+
+    role: Literal["function"]
+    name: str
+    content: TextContent = Field(default_factory=list)
+
+
+Message: TypeAlias = Annotated[
+    SystemMessage | UserMessage | AssistantMessage | ToolMessage | FunctionMessage, Field(discriminator="role")
+]
 
 
 @dataclass
@@ -208,6 +274,8 @@ def check_messages(messages: Sequence[Message], limits: Limits) -> None:
         if isinstance(message, AssistantMessage):
             called |= {call.id for call in message.tool_calls or []}
             num_bytes += sum(len(call.function.arguments) for call in message.tool_calls or [])
+            num_bytes += len(message.function_call.arguments) if message.function_call else 0
+            num_bytes += len((message.reasoning_content or message.reasoning or "").encode())
         elif isinstance(message, ToolMessage) and message.tool_call_id not in called:
             raise refused(f"messages[{i}].tool_call_id", "no call before it has this id; send the assistant's message too")
     if num_media > limits.media_parts:
@@ -220,10 +288,15 @@ def check_messages(messages: Sequence[Message], limits: Limits) -> None:
         )
 
 
-async def to_omni(hub: Hub, messages: Sequence[Message], spoken: Spoken) -> list[dict[str, Any]]:
-    """Messages as `Omni.generate` takes them, their media fetched, verified and given as bytes; raises Problem."""
+async def to_omni(
+    hub: Hub, messages: Sequence[Message], spoken: Spoken, looking: Mapping[str, Any] | None = None
+) -> list[dict[str, Any]]:
+    """Messages as `Omni.generate` takes them, their media fetched, verified and given as bytes; raises Problem.
+
+    looking: how pictures and clips are looked at that do not say so themselves, by the fields of their parts.
+    """
     check_messages(messages, hub.settings.limits)
-    reader = _Reader(hub, spoken, hub.settings.limits.body_bytes)
+    reader = _Reader(hub, spoken, hub.settings.limits.body_bytes, looking or {})
     return [await reader.message(message, f"messages[{i}]") for i, message in enumerate(messages)]
 
 
@@ -236,6 +309,7 @@ class _Reader:
     hub: Hub
     spoken: Spoken
     room: int
+    looking: Mapping[str, Any]
 
     async def message(self, message: Message, where: str) -> dict[str, Any]:
         match message:
@@ -244,32 +318,39 @@ class _Reader:
                 return {"role": "user", "content": parts}
             case AssistantMessage():
                 return self._assistant(message, where)
-            case ToolMessage():
+            case ToolMessage() | FunctionMessage():
                 return {"role": "tool", "content": _join(message.content)}
             case SystemMessage():
                 return {"role": "system", "content": _join(message.content)}
 
     def _assistant(self, message: AssistantMessage, where: str) -> dict[str, Any]:
         text = _join(message.content or []) or message.refusal or ""
+        functions = [call.function for call in message.tool_calls or []]
+        functions += [message.function_call] if message.function_call else []
+        thought = message.reasoning_content or message.reasoning
         if message.audio:
             text = text or self.spoken.text(message.audio.id, f"{where}.audio.id")
-        elif message.content is None and message.refusal is None and not message.tool_calls:
+        elif message.content is None and message.refusal is None and not functions and not thought:
             raise refused(f"{where}.content", "an answer without content needs an audio id or tool_calls")
-        if not message.tool_calls:
-            return {"role": "assistant", "content": text}
-        calls = [call.model_dump() for call in message.tool_calls]
-        return {"role": "assistant", "content": text, "tool_calls": calls}
+        said: dict[str, Any] = {"role": "assistant", "content": text}
+        if thought:
+            said["reasoning_content"] = thought
+        if functions:
+            said["tool_calls"] = [{"type": "function", "function": function.model_dump()} for function in functions]
+        return said
 
     async def _part(self, part: TextPart | MediaPart, where: str) -> dict[str, Any]:
         match part:
             case TextPart():
                 return {"type": "text", "text": part.text}
             case ImagePart():
-                return await self._fetched(part.image_url.url, "image", f"{where}.image_url.url")
+                return await self._fetched(part.image_url.url, "image", f"{where}.image_url.url") | self._looking(part)
             case AudioURLPart():
                 return await self._fetched(part.audio_url.url, "audio", f"{where}.audio_url.url")
             case VideoURLPart():
-                return await self._fetched(part.video_url.url, "video", f"{where}.video_url.url")
+                return await self._fetched(part.video_url.url, "video", f"{where}.video_url.url") | self._looking(part)
+            case InputAudioPart(input_audio=InputAudio(data=url)) if url.startswith(("https://", "http://")):
+                return await self._fetched(url, "audio", f"{where}.input_audio.data")
             case InputAudioPart():
                 param = f"{where}.input_audio.data"
                 check_medium(self.hub.omni.capabilities, "audio", param)
@@ -278,6 +359,11 @@ class _Reader:
                 return self._medium("audio", await verify(self.hub, data, "audio", param), param)
             case _:
                 assert_never(part)
+
+    def _looking(self, part: ImagePart | VideoURLPart) -> dict[str, Any]:
+        """What a part says of how it is looked at, and what the request says where it does not."""
+        own = part.model_dump(exclude={"type", "image_url", "video_url"}, exclude_none=True)
+        return {key: value for key, value in self.looking.items() if key in type(part).model_fields} | own
 
     async def _fetched(self, url: str, kind: Kind, param: str) -> dict[str, Any]:
         check_medium(self.hub.omni.capabilities, kind, param)

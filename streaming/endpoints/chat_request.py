@@ -3,57 +3,94 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Literal, TypeAlias
+import secrets
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
-from pydantic import BeforeValidator, Field
+from pydantic import AliasChoices, BeforeValidator, Field
 
 from omni.streaming.endpoints.chat_messages import Message
 from omni.streaming.endpoints.voices import VoiceName
-from omni.streaming.fields import FunctionName, Strict
+from omni.streaming.fields import Body, Fields, FunctionName
 from omni.streaming.problems import Problem, refused
 from omni.streaming.settings import Limits
+from omni.streaming.tools import CLOSE
 
 MOST_STOP_CHARS = 256
 SEEDS = 2**62
-NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "frequency_penalty": (0,),
-    "presence_penalty": (0,),
-    "logit_bias": ({},),
-    "response_format": ({"type": "text"},),
-    "parallel_tool_calls": (True,),
-    "function_call": ("none", "auto"),
-    "functions": ([],),
-    "verbosity": ("medium",),
-    "reasoning_effort": ("none",),
-    "prediction": (),
-    "moderation": (),
-    "web_search_options": (),
-}
-"""What cannot be done here, and the values of it that ask for nothing."""
+DRAWN_SEEDS = 2**53
+"""Larger whole numbers are not exact in JavaScript."""
 
 
-class AudioOut(Strict):
-    voice: VoiceName
+class AudioOut(Fields):
+    """voice: the model's usual one when None."""
+
+    voice: VoiceName | None = None
     format: Literal["wav", "aac", "mp3", "flac", "opus", "pcm16"]
 
 
-class StreamOptions(Strict):
+class StreamOptions(Fields):
+    taken = frozenset({"include_obfuscation", "continuous_usage_stats", "include_stop_str_in_output"})
     include_usage: bool | None = None
-    include_obfuscation: bool | None = None
 
 
-class Function(Strict):
+class Function(Fields):
     """`strict` is accepted; the arguments are the model's own and are not checked against `parameters`."""
 
+    taken = frozenset({"strict"})
     name: FunctionName
     description: str | None = None
     parameters: dict[str, Any] | None = None
-    strict: bool | None = Field(default=None, exclude=True)
 
 
-class Tool(Strict):
+class Tool(Fields):
+    taken = frozenset({"cache_control", "strict"})
     type: Literal["function"]
     function: Function
+
+
+class Named(Fields):
+    name: str
+
+
+class NamedTool(Fields):
+    type: Literal["function"]
+    function: Named
+
+
+class AllowedTools(Fields):
+    mode: Literal["auto", "required"] = "auto"
+    tools: list[NamedTool]
+
+
+class OnlyTools(Fields):
+    type: Literal["allowed_tools"]
+    allowed_tools: AllowedTools
+
+
+class Mode(Fields):
+    type: Literal["auto", "none", "required"]
+
+
+def _mode(choice: object) -> object:
+    return {"type": choice} if isinstance(choice, str) else choice
+
+
+ToolChoice: TypeAlias = Annotated[
+    Annotated[Mode | NamedTool | OnlyTools, Field(discriminator="type")],
+    BeforeValidator(_mode, json_schema_input_type=Literal["auto", "none", "required"] | NamedTool | OnlyTools),
+]
+
+
+class Looking(Fields):
+    """How pictures and clips are looked at that do not say so themselves."""
+
+    min_pixels: Annotated[int, Field(ge=1)] | None = None
+    max_pixels: Annotated[int, Field(ge=1)] | None = None
+    fps: Annotated[float, Field(gt=0)] | None = None
+    num_frames: Annotated[int, Field(ge=1)] | None = None
+    max_frames: Annotated[int, Field(ge=1)] | None = None
+    audio_in_video: bool | None = Field(default=None, validation_alias=AliasChoices("use_audio_in_video", "audio_in_video"))
 
 
 def _strings(stop: object) -> object:
@@ -63,8 +100,61 @@ def _strings(stop: object) -> object:
 Stop: TypeAlias = Annotated[list[str], BeforeValidator(_strings, json_schema_input_type=str | list[str])]
 
 
-class ChatRequest(Strict):
-    """What OpenAI's clients send, `top_k` and `repetition_penalty` besides."""
+class ChatRequest(Body):
+    """What OpenAI's clients send, and `top_k`, `repetition_penalty`, `chat_template_kwargs` and `mm_processor_kwargs`."""
+
+    taken = frozenset(
+        {
+            *("user", "store", "metadata", "service_tier", "safety_identifier"),
+            *("prompt_cache_key", "prompt_cache_options", "prompt_cache_retention", "cache_control", "cache_salt"),
+            *("priority", "request_id", "keep_alive", "include_reasoning", "return_token_ids", "transforms", "provider"),
+        }
+    )
+    undone: ClassVar[Mapping[str, tuple[object, ...]]] = {
+        "frequency_penalty": (0,),
+        "presence_penalty": (0,),
+        "logit_bias": ({},),
+        "response_format": ({"type": "text"},),
+        "function_call": ("none", "auto"),
+        "functions": ([],),
+        "verbosity": ("medium",),
+        "reasoning_effort": ("none",),
+        "reasoning": ({},),
+        "thinking": ({"type": "disabled"},),
+        "prediction": (),
+        "moderation": (),
+        "web_search_options": (),
+        "plugins": ([],),
+        "min_p": (0,),
+        "top_a": (0,),
+        "typical_p": (1,),
+        "length_penalty": (1,),
+        "min_tokens": (0,),
+        "ignore_eos": (False,),
+        "stop_token_ids": ([],),
+        "bad_words": ([],),
+        "allowed_token_ids": (),
+        "best_of": (1,),
+        "use_beam_search": (False,),
+        "echo": (False,),
+        "suffix": ("",),
+        "skip_special_tokens": (True,),
+        "include_stop_str_in_output": (False,),
+        "add_generation_prompt": (True,),
+        "continue_final_message": (False,),
+        "chat_template": (),
+        "documents": ([],),
+        "guided_json": (),
+        "guided_regex": (),
+        "guided_choice": (),
+        "guided_grammar": (),
+        "structured_outputs": (),
+        "grammar": ("",),
+        "json_schema": (),
+        "enable_thinking": (),
+        "thinking_budget": (),
+        "prompt_logprobs": (),
+    }
 
     model: str
     messages: list[Message]
@@ -77,44 +167,21 @@ class ChatRequest(Strict):
     max_tokens: int | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=0, le=2**31)] | None = None
+    top_k: Annotated[int, Field(ge=-1, le=2**31)] | None = None
     repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
-    seed: Annotated[int, Field(ge=0, lt=SEEDS)] | None = None
+    seed: Annotated[int, Field(ge=-1, lt=SEEDS)] | None = None
     stop: Stop | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     tools: list[Tool] | None = None
-    tool_choice: Any = None
-
-    user: Any = None
-    store: Any = None
-    metadata: Any = None
-    service_tier: Any = None
-    safety_identifier: Any = None
-    prompt_cache_key: Any = None
-    prompt_cache_options: Any = None
-    prompt_cache_retention: Any = None
-
-    frequency_penalty: Any = None
-    presence_penalty: Any = None
-    logit_bias: Any = None
-    response_format: Any = None
-    parallel_tool_calls: Any = None
-    function_call: Any = None
-    functions: Any = None
-    verbosity: Any = None
-    reasoning_effort: Any = None
-    prediction: Any = None
-    moderation: Any = None
-    web_search_options: Any = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    mm_processor_kwargs: Looking | None = None
 
 
 def check(asked: ChatRequest, limits: Limits) -> None:
     """Problem where a request goes beyond the limits, contradicts itself, or asks for what cannot be done."""
-    for name, neutral in NEUTRAL.items():
-        value = getattr(asked, name)
-        if value is not None and value not in neutral:
-            raise Problem(f"{name} is not supported here; leave it out", param=name, code="unsupported_parameter")
     _check_range("n", asked.n, limits.choices)
     _check_range("max_tokens", asked.max_tokens, limits.tokens)
     _check_range("max_completion_tokens", asked.max_completion_tokens, limits.tokens)
@@ -123,9 +190,9 @@ def check(asked: ChatRequest, limits: Limits) -> None:
     stop = asked.stop or []
     if len(stop) > limits.stops or not all(1 <= len(s) <= MOST_STOP_CHARS for s in stop):
         raise refused("stop", f"give at most {limits.stops} strings of 1 to {MOST_STOP_CHARS} characters")
-    if asked.top_logprobs is not None and not asked.logprobs:
+    if asked.top_logprobs and not asked.logprobs:
         raise refused("top_logprobs", "needs logprobs: true")
-    if asked.stream_options and not asked.stream:
+    if asked.stream_options and asked.stream_options.include_usage and not asked.stream:
         raise refused("stream_options", "needs stream: true")
     _check_audio(asked)
     _check_tools(asked, limits)
@@ -149,11 +216,16 @@ def _check_tools(asked: ChatRequest, limits: Limits) -> None:
         raise refused("tools", f"they are longer than {limits.tools_bytes} bytes; shorten them")
     if len({tool.function.name for tool in tools}) != len(tools):
         raise refused("tools", "two of them have the same name")
-    if asked.tool_choice not in (None, "none", "auto"):
-        raise refused("tool_choice", 'this model cannot be made to call a tool; give "auto" or "none"')
-    if asked.tool_choice == "auto" and not tools:
-        raise refused("tool_choice", "needs tools")
-    if tools and asked.audio and asked.tool_choice != "none":
+    known = {tool.function.name for tool in tools}
+    match asked.tool_choice:
+        case Mode(type="required") if not tools:
+            raise refused("tool_choice", "needs tools")
+        case NamedTool(function=named) if named.name not in known:
+            raise refused("tool_choice.function.name", "none of the tools has this name")
+        case OnlyTools(allowed_tools=allowed):
+            if not allowed.tools or not {tool.function.name for tool in allowed.tools} <= known:
+                raise refused("tool_choice.allowed_tools.tools", "give at least one, and only such as are among the tools")
+    if asked.audio and tools_of(asked):
         raise refused("tools", "a spoken answer cannot call tools: it would speak the call; ask for text alone")
 
 
@@ -167,14 +239,43 @@ def options_of(asked: ChatRequest, limits: Limits) -> dict[str, Any]:
     options: dict[str, Any] = {"max_tokens": asked.max_completion_tokens or asked.max_tokens or limits.tokens}
     if asked.logprobs:
         options["logprobs"] = asked.top_logprobs or 0
-    for name in ("temperature", "top_p", "top_k", "repetition_penalty", "stop"):
+    for name in ("temperature", "top_p", "repetition_penalty", "stop"):
         if getattr(asked, name) is not None:
             options[name] = getattr(asked, name)
+    if asked.top_k is not None:
+        options["top_k"] = max(0, asked.top_k)
+    if isinstance(asked.tool_choice, NamedTool) or (tools_of(asked) and asked.parallel_tool_calls is False):
+        options["stop"] = [*(asked.stop or ()), CLOSE]
     return options
 
 
 def tools_of(asked: ChatRequest) -> list[dict[str, Any]]:
     """Functions as the model is told of them."""
-    if asked.tool_choice == "none":
-        return []
-    return [tool.model_dump(exclude_none=True) for tool in asked.tools or []]
+    tools = [tool.model_dump(exclude_none=True) for tool in asked.tools or []]
+    match asked.tool_choice:
+        case Mode(type="none"):
+            return []
+        case OnlyTools(allowed_tools=allowed):
+            names = {tool.function.name for tool in allowed.tools}
+            return [tool for tool in tools if tool["function"]["name"] in names]
+    return tools
+
+
+def call_of(asked: ChatRequest) -> str | bool:
+    """The function that the answer must call, or whether it must call one, as `Omni.generate` takes it."""
+    match asked.tool_choice:
+        case NamedTool(function=named):
+            return named.name
+        case Mode(type="required") | OnlyTools(allowed_tools=AllowedTools(mode="required")):
+            return True
+    return False
+
+
+def looking_of(asked: ChatRequest) -> dict[str, Any]:
+    """How pictures and clips are looked at that do not say so themselves."""
+    return asked.mm_processor_kwargs.model_dump(exclude_none=True) if asked.mm_processor_kwargs else {}
+
+
+def seed_of(asked: ChatRequest) -> int:
+    """Of the first choice; below 0 is as if there were none."""
+    return secrets.randbelow(DRAWN_SEEDS) if asked.seed is None or asked.seed < 0 else asked.seed

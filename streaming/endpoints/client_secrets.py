@@ -8,10 +8,10 @@ from typing import Annotated, Any, Literal
 
 import orjson
 from fastapi import APIRouter, Request
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from omni.streaming.endpoints.http import Route
-from omni.streaming.fields import Strict
+from omni.streaming.fields import Body, Fields
 from omni.streaming.problems import Problem
 from omni.streaming.realtime.session_config import Bounds
 from omni.streaming.server.client_secrets import Secret
@@ -20,17 +20,17 @@ from omni.streaming.server.hub import Hub
 router = APIRouter(route_class=Route)
 
 
-class ExpiresAfter(Strict):
+class ExpiresAfter(Fields):
     anchor: Literal["created_at"] = "created_at"
     seconds: Annotated[int, Field(ge=10, le=7200)] = 600
 
 
-class SecretRequest(Strict):
+class SecretRequest(Body):
     expires_after: ExpiresAfter = ExpiresAfter()
     session: dict[str, Any] = Field(default_factory=dict)
 
 
-class SecretResponse(Strict):
+class SecretResponse(BaseModel):
     """session: as a socket that the secret opens will have it."""
 
     value: str
@@ -59,7 +59,7 @@ def _session(hub: Hub, asked: dict[str, Any], expires_at: int) -> dict[str, Any]
         raise Problem(
             f"the session has {size} bytes as JSON, and {most} are allowed", 413, param="session", code="too_large"
         )
-    if asked.get("model") not in (None, hub.name):
+    if asked.get("model") not in (None, *hub.names):
         raise Problem(f"this server has {hub.name!r} alone", param="session.model", code="invalid_value")
     bounds = Bounds.of(hub.omni, hub.settings.limits)
     first = bounds.first(kind)

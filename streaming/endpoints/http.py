@@ -40,7 +40,7 @@ class Route(APIRoute):
         handle = super().get_route_handler()
 
         async def strictly(request: Request) -> Response:
-            notices = Notices()
+            notices = Notices(strict=request.app.state.hub.settings.strict)
             current.set(notices)
             response = await handle(_StrictRequest(request.scope, request.receive))
             response.headers.update(notices.headers)

@@ -1,4 +1,4 @@
-"""GET /v1/models: the one that a server has."""
+"""GET /v1/models: the one that a server has, by all its names."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ class Models(BaseModel):
 @router.get("/v1/models")
 async def list_models(request: Request) -> Models:
     """The models of this server."""
-    return Models(data=[_model(request.app.state.hub)])
+    hub: Hub = request.app.state.hub
+    return Models(data=[_model(hub, name) for name in hub.names])
 
 
 @router.get("/v1/models/{model:path}")
@@ -40,8 +41,8 @@ async def get_model(model: str, request: Request) -> Model:
     """One of them; 404 where there is none of this name."""
     hub: Hub = request.app.state.hub
     hub.check_model(model)
-    return _model(hub)
+    return _model(hub, model)
 
 
-def _model(hub: Hub) -> Model:
-    return Model(id=hub.name, created=hub.created, capabilities=hub.omni.capabilities)
+def _model(hub: Hub, name: str) -> Model:
+    return Model(id=name, created=hub.created, capabilities=hub.omni.capabilities)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import AsyncGenerator, AsyncIterable
+from collections.abc import AsyncGenerator, AsyncIterable, Mapping
 from contextlib import aclosing, suppress
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 from fastapi import APIRouter, Request, Response, WebSocket, WebSocketDisconnect
@@ -17,8 +17,8 @@ from omni import AudioChunk, Done
 from omni.streaming.audio.tempo import Tempo
 from omni.streaming.audio.wire import FILE_FORMATS, FileEncoder
 from omni.streaming.endpoints.http import Events, Made, Route, begun
-from omni.streaming.endpoints.voices import VoiceName, check_voice
-from omni.streaming.fields import Strict, problem_of_fields
+from omni.streaming.endpoints.voices import VoiceName, voice_for
+from omni.streaming.fields import Body, problem_of_fields
 from omni.streaming.problems import Problem, refused, server_fault, told
 from omni.streaming.server.hub import Hub
 from omni.streaming.usage import speech_usage
@@ -31,16 +31,19 @@ SLOWEST_CHAR = 0.5
 PAUSES = 10.0
 
 
-class Manner(Strict):
+class Manner(Body):
     """How something is to be said.
 
     Attributes:
+        voice: the model's usual one when None.
         instructions: shape how the words are said, with a model that was taught to follow them.
         speed: by stretching or pressing together what the voice says, at the same pitch.
     """
 
+    undone: ClassVar[Mapping[str, tuple[object, ...]]] = {"ref_audio": (), "ref_text": ("",), "volume_multiplier": (1,)}
+
     model: str
-    voice: VoiceName
+    voice: VoiceName | None = None
     instructions: str | None = None
     response_format: Literal["mp3", "opus", "aac", "flac", "wav", "pcm"] | None = None
     speed: Annotated[float, Field(ge=0.25, le=4)] | None = None
@@ -72,7 +75,7 @@ async def speak(asked: SpeechRequest, request: Request) -> Response:
 def check_manner(hub: Hub, asked: Manner) -> None:
     """Problem where model or voice are not ours, or the instructions are too long."""
     hub.check_model(asked.model)
-    check_voice(hub.omni, asked.voice, "voice")
+    voice_for(hub.omni, asked.voice, "voice")
     _check_length(hub, len(asked.instructions or ""), "instructions")
 
 
@@ -110,7 +113,8 @@ async def speech_of(
     )
     longest = PAUSES + SLOWEST_CHAR * num_chars
     context = manner.instructions or ()
-    events = hub.omni.asay(text, voice=manner.voice, context=context, max_audio_seconds=longest)
+    voice = voice_for(hub.omni, manner.voice, "voice")
+    events = hub.omni.asay(text, voice=voice, context=context, max_audio_seconds=longest)
     async with aclosing(hub.metrics.watched("speech", events)) as seen:
         async for event in seen:
             if isinstance(event, AudioChunk):
@@ -150,12 +154,12 @@ class Start(Manner):
     type: Literal["start"]
 
 
-class Text(Strict):
+class Text(Body):
     type: Literal["text"]
     text: str
 
 
-class End(Strict):
+class End(Body):
     type: Literal["end"]
 
 

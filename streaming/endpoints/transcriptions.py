@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 import io
 import zlib
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from html import escape
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import av
 import orjson
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import PlainTextResponse
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.types import Message
@@ -24,7 +24,7 @@ from omni import Done, Event, TextDelta
 from omni.events import TokenLogprob
 from omni.streaming.endpoints.http import Events, Route, begun, while_there
 from omni.streaming.endpoints.logprobs import told_logprob
-from omni.streaming.fields import check_hears, problem_of_fields
+from omni.streaming.fields import Body, check_hears, problem_of_fields
 from omni.streaming.problems import Problem, refused, too_large
 from omni.streaming.server.hub import Hub
 from omni.streaming.server.media import verify
@@ -40,7 +40,7 @@ UNKNOWN_LANGUAGE = "und"
 LISTS = ("timestamp_granularities", "include")
 
 
-class TranscriptionRequest(BaseModel):
+class TranscriptionRequest(Body):
     """The fields of a form besides its file; all of them come as text.
 
     Attributes:
@@ -48,7 +48,12 @@ class TranscriptionRequest(BaseModel):
         chunking_strategy: the sound is heard in one piece.
     """
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(strict=False)
+    undone: ClassVar[Mapping[str, tuple[object, ...]]] = {
+        "chunking_strategy[type]": ("auto",),
+        "known_speaker_names[]": (),
+        "known_speaker_references[]": (),
+    }
 
     model: str
     language: Annotated[str, Field(pattern=r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*$")] | None = None

@@ -38,5 +38,5 @@ export async function look(key) {
   }
   const [{ id, capabilities }] = (await models.json()).data;
   const names = await voices.json();
-  return { state: "ready", text: "", model: id, can: capabilities, voices: names.voices, usual: names.default };
+  return { state: "ready", text: "", model: id, can: capabilities, voices: names.voices.map((voice) => voice.id), usual: names.default };
 }

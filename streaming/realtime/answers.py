@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from pydantic import Field
 
 from omni.events import Done, TextDelta
-from omni.streaming.fields import Lenient, parse
+from omni.streaming.fields import Fields, parse
 from omni.streaming.problems import Problem, server_fault
 from omni.streaming.realtime import client_events as client
 from omni.streaming.realtime.effects import Answer, Cut, Media, Release, Stop
@@ -17,6 +17,7 @@ from omni.streaming.realtime.input_items import item_of
 from omni.streaming.realtime.items import Item
 from omni.streaming.realtime.playing import Playing
 from omni.streaming.realtime.responses import Plan, Reason, Response
+from omni.streaming.realtime.session_config import must_call
 from omni.streaming.realtime.state import State
 from omni.streaming.tools import CallError
 
@@ -31,7 +32,7 @@ FIELDS = (
 """What an answer may have otherwise than its session."""
 
 
-class Fields(Lenient):
+class Apart(Fields):
     """What an answer has and a session has not."""
 
     conversation: str | None = None
@@ -71,7 +72,7 @@ class Answers:
         asked = parse(client.CreateResponseEvent, event, "").response or {}
         if state.session.type == "transcription":
             raise Problem("a transcription session answers nothing; open one of type realtime", code="invalid_value")
-        fields = parse(Fields, asked, "response")
+        fields = parse(Apart, {key: value for key, value in asked.items() if key not in FIELDS}, "response")
         if fields.conversation not in (None, "auto", "none"):
             raise Problem('give "auto" or "none"', param="response.conversation", code="invalid_value")
         in_band = fields.conversation != "none"
@@ -151,6 +152,7 @@ class Answers:
             format=wanted.audio.output.format.told(),
             speed=wanted.audio.output.speed,
             tools=() if wanted.tool_choice == "none" else tuple(tool.model_dump() for tool in wanted.tools),
+            must_call=must_call(wanted.tool_choice),
             max_tokens=wanted.max_output_tokens if isinstance(wanted.max_output_tokens, int) else None,
             metadata=dict(metadata) if metadata is not None else None,
         )
@@ -235,6 +237,7 @@ class Answers:
                 format=plan.format["type"],
                 speed=plan.speed,
                 tools=plan.for_model,
+                must_call=bool(plan.tools) and plan.must_call,
                 max_tokens=plan.max_tokens,
                 remembers=remembers,
                 held=held,

@@ -10,7 +10,7 @@ import orjson
 from pydantic import Field
 
 from omni.streaming.audio.wire import unbase64
-from omni.streaming.fields import Lenient, parse
+from omni.streaming.fields import Fields, Glance, JsonObject, parse
 from omni.streaming.problems import Problem
 
 APPEND_BYTES = 15 << 20
@@ -19,7 +19,11 @@ APPEND_BYTES = 15 << 20
 Id: TypeAlias = Annotated[str, Field(min_length=1, max_length=512)]
 
 
-class ItemEvent(Lenient):
+class ClientEvent(Fields):
+    taken = frozenset({"type", "event_id"})
+
+
+class ItemEvent(ClientEvent):
     item_id: str
 
 
@@ -30,35 +34,35 @@ class TruncateEvent(ItemEvent):
     audio_end_ms: Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
-class CreateItemEvent(Lenient):
+class CreateItemEvent(ClientEvent):
     item: dict[str, Any]
     previous_item_id: str | None = None
 
 
-class AppendEvent(Lenient):
+class AppendEvent(ClientEvent):
     """audio: base64, unless `decoded` has undone that."""
 
     audio: str | bytes
 
 
-class UpdateEvent(Lenient):
+class UpdateEvent(ClientEvent):
     session: dict[str, Any]
 
 
-class CreateResponseEvent(Lenient):
+class CreateResponseEvent(ClientEvent):
     response: dict[str, Any] | None = None
 
 
-class CancelEvent(Lenient):
+class CancelEvent(ClientEvent):
     response_id: str | None = None
 
 
-class InputText(Lenient):
+class InputText(Fields):
     type: Literal["input_text", "text"]
     text: str
 
 
-class InputAudio(Lenient):
+class InputAudio(Fields):
     """transcript: kept with the item, and not told to the model."""
 
     type: Literal["input_audio"]
@@ -66,7 +70,7 @@ class InputAudio(Lenient):
     transcript: str | None = None
 
 
-class InputImage(Lenient):
+class InputImage(Fields):
     """detail: pictures are always read in the detail that the model was taught with."""
 
     type: Literal["input_image"]
@@ -74,15 +78,16 @@ class InputImage(Lenient):
     detail: Literal["auto", "low", "high"] | None = None
 
 
-class OutputText(Lenient):
+class OutputText(Fields):
     type: Literal["output_text", "text"]
     text: str
 
 
-class OutputAudio(Lenient):
+class OutputAudio(Fields):
     """What was said in an earlier session; its sound cannot be brought back."""
 
     type: Literal["output_audio", "audio"]
+    taken = frozenset({"audio"})
     transcript: str
 
 
@@ -90,7 +95,8 @@ UserPart: TypeAlias = Annotated[InputText | InputAudio | InputImage, Field(discr
 AssistantPart: TypeAlias = Annotated[OutputText | OutputAudio, Field(discriminator="type")]
 
 
-class InputItem(Lenient):
+class InputItem(Fields):
+    taken = frozenset({"type", "object", "role", "status", "created_at"})
     id: Id | None = None
 
 
@@ -109,7 +115,7 @@ class AssistantMessage(InputItem):
 class FunctionCall(InputItem):
     name: str
     call_id: Id | None = None
-    arguments: str
+    arguments: JsonObject = "{}"
 
 
 class FunctionCallOutput(InputItem):
@@ -117,18 +123,18 @@ class FunctionCallOutput(InputItem):
     output: str
 
 
-class Reference(Lenient):
+class Reference(Fields):
     """An item of the conversation, among the input of a response."""
 
     type: Literal["item_reference"]
     id: str
 
 
-class Choice(Lenient):
+class Choice(Glance):
     type: Literal["message", "function_call", "function_call_output"]
 
 
-class Role(Lenient):
+class Role(Glance):
     role: Literal["user", "system", "assistant"]
 
 

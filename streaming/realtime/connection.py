@@ -18,6 +18,7 @@ from omni.session import Session
 from omni.streaming.audio.turn_detection import SpeechEvent, TurnDetector
 from omni.streaming.audio.wire import FORMATS
 from omni.streaming.fields import check_hears
+from omni.streaming.notices import Notices, current, warn
 from omni.streaming.problems import Problem, told
 from omni.streaming.realtime.client_events import decoded, pictures
 from omni.streaming.realtime.context import context_of
@@ -75,11 +76,12 @@ async def realtime(websocket: WebSocket) -> None:
         check_hears(hub.omni.capabilities, "intent")
     limits = hub.settings.limits
     setup = Setup(
-        model=hub.name,
+        names=hub.names,
         bounds=Bounds.of(hub.omni, limits),
         expires_at=int(time.time() + limits.session_seconds),
         kind="transcription" if written else "realtime",
     )
+    current.set(Notices(strict=hub.settings.strict))
     await websocket.accept(SUBPROTOCOL if SUBPROTOCOL in websocket.scope.get("subprotocols", ()) else None)
     await Connection(websocket, hub, setup).run(start)
 
@@ -362,7 +364,7 @@ class Connection:
             async with self._cutting:  # what was not heard is not remembered
                 context = await asyncio.to_thread(context_of, answer.items, answer.instructions)
             session = self._hub.omni.session(voice=answer.voice)
-            session.tools = answer.tools
+            session.tools, session.must_call = answer.tools, answer.must_call
             await asyncio.to_thread(session.begin, context.messages)
             limits = {} if answer.max_tokens is None else {"max_tokens": answer.max_tokens}
             sound: Pieces | None = None
@@ -383,6 +385,7 @@ class Connection:
                             for piece in sound.push(event.samples):
                                 pieces.put_nowait(piece)
                         case Done():
+                            warn(event.warnings)
                             for piece in sound.finish() if sound else ():
                                 pieces.put_nowait(piece)
                             pieces.put_nowait(event)

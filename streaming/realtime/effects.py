@@ -71,7 +71,7 @@ class Answer:
     items: what it answers to. They live: a `Cut` before this effect may still change their words.
         voice: speaks it; None for text alone.
         format: of its sound.
-        tools: functions, as the model is told of them.
+        tools: functions, as the model is told of them; must_call: one of them, or the one of this name, must be called.
         max_tokens: of its text; None for as many as it needs.
         remembers: the items are the whole conversation, so that what does not fit any more is forgotten for good.
         held: nothing of it may be told before `Release`.
@@ -85,6 +85,7 @@ class Answer:
     format: str
     speed: float
     tools: tuple[Json, ...]
+    must_call: bool | str
     max_tokens: int | None
     remembers: bool
     held: bool

@@ -20,7 +20,7 @@ from omni.streaming.realtime.answers import Answers
 from omni.streaming.realtime.client_events import appended
 from omni.streaming.realtime.effects import Deaf, Detect, Hear, Listen, Read, Transcribe
 from omni.streaming.realtime.input_buffer import InputBuffer
-from omni.streaming.realtime.items import Item, Part, check_samples, num_bytes, seconds
+from omni.streaming.realtime.items import WIDTHS, Item, Part, num_bytes, seconds
 from omni.streaming.realtime.state import State
 
 Json: TypeAlias = dict[str, Any]
@@ -49,6 +49,8 @@ class Microphone:
         self._buffer = InputBuffer(state.session.audio.input.format.type)
         self._utterance: Utterance | None = None
         self._idle_from_ms: int | None = None
+        self._split = b""
+        """The first byte of a sample whose rest has not come."""
 
     @property
     def format(self) -> str:
@@ -71,10 +73,12 @@ class Microphone:
     def append(self, event: Json, now: float) -> None:
         """`input_audio_buffer.append`."""
         check_hears(self._state.setup.bounds.can, "audio")
-        data = appended(event)
+        data = self._split + appended(event)
         buffer, detection = self._buffer, self._state.session.detection
-        check_samples(buffer.format, data, "audio")
+        whole = len(data) // WIDTHS[buffer.format] * WIDTHS[buffer.format]
+        data, split = data[:whole], data[whole:]
         if not data:
+            self._split = split
             return
         if detection and not self._utterance:
             self._wait_idly(now)
@@ -91,6 +95,7 @@ class Microphone:
             )
         begins = not detection and not len(buffer)
         buffer.append(data)
+        self._split = split
         if begins:
             self.listen()
         elif self._listening:
@@ -113,7 +118,7 @@ class Microphone:
         self._state.check_room(len(sound))
         self._answers.drop_guess()
         item = self._said(self._utterance.id if self._utterance else self._state.new_id("item"), sound)
-        buffer.clear()
+        self._forget_sound()
         self._end_utterance()
         self._commit(item)
         if self._state.session.detection:
@@ -122,11 +127,16 @@ class Microphone:
     def clear(self) -> None:
         """`input_audio_buffer.clear`."""
         self._answers.drop_guess()
-        self._buffer.clear()
+        self._forget_sound()
         self._end_utterance()
         self._state.emit("input_audio_buffer.cleared")
         if self._state.session.detection:
             self.detect()
+
+    def _forget_sound(self) -> None:
+        """What comes next begins with a whole sample."""
+        self._buffer.clear()
+        self._split = b""
 
     # ---- what is heard
 
@@ -226,6 +236,7 @@ class Microphone:
         session, buffer = self._state.session, self._buffer
         if session.audio.input.format.type != buffer.format:
             buffer.reset(session.audio.input.format.type)
+            self._split = b""
         if not session.detection:  # what was held in case of a turn is no part of what will be said
             buffer.drop_before(self._utterance.start_ms if self._utterance else buffer.end_ms)
         self._utterance = None

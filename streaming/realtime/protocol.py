@@ -184,9 +184,9 @@ class Protocol:
 
     def _updated(self, update: Json) -> Session:
         setup = self._state.setup
-        if update.get("model") not in (None, setup.model):
+        if update.get("model") not in (None, *setup.names):
             raise Problem(
-                f"the model of a session cannot be changed; it is {setup.model!r}",
+                f"the model of a session cannot be changed; it is {setup.names[0]!r}",
                 param="session.model",
                 code="invalid_value",
             )
@@ -194,7 +194,7 @@ class Protocol:
 
     def _session_json(self) -> Json:
         setup = self._state.setup
-        return self._state.session.told(self._id, setup.model, setup.expires_at)
+        return self._state.session.told(self._id, setup.names[0], setup.expires_at)
 
     def _close(self, code: str, message: str) -> None:
         self._state.tell(Problem(message, code=code))

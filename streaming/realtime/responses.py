@@ -32,7 +32,7 @@ class Plan:
     Attributes:
         voice: None for text alone; named: that of the session, for the client.
         format, speed: of its sound.
-        tools: functions, in the session's form.
+        tools: functions, in the session's form; must_call: one of them, or the one of this name, must be called.
         max_tokens: None for as many as it needs.
     """
 
@@ -42,6 +42,7 @@ class Plan:
     format: Json
     speed: float
     tools: tuple[Json, ...]
+    must_call: bool | str
     max_tokens: int | None
     metadata: dict[str, str] | None
 

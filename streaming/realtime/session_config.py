@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
 
 import orjson
 from pydantic import AfterValidator, Discriminator, Field
 
 from omni.events import Capabilities
 from omni.streaming.audio.turn_detection import SemanticVad, ServerVad
-from omni.streaming.fields import FunctionName, Lenient, check_hears, parse
+from omni.streaming.fields import Fields, FunctionName, check_calls, check_hears, parse
+from omni.streaming.notices import ignore
 from omni.streaming.problems import Problem
 from omni.streaming.settings import Limits
+from omni.streaming.voices import voice_of
 
 if TYPE_CHECKING:
     from omni import Omni
@@ -41,7 +43,7 @@ MAX_DEPTH = 32
 """Of what is nested in a tool's parameters."""
 
 
-class Format(Lenient):
+class Format(Fields):
     type: Literal["audio/pcm", "audio/pcmu", "audio/pcma"]
     rate: Literal[24000, 8000] | None = None
 
@@ -59,7 +61,7 @@ def _possible_rate(format: Format) -> Format:
 Coded: TypeAlias = Annotated[Format, AfterValidator(_possible_rate)]
 
 
-class Transcription(Lenient):
+class Transcription(Fields):
     """model: any name; what is written down is what the one model here hears."""
 
     model: str | None = None
@@ -67,35 +69,42 @@ class Transcription(Lenient):
     prompt: str | None = None
 
 
+TURNS = {field.name for of_one in (ServerVad, SemanticVad) for field in fields(of_one)}
 TurnDetection: TypeAlias = Annotated[ServerVad | SemanticVad, Discriminator("type")]
 
 
-class Input(Lenient):
+class Input(Fields):
+    taken = frozenset({"noise_reduction"})
     format: Coded
-    transcription: Transcription | None
-    turn_detection: TurnDetection | None
+    transcription: Transcription | None = None
+    turn_detection: TurnDetection | None = None
 
 
-class Output(Lenient):
+class Output(Fields):
     format: Coded
-    voice: str | None
+    voice: str | None = None
     speed: Annotated[float, Field(ge=0.25, le=1.5)]
 
 
-class Audio(Lenient):
+class Audio(Fields):
     input: Input
     output: Output
 
 
-class Tool(Lenient):
+class Tool(Fields):
     type: Literal["function"]
     name: FunctionName
     description: str | None = None
     parameters: Json | None = None
 
 
-class Session(Lenient):
+class Session(Fields):
     """A whole session object, apart from what the server alone decides."""
+
+    taken = frozenset(
+        {"id", "object", "model", "expires_at", "client_secret", "include", "tracing", "truncation", "metadata"}
+    )
+    undone: ClassVar[Mapping[str, tuple[object, ...]]] = {"prompt": (), "parallel_tool_calls": (True,)}
 
     type: Literal["realtime", "transcription"]
     output_modalities: list[Modality]
@@ -186,8 +195,11 @@ class Bounds:
             for side in ("input", "output"):
                 if isinstance(audio.get(side), dict):
                     audio[side]["format"] = _beta_format(audio[side].get("format"))
+            if isinstance(audio.get("input"), dict) and isinstance(turns := audio["input"].get("turn_detection"), dict):
+                audio["input"]["turn_detection"] = {key: each for key, each in turns.items() if each is not None}
+                ignore(f"{param}.audio.input.turn_detection.{key}" for key in turns if key not in TURNS)
             if isinstance(audio.get("output"), dict):
-                audio["output"]["voice"] = _voice_name(audio["output"].get("voice"))
+                audio["output"]["voice"] = self._voice(_voice_name(audio["output"].get("voice")))
         # what some clients send for "as it is by default"
         cleared = {"instructions": "", "tools": [], "tool_choice": "auto", "max_output_tokens": "inf"}
         for key, empty in cleared.items():
@@ -199,8 +211,14 @@ class Bounds:
         self._check_tokens(session.max_output_tokens, f"{param}.max_output_tokens")
         self._check_voice(session.audio.output.voice, f"{param}.audio.output.voice")
         self._check_tools(session.tools, f"{param}.tools")
-        check_tool_choice(session.tool_choice, f"{param}.tool_choice")
+        check_tool_choice(session, f"{param}.tool_choice")
         return session
+
+    def _voice(self, name: object) -> object:
+        """Whom a name stands for; the name itself where nobody speaks by it."""
+        if not isinstance(name, str) or self.default_voice is None:
+            return name
+        return voice_of(name, self.voices, self.default_voice) or name
 
     def _check_senses(self, session: Session, param: str) -> None:
         listening = session.audio.input
@@ -227,6 +245,8 @@ class Bounds:
             raise Problem(f"there is no voice {voice[:100]!r}; {have}", param=param, code="unknown_voice")
 
     def _check_tools(self, tools: Sequence[Tool], param: str) -> None:
+        if tools:
+            check_calls(self.can, param)
         if len(tools) > self.limits.tools:
             raise Problem(f"{len(tools)} tools, and {self.limits.tools} are allowed", param=param, code="invalid_value")
         if len({tool.name for tool in tools}) < len(tools):
@@ -242,14 +262,24 @@ class Bounds:
             )
 
 
-def check_tool_choice(choice: object, param: str) -> None:
-    """Problem for anything but "auto" and "none": what a model writes cannot be forced here."""
-    if choice not in ("auto", "none"):
+def must_call(choice: object) -> bool | str:
+    """The function that an answer must call, or whether it must call one; of a choice that was checked."""
+    match choice:
+        case {"type": "function", "name": str(name)} | {"type": "function", "function": {"name": str(name)}}:
+            return name
+        case _:
+            return choice == "required"
+
+
+def check_tool_choice(session: Session, param: str) -> None:
+    """Problem for a choice that is none, or that names no function of the session."""
+    choice, called = session.tool_choice, must_call(session.tool_choice)
+    if choice not in ("auto", "none", "required") and not called:
         raise Problem(
-            'the model cannot be made to call a function; give "auto" or "none", and ask for the call in the instructions',
-            param=param,
-            code="invalid_value",
+            'give "auto", "none", "required", or {"type": "function", "name": ...}', param=param, code="invalid_value"
         )
+    if isinstance(called, str) and called not in (tool.name for tool in session.tools):
+        raise Problem(f"there is no tool {called[:100]!r} in the session", param=param, code="invalid_value")
 
 
 def _with_new_names(update: Json) -> Json:

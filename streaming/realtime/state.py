@@ -23,12 +23,12 @@ def random_id(kind: str) -> str:
 @dataclass(frozen=True)
 class Setup:
     """Attributes:
-    model: its name, as clients see it.
+    names: of the model, as clients may call it; its own first.
     expires_at: when the session ends, in seconds since 1970.
     kind: "transcription" where nothing is answered, only written down.
     """
 
-    model: str
+    names: tuple[str, ...]
     bounds: Bounds
     expires_at: int
     kind: Literal["realtime", "transcription"] = "realtime"

@@ -63,9 +63,14 @@ class Hub:
         self.remote = Remote(self.settings)
         self.pulse = Pulse(self.omni)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the model may be called; its own name first."""
+        return tuple(dict.fromkeys((self.name, *self.settings.aliases)))
+
     def check_model(self, name: str) -> None:
         """Problem where a request names another model."""
-        if name != self.name:
+        if name not in self.names:
             raise Problem(
                 f"there is no model {name[:100]!r} here; this server has {self.name!r}",
                 404,

@@ -92,7 +92,7 @@ class Scripted:
 
     Attributes:
         asked: the arguments of each call.
-        hears, sees: what it can do; it speaks where it has voices.
+        hears, sees, calls: what it can do; it speaks where it has voices.
         begun: set when an answer has begun.
         ended: set when an answer has been closed, however it ended.
     """
@@ -102,7 +102,7 @@ class Scripted:
     default_voice = "Chelsie"
     budget = Budget()
 
-    hears = sees = True
+    hears = sees = calls = True
 
     def __init__(self, *script: Event | Exception | None) -> None:
         self.script: Sequence[Event | Exception | None] = script or (TextDelta("Yes."), done())
@@ -111,7 +111,7 @@ class Scripted:
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities(self.hears, self.sees, bool(self.voices))
+        return Capabilities(self.hears, self.sees, bool(self.voices), self.calls)
 
     async def astream(self, messages: Any, **options: Any) -> AsyncGenerator[Event]:
         self.asked.append({"messages": messages, **options})

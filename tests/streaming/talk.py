@@ -91,7 +91,7 @@ class Talk:
     ) -> None:
         can = Capabilities(hears, sees, bool(voices))
         bounds = Bounds(can, voices, voices[0] if voices else None, limits or Limits())
-        setup = Setup("omni", bounds, 2_000_000_000, kind)
+        setup = Setup(("omni",), bounds, 2_000_000_000, kind)
         self.now = 100.0
         self.protocol = Protocol(setup, self.now, counted())
         self.events: list[Json] = []

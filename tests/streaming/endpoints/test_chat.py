@@ -175,9 +175,11 @@ def test_a_conversation_and_a_system_prompt(client: OpenAI) -> None:
     assert ask(client, past).choices[0].message.content
 
 
-def test_this_model_knows_no_tools(client: OpenAI) -> None:
-    with pytest.raises(openai.BadRequestError, match="knows no tools; leave them out"):
-        ask(client, tools=[WEATHER])
+def test_a_template_without_tools_is_given_them_and_that_is_told(client: OpenAI) -> None:
+    reply = client.chat.completions.with_raw_response.create(model=MODEL, messages=SUM, tools=[WEATHER])
+    assert "written into the system's message" in reply.headers["x-omni-warnings"]
+    used = reply.parse().usage
+    assert used and used.prompt_tokens > 200
     assert ask(client, tools=[WEATHER], tool_choice="none").choices[0].message.content == "Two plus three is five."
 
 
@@ -196,9 +198,43 @@ def test_what_the_runtime_is_asked() -> None:
     assert [asked.pop("seed") for asked in both] == [3, 4]
     assert both[0] == both[1] == {
         "messages": [{"role": "user", "content": [{"type": "text", "text": "What is two plus three?"}]}],
-        "voice": None, "tools": [], "max_tokens": 9, "temperature": 0.5, "top_p": 0.9, "top_k": 3,
+        "voice": None, "tools": [], "must_call": False, "template_args": None, "max_tokens": 9, "temperature": 0.5, "top_p": 0.9, "top_k": 3,
         "repetition_penalty": 1.1, "stop": ["x"], "logprobs": 0,
     }  # fmt: skip
+
+
+def test_a_model_that_calls_nothing_is_given_no_tools() -> None:
+    omni = Scripted()
+    omni.calls = False
+    with serving(hub_of(omni)) as address, openai_of(address) as client:
+        with pytest.raises(openai.BadRequestError, match="calls no functions") as caught:
+            ask(client, tools=[WEATHER])
+        assert (caught.value.param, caught.value.code) == ("tools", "unsupported_parameter")
+        ask(client, tools=[WEATHER], tool_choice="none")
+
+
+OTHER: Any = {"type": "function", "function": {"name": "time"}}
+CHOICES: list[tuple[Any, Any, list[str]]] = [
+    ("auto", False, ["weather", "time"]),
+    ("required", True, ["weather", "time"]),
+    ({"type": "function", "function": {"name": "time"}}, "time", ["weather", "time"]),
+    ({"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [OTHER]}}, True, ["time"]),
+    ({"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [OTHER]}}, False, ["time"]),
+    ("none", False, []),
+]
+
+
+@pytest.mark.parametrize(("choice", "must_call", "given"), CHOICES)
+def test_a_choice_of_tools(choice: Any, must_call: Any, given: list[str]) -> None:
+    omni = Scripted()
+    with serving(hub_of(omni)) as address, openai_of(address) as client:
+        ask(client, tools=[WEATHER, OTHER], tool_choice=choice)
+        ask(client, tools=[WEATHER, OTHER], tool_choice=choice, parallel_tool_calls=False, stop=["x"])
+    first, second = omni.asked
+    assert first["must_call"] == must_call and [tool["function"]["name"] for tool in first["tools"]] == given
+    one = isinstance(choice, dict) and choice["type"] == "function"
+    assert first.get("stop", []) == (["</tool_call>"] if one else [])
+    assert second["stop"] == (["x", "</tool_call>"] if given else ["x"])
 
 
 def test_a_tool_may_hold_any_json() -> None:

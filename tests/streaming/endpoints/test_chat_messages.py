@@ -13,18 +13,24 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import TypeAdapter
 
 from omni.streaming.audio.wire import encode_file
 from omni.streaming.endpoints.chat_messages import Message, Spoken, to_omni
+from omni.streaming.fields import Body
 from omni.streaming.problems import Problem
 from omni.streaming.server.hub import Hub
 from omni.streaming.settings import Limits, Settings
 from tests.streaming.doubles import MEDIA, Scripted, data_url, hub_of
 
-MESSAGES: TypeAdapter[list[Message]] = TypeAdapter(list[Message])
+
+class Asked(Body):
+    messages: list[Message]
+
+
 PNG = (MEDIA / "scene.png").read_bytes()
 CALL = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": '{"x": 1}'}}
+
+TOLD_CALL = {"type": "function", "function": CALL["function"]}
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +40,8 @@ def hub() -> Iterator[Hub]:
     hub.close()
 
 
-def read(hub: Hub, messages: Any, spoken: Spoken | None = None) -> list[dict[str, Any]]:
-    return asyncio.run(to_omni(hub, MESSAGES.validate_python(messages), spoken or Spoken()))
+def read(hub: Hub, messages: Any, spoken: Spoken | None = None, **looking: Any) -> list[dict[str, Any]]:
+    return asyncio.run(to_omni(hub, Asked(messages=messages).messages, spoken or Spoken(), looking))
 
 
 def user(*parts: Any) -> list[dict[str, Any]]:
@@ -77,9 +83,40 @@ def sound(data: bytes, name: str = "wav") -> dict[str, Any]:
                 {"role": "tool", "tool_call_id": "call_1", "content": "2", "name": "f"},
             ],
             [
-                {"role": "assistant", "content": "", "tool_calls": [CALL]},
+                {"role": "assistant", "content": "", "tool_calls": [TOLD_CALL]},
                 {"role": "tool", "content": "2"},
             ],
+        ),
+        (
+            [
+                {"role": "assistant", "content": [], "function_call": {"name": "f", "arguments": '{"x": 1}'}},
+                {"role": "function", "name": "f", "content": [{"type": "text", "text": "2"}]},
+            ],
+            [
+                {"role": "assistant", "content": "", "tool_calls": [TOLD_CALL]},
+                {"role": "tool", "content": "2"},
+            ],
+        ),
+        (
+            [
+                {"role": "assistant", "tool_calls": [CALL, {**CALL, "id": "call_2", "index": 1}]},
+                {"role": "tool", "tool_call_id": "call_2", "content": None},
+                {"role": "tool", "tool_call_id": "call_1", "content": ["2", "3"]},
+            ],
+            [
+                {"role": "assistant", "content": "", "tool_calls": [TOLD_CALL, TOLD_CALL]},
+                {"role": "tool", "content": ""},
+                {"role": "tool", "content": "23"},
+            ],
+        ),
+        (
+            [{"role": "user", "content": ["Hi ", {"type": "input_text", "text": "you"}]}],
+            [{"role": "user", "content": [{"type": "text", "text": "Hi "}, {"type": "text", "text": "you"}]}],
+        ),
+        ([{"role": "user", "content": []}], [{"role": "user", "content": []}]),
+        (
+            [{"role": "assistant", "content": "4", "reasoning_content": "2 + 2"}],
+            [{"role": "assistant", "content": "4", "reasoning_content": "2 + 2"}],
         ),
     ],
 )
@@ -110,16 +147,20 @@ def test_media_come_as_bytes(hub: Hub) -> None:
             sound(wav),
             sound(mp3, "mp3"),
             {"type": "audio_url", "audio_url": {"url": data_url("where.ogg", "audio/ogg")}},
-            {"type": "video_url", "video_url": {"url": data_url("clip.mp4", "video/mp4")}},
+            {"type": "video_url", "video_url": data_url("clip.mp4", "video/mp4"), "fps": 4, "use_audio_in_video": True},
+            {"type": "input_image", "image_url": data_url("scene.png", "image/png"), "detail": "auto", "max_pixels": 5000},
         ),
+        fps=2.0,
+        max_pixels=9000,
     )
     assert told["content"] == [
         {"type": "text", "text": "Look:"},
-        {"type": "image", "image": PNG},
+        {"type": "image", "image": PNG, "max_pixels": 9000},
         {"type": "audio", "audio": wav},
         {"type": "audio", "audio": mp3},
         {"type": "audio", "audio": (MEDIA / "where.ogg").read_bytes()},
-        {"type": "video", "video": clip},
+        {"type": "video", "video": clip, "fps": 4, "max_pixels": 9000, "audio_in_video": True},
+        {"type": "image", "image": PNG, "max_pixels": 5000},
     ]
 
 
@@ -148,7 +189,7 @@ def test_files_of_the_folder_that_is_open(hub: Hub) -> None:
         (sound(b""), "input_audio.data", 400, "invalid_media"),
         (sound(b"RIFF" * 3), "input_audio.data", 400, "invalid_media"),
         (sound(bytes(33 << 20)), "input_audio.data", 413, "media_too_large"),
-        ({"type": "input_audio", "input_audio": {"data": "/etc/passwd", "format": "wav"}}, "input_audio.data", 400,
+        ({"type": "input_audio", "input_audio": {"data": "file.wav", "format": "wav"}}, "input_audio.data", 400,
          "invalid_base64"),
     ],
 )  # fmt: skip
@@ -196,7 +237,7 @@ def test_messages_that_are_refused(hub: Hub, messages: Any, param: str, code: st
     assert (caught.value.param, caught.value.code) == (param, code)
 
 
-@pytest.mark.parametrize("arguments", ["", "5", "[1]", "{", "[" * 100_000])
+@pytest.mark.parametrize("arguments", ["5", "null", "[1]", "{", "[" * 100_000])
 def test_arguments_are_objects(hub: Hub, arguments: str) -> None:
     call = {**CALL, "function": {"name": "f", "arguments": arguments}}
     with pytest.raises(ValueError, match="give a JSON object as a string"):

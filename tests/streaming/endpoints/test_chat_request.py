@@ -17,6 +17,7 @@ from tests.streaming.doubles import MODEL, Scripted, hub_of
 
 SUM = [{"role": "user", "content": "What is two plus three?"}]
 ALOUD: dict[str, Any] = {"modalities": ["text", "audio"]}
+NAMED = {"type": "function", "function": {"name": "time"}}
 WEATHER = {"type": "function", "function": {"name": "weather"}}
 APP = create_app(hub_of(Scripted()))
 
@@ -38,7 +39,6 @@ def post(body: str | bytes, kind: str = "application/json") -> httpx.Response:
         ({"messages": [{"role": "robot", "content": "x"}]}, "messages[0].role", "known are"),
         ({"messages": [{"role": "user", "content": [{"type": "file"}]}]}, "messages[0].content[0].type", "'image_url'"),
         ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages[0].content[0].text", "missing"),
-        ({"messages": [{"role": "user", "content": "x", "name": "Bob"}]}, "messages[0].name", "leave it out"),
         ({"modalities": ["audio"]}, "modalities", "text"),
         ({"modalities": ["text", "video"]}, "modalities[1]", "'audio'"),
         ({"modalities": ["text", "audio"]}, "audio", "missing"),
@@ -56,7 +56,7 @@ def post(body: str | bytes, kind: str = "application/json") -> httpx.Response:
         ({"temperature": 2.1}, "temperature", "less than or equal to 2"),
         ({"temperature": True}, "temperature", "number"),
         ({"top_p": 0}, "top_p", "greater than 0"),
-        ({"seed": -1}, "seed", "greater than or equal to 0"),
+        ({"seed": -2}, "seed", "greater than or equal to -1"),
         ({"seed": 2**62}, "seed", "less than"),
         ({"stop": ["a"] * 5}, "stop", "at most 4"),
         ({"stop": ""}, "stop", "1 to 256"),
@@ -68,14 +68,17 @@ def post(body: str | bytes, kind: str = "application/json") -> httpx.Response:
         ({"tools": [WEATHER] * 129}, "tools", "128"),
         ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name", "pattern"),
         ({"tools": [{**WEATHER, "function": {"name": "f", "description": "x" * (256 << 10)}}]}, "tools", "longer"),
-        ({"tools": [WEATHER], "tool_choice": "required"}, "tool_choice", "cannot be made"),
-        ({"tool_choice": "auto"}, "tool_choice", "needs tools"),
+        ({"tool_choice": "required"}, "tool_choice", "needs tools"),
+        ({"tools": [WEATHER], "tool_choice": "always"}, "tool_choice.type", "required"),
+        ({"tools": [WEATHER], "tool_choice": {"type": "function"}}, "tool_choice.function", "missing"),
+        ({"tools": [WEATHER], "tool_choice": NAMED}, "tool_choice.function.name", "none of the tools"),
         ({"response_format": {"type": "json_object"}}, "response_format", "not supported"),
         ({"frequency_penalty": 0.5}, "frequency_penalty", "not supported"),
         ({"logit_bias": {"5": 1}}, "logit_bias", "not supported"),
-        ({"parallel_tool_calls": False}, "parallel_tool_calls", "not supported"),
-        ({"mm_processor_kwargs": {}}, "mm_processor_kwargs", "leave it out"),
-        ({"min_tokens": 10**9}, "min_tokens", "leave it out"),
+        ({"parallel_tool_calls": "no"}, "parallel_tool_calls", "boolean"),
+        ({"mm_processor_kwargs": {"fps": 0}}, "mm_processor_kwargs.fps", "greater than 0"),
+        ({"min_tokens": 10**9}, "min_tokens", "not supported"),
+        ({"ignore_eos": True}, "ignore_eos", "not supported"),
     ],
 )  # fmt: skip
 def test_refusals(more: dict[str, Any], param: str, says: str) -> None:

@@ -84,7 +84,6 @@ def flat(tree: dict[str, Any], path: str = "") -> dict[str, Any]:
         ({"expires_after": {"anchor": "created_at", "seconds": 7201}}, 400, "expires_after.seconds"),
         ({"expires_after": {"anchor": "created_at", "seconds": "60"}}, 400, "expires_after.seconds"),
         ({"expires_after": {"anchor": "now", "seconds": 60}}, 400, "expires_after.anchor"),
-        ({"expires": 60}, 400, "expires"),
         ({"session": {"type": "conversation"}}, 400, "session.type"),
         ({"session": {"type": ["realtime"]}}, 400, "session.type"),
         ({"session": {"type": "realtime", "audio": {"output": {"voice": "nobody"}}}}, 400, "session.audio.output.voice"),

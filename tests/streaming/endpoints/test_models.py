@@ -8,6 +8,7 @@ import openai
 import pytest
 from openai import OpenAI
 
+from omni.streaming.settings import Settings
 from tests.streaming.doubles import MODEL, Scripted, hub_of, openai_of, serving
 
 
@@ -30,6 +31,15 @@ def test_others_are_not(client: OpenAI, name: str) -> None:
         client.models.retrieve(name)
     assert caught.value.code == "model_not_found"
     assert len(caught.value.message) < 1000
+
+
+def test_other_names_are_listed_and_answer() -> None:
+    hub = hub_of(Scripted(), Settings(aliases=("gpt-realtime", "tts-1", MODEL)))
+    with serving(hub) as address, openai_of(address) as client:
+        assert [model.id for model in client.models.list()] == [MODEL, "gpt-realtime", "tts-1"]
+        assert client.models.retrieve("tts-1").id == "tts-1"
+        reply = client.chat.completions.create(model="gpt-realtime", messages=[{"role": "user", "content": "Hi"}])
+        assert reply.model == MODEL
 
 
 def test_a_name_with_a_slash_is_found() -> None:

@@ -13,10 +13,13 @@ def listed(omni: Scripted) -> object:
 
 
 def test_voices() -> None:
-    assert listed(Scripted()) == {"voices": ["Chelsie", "Ethan"], "default": "Chelsie"}
+    told = listed(Scripted())
+    assert isinstance(told, dict) and told.pop("aliases")["onyx"] == "Ethan"
+    names = [{"id": "Chelsie", "name": "Chelsie"}, {"id": "Ethan", "name": "Ethan"}]
+    assert told == {"voices": names, "default": "Chelsie"}
 
 
 def test_a_model_without_a_voice() -> None:
     omni = Scripted()
     omni.voices = {}
-    assert listed(omni) == {"voices": [], "default": None}
+    assert listed(omni) == {"voices": [], "default": None, "aliases": {}}

@@ -225,7 +225,7 @@ def create(script: Script) -> Starlette:
         return JSONResponse({"object": "list", "data": [{"id": "scripted", "object": "model", "capabilities": can}]})
 
     async def voices(request: Request) -> Response:
-        return JSONResponse({"voices": ["Chelsie", "Ethan"]})
+        return JSONResponse({"voices": [{"id": name, "name": name} for name in ("Chelsie", "Ethan")]})
 
     async def realtime(socket: WebSocket) -> None:
         offered = socket.scope["subprotocols"]

@@ -549,7 +549,7 @@ def test_sound_is_sent_in_order_and_whole() -> None:
 
 def test_unknown_names_are_no_secret() -> None:
     async def test(client: Client, omni: FakeOmni) -> None:
-        client.send("session.update", session={"audio": {"output": {"voice": "alloy"}}})
+        client.send("session.update", session={"audio": {"output": {"voice": "nobody"}}})
         (event,) = await client.until("error")
         assert "Chelsie, Ethan" in event["error"]["message"]
         client.send("input_audio_buffer.append", audio=b64encode(bytes(4800)).decode())

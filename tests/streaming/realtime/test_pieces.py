@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+
 import numpy as np
 import pytest
 
-from omni.streaming.realtime.items import num_bytes
+from omni.streaming.realtime.items import WIDTHS, num_bytes
 from omni.streaming.realtime.pieces import PIECE_MS, Pieces
 
 RATE = 24000
@@ -33,7 +35,16 @@ def test_pieces_are_the_whole(format: str, speed: float) -> None:
     assert all(0 < len(piece) <= num_bytes(format, PIECE_MS) for group in told for piece in group)
 
 
-def test_nothing_is_held_back() -> None:
+@pytest.mark.parametrize("format", ["audio/pcm", "audio/pcmu", "audio/pcma"])
+def test_the_base64_of_pieces_joins(format: str) -> None:
+    whole, told = cut(format, 1.0, [7, 4801, 12000, 1])
+    joined = "".join(base64.b64encode(piece).decode() for group in told for piece in group)
+    assert base64.b64decode(joined, validate=True) == whole
+    assert all(len(piece) % WIDTHS[format] == 0 for group in told for piece in group)
+
+
+def test_next_to_nothing_is_held_back() -> None:
     pieces = Pieces(RATE, "audio/pcm", 1.0)
-    assert [len(piece) for piece in pieces.push(np.zeros(10, np.float32))] == [20]
-    assert pieces.push(np.zeros(0, np.float32)) == [] == pieces.finish()
+    assert [len(piece) for piece in pieces.push(np.zeros(10, np.float32))] == [18]
+    assert pieces.push(np.zeros(0, np.float32)) == []
+    assert [len(piece) for piece in pieces.finish()] == [2]

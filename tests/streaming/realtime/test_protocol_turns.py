@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from base64 import b64decode, b64encode
 
+import numpy as np
 import pytest
 
 from omni.events import TextDelta
@@ -469,8 +471,30 @@ def test_a_session_that_only_writes_down() -> None:
     assert "transcription" in error(talk.client("response.create"))["message"]
 
 
-def test_odd_pieces_of_base64() -> None:
+@pytest.mark.parametrize("sizes", [[1], [3], [2401, 2399], [7, 0, 4793]])
+def test_a_sample_may_be_split_between_two_events(sizes: list[int]) -> None:
     talk = Talk()
     talk.manual()
-    assert talk.client("input_audio_buffer.append", audio="") == []
-    assert error(talk.client("input_audio_buffer.append", audio=b64encode(b"\0" * 3).decode()))["code"] == "invalid_audio"
+    sound = np.arange(-2400, 2400, dtype="<i2").tobytes()
+    at = 0
+    for size in itertools.cycle(sizes):
+        assert talk.client("input_audio_buffer.append", audio=b64encode(sound[at : at + size]).decode()) == []
+        at += size
+        if at >= len(sound):
+            break
+    talk.client("input_audio_buffer.commit")
+    (item,) = talk.protocol._state.conversation
+    assert item.parts[0].sound == sound
+
+
+@pytest.mark.parametrize("ends", ["commit", "clear"])
+def test_what_is_over_leaves_no_half_sample(ends: str) -> None:
+    talk = Talk()
+    talk.manual()
+    for part in (b"\1\0" * 2400 + b"\7", b"\2\0" * 2400):
+        talk.client("input_audio_buffer.append", audio=b64encode(part).decode())
+        if part[0] == 1:
+            talk.client(f"input_audio_buffer.{ends}")
+    talk.client("input_audio_buffer.commit")
+    *_, item = talk.protocol._state.conversation
+    assert item.parts[0].sound == b"\2\0" * 2400
