@@ -154,8 +154,8 @@ class Omni:
                 and OpenAI's `image_url`, `input_audio`, `video_url`. Pictures and clips take "min_pixels", "max_pixels",
                 "resized_height" with "resized_width"; clips "fps", "num_frames", "min_frames", "max_frames", "total_pixels",
                 "audio_in_video"; clips and sounds "start" and "end" in seconds. The spellings of qwen_omni_utils ("nframes",
-                "sample_fps", "video_start", "audio_end", "use_audio_in_video", ...) are known too, other fields an error. An assistant's message may have `tool_calls`, and what
-                it thought as `reasoning_content`.
+                "sample_fps", "video_start", "audio_end", "use_audio_in_video", ...) are known too, other fields an error. An
+                assistant's message may have `tool_calls`, and what it thought as `reasoning_content`.
             voice: speak the answer with this voice; None for text alone.
             audio_in_video: hear the sound of clips; None for those that have one.
             tools: functions that the model may call, as OpenAI describes them, for a checkpoint whose chat template takes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +18,14 @@ from omni.errors import CheckpointError, VoiceError
 
 PICKLED = "spk_dict.pt"
 SAFE = "voices.safetensors"
+MOST_BYTES = 256 << 20
+"""Of all voices; the published ones take a quarter of a million."""
 MIN_FRAMES = 5
 """Of a reference mel: the speaker encoder mirrors 4 frames at each edge."""
 
 DAMAGE = (
-    OSError, EOFError, RuntimeError, ValueError, KeyError, IndexError, TypeError, AttributeError, pickle.UnpicklingError,
-    SafetensorError,
+    OSError, EOFError, RuntimeError, ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError, MemoryError,
+    pickle.UnpicklingError, SafetensorError, zipfile.BadZipFile,
 )  # fmt: skip
 """How reading a damaged file, or one of another kind, may fail."""
 
@@ -87,13 +90,18 @@ def _read_safe(path: Path) -> dict[str, Voice]:
 
 
 def _read_pickled(path: Path) -> dict[str, Voice]:
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as file:
+            if (size := sum(item.file_size for item in file.infolist())) > MOST_BYTES:
+                raise ValueError(f"{size} bytes once unpacked")
     data: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     # cond [1, voice_dim] and ref_mel [1, T, mel_dim] are stored as batches of one
     return {name: _voice(name, int(v["bos_token"]), v["cond"][0], v["ref_mel"][0]) for name, v in data.items()}
 
 
 def _voice(name: str, bos_id: int, cond: Tensor, ref_mel: Tensor) -> Voice:
-    if cond.ndim != 1 or ref_mel.ndim != 2:
+    # a view may show a few stored values as any number
+    if cond.ndim != 1 or ref_mel.ndim != 2 or 4 * max(cond.numel(), ref_mel.numel()) > MOST_BYTES:
         raise ValueError(f"voice {name!r} has cond {list(cond.shape)} and ref_mel {list(ref_mel.shape)}")
     if len(ref_mel) < MIN_FRAMES:
         raise CheckpointError(

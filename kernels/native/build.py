@@ -8,6 +8,7 @@ import logging
 import os
 import platform
 import shutil
+import stat
 import subprocess
 import tempfile
 from collections.abc import Collection
@@ -69,7 +70,8 @@ def _loaded() -> tuple[ctypes.CDLL | None, str]:
 def build() -> Path:
     """The shared object, compiled unless this source, compiler and CPU have met before.
 
-    OSError or SubprocessError when there is no compiler, it fails, or the folder cannot be written.
+    Its name ends with a digest of its bytes. OSError or SubprocessError when there is no compiler, it fails, or the folder
+    cannot be written or is not ours alone.
     """
     compiler = next((found for name in COMPILERS if (found := shutil.which(name))), None)
     if compiler is None:
@@ -81,17 +83,42 @@ def build() -> Path:
         " ".join(FLAGS),
         _cpu(),
     ]
-    digest = hashlib.sha256("\0".join(known).encode()).hexdigest()[:16]
+    digest = _digest("\0".join(known).encode())
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "omni"
-    path = folder / f"kernels-{digest}.so"
-    if path.exists():
-        return path
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    check_own(folder)
+    for path in sorted(folder.glob(f"kernels-{digest}-*.so")):
+        if _is_whole(path):
+            return path
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        fresh = Path(scratch) / path.name
+        fresh = Path(scratch) / "kernels.so"
         _run(compiler, *FLAGS, "-shared", "-o", str(fresh), *map(str, SOURCES), "-lm")
+        fresh.chmod(0o700)
+        path = folder / f"kernels-{digest}-{_digest(fresh.read_bytes())}.so"
         fresh.replace(path)  # at once, since another process may be building too
     return path
+
+
+def check_own(path: Path) -> None:
+    """Raise PermissionError for what somebody else may have put there, or may change: its code would run as ours."""
+    info = path.lstat()
+    if stat.S_ISLNK(info.st_mode) or info.st_uid not in (os.geteuid(), 0) or info.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise PermissionError(
+            f"{path} is a link, belongs to somebody else, or others may write to it; chmod go-w, or move it"
+        )
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a library is ours, and is what its name says: loading one that was cut short ends the process."""
+    try:
+        check_own(path)
+        return path.stem.endswith(f"-{_digest(path.read_bytes())}")
+    except OSError:
+        return False
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]
 
 
 def _run(*command: str) -> str:

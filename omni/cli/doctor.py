@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,22 +19,24 @@ from omni.errors import OmniError
 from omni.events import Capabilities
 from omni.families import Family, family_of, read_config
 from omni.kernels.native import build as native
-from omni.loading.checkpoint import Checkpoint, find, plan
+from omni.loading.checkpoint import Checkpoint, check_values, find, plan
 from omni.loading.device import has_fast_bfloat16, pick_devices, pick_dtype
 from omni.loading.gptq_awq import Published, read_published
-from omni.loading.model import open_checkpoint
+from omni.loading.json import damage_told
+from omni.loading.model import open_checkpoint, read_senses, read_speakers, read_words
 from omni.loading.packing import Packing, check_weights
 from omni.models.config import DecoderConfig, ModelConfig
 from omni.models.model import OmniModel, is_voice
-from omni.prompt.template import Template
-from omni.prompt.tokenizer import Tokenizer
 from omni.talker.flow import PUBLISHED
 from omni.talker.vocoder import MOST_SHAPES
-from omni.talker.voices import read_voices
 
 PACKAGES = ("omni-runtime", "torch", "triton", "safetensors", "tokenizers", "av", "soundfile", "soxr", "pillow", "numpy")
 OPTIONAL = {"triton": "comes with CUDA builds of torch on Linux; a CPU needs none"}
 GIB = 2**30
+MOST_CHARS = 2000
+"""Of a finding: it may quote what a file says."""
+LOOKED_AT = 1 << 20
+"""Bytes of each tensor, to see whether it holds numbers."""
 CONVERSATION = 8192
 """Tokens of a talk with one person, for which the cache of a CPU grows."""
 
@@ -68,7 +69,7 @@ def examine(console: Console, model: str | None, device: str, dtype: str, weight
     if model is not None:
         missing += _checkpoint(console, model, places, dtype, weights)
     for line in missing:
-        console.print("[bold red]missing[/]", escape(line), soft_wrap=True)
+        console.print("[bold red]missing[/]", escape(line[:MOST_CHARS]), soft_wrap=True)
     if not missing:
         console.print("nothing is missing" + ("" if model else "; give --model to check a checkpoint"))
     return not missing
@@ -115,10 +116,12 @@ def _checkpoint(
         folder = find(model)
         family, config = family_of(folder), read_config(folder)
         kept = [pick_dtype(dtype, config.dtype, place) for place in places]
-        net = family.build(config)
-        published = read_published(folder)
-        checkpoint = open_checkpoint(folder, config, family.layout(config))
-        sizes = weights_sizes(family, net, checkpoint, kept, weights, published)
+        with damage_told(str(folder)):
+            checkpoint = open_checkpoint(folder, config, family.layout(config))
+            net = family.build(config)
+            published = read_published(folder)
+            sizes = weights_sizes(family, net, checkpoint, kept, weights, published)
+            check_values(checkpoint, LOOKED_AT)
     except OmniError as e:
         return [str(e)]
     console.print(f"{family.name}: {_abilities(config)}", highlight=False)
@@ -161,7 +164,7 @@ def _checkpoint(
     for place, size in most.items():
         table.add_row("in all, at most", str(place), f"{size / GIB:.2f}", style="bold")
     console.print(table)
-    missing = list(_files(folder, speaks=net.talker is not None))
+    missing = list(_files(folder, family, config))
     for place, size in need.items():
         free = _free(place)
         if free is not None and free < size:
@@ -176,7 +179,8 @@ def _abilities(config: ModelConfig) -> str:
     """What a model can do, and what it cannot."""
     thinker = config.thinker
     can = Capabilities(thinker.audio is not None, thinker.vision is not None, config.talker is not None)
-    told = ", ".join(["reads and writes text", *(verb for verb, able in asdict(can).items() if able)])
+    senses = [verb for verb in ("hears", "sees", "speaks") if getattr(can, verb)]
+    told = ", ".join(["reads and writes text", *senses])
     return f"{told}; it does not {can.lacks}" if can.lacks else told
 
 
@@ -185,11 +189,16 @@ def _kv_bytes(config: DecoderConfig, dtype: torch.dtype) -> int:
     return 2 * config.num_layers * config.num_kv_heads * config.head_dim * dtype.itemsize
 
 
-def _files(folder: Path, *, speaks: bool) -> Iterator[str]:
+def _files(folder: Path, family: Family, config: ModelConfig) -> Iterator[str]:
     """What cannot be read beside the weights."""
-    readers: list[Callable[[Path], object]] = [Tokenizer.read, Template.read, *([read_voices] if speaks else [])]
+    readers = (
+        lambda: read_words(folder, family, config),
+        lambda: read_senses(folder, config),
+        lambda: read_speakers(folder, config),
+    )
     for read in readers:
         try:
-            read(folder)
+            with damage_told(str(folder)):
+                read()
         except OmniError as e:
             yield str(e)

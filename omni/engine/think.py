@@ -18,6 +18,7 @@ from omni.engine.request import Phase, Request
 from omni.engine.runner import ModelRunner
 from omni.engine.scheduler import Kind
 from omni.engine.stage import Listener
+from omni.errors import CheckpointError
 from omni.events import Limit, TokenLogprob
 from omni.models.thinker import Thinker
 
@@ -42,6 +43,7 @@ class ThinkStage:
         self.runner = ModelRunner(thinker.decoder, cache_tokens, graphs=graphs)
         self.features = FeatureCache()
         self.senses = Senses(thinker.audio_tower, thinker.visual)
+        self._proven = False
 
     # ---- what the loop asks
 
@@ -181,12 +183,23 @@ class ThinkStage:
         if not answers:
             return
         logits = self.model.logits(torch.cat([hidden for _, hidden in answers]))
+        if not self._proven:
+            self._prove(logits)
         ids = torch.stack([_next_id(r, row) for (r, _), row in zip(answers, logits, strict=True)]).tolist()
         for (request, _), token, row in zip(answers, ids, logits, strict=True):
             if token in self.model.config.eos_ids:
                 self._end(request)
             else:
                 self._say(request, token, row)
+
+    def _prove(self, logits: Tensor) -> None:
+        """Look once at what the weights come to: of numbers that are none, every answer would be exclamation marks."""
+        if not logits.isfinite().all():
+            raise CheckpointError(
+                "the model's first logits are no finite numbers: its weights are damaged, or too large for their dtype; "
+                "fetch them again, or load with dtype='float32'"
+            )
+        self._proven = True
 
     def _say(self, request: Request, token: int, logits: Tensor) -> None:
         """One more id, picked by its logits `[V]`, and whatever it ends."""

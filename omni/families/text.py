@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from omni.errors import CheckpointError
+from omni.loading.bounds import check_number
 from omni.loading.checkpoint import Layout
 from omni.loading.json import Node, ids_of
 from omni.models.config import DecoderConfig, ModelConfig, ThinkerConfig, Yarn
@@ -73,6 +74,7 @@ def read_decoder(
     yarn = _yarn(rope, c) if kind == "yarn" else None
     heads, longest = int(c.num_attention_heads), c.max_position_embeddings
     width = c.get("head_dim", head_dim or int(c.hidden_size) // heads)
+    check_number("head_dim", width)  # a list is made of it
     return DecoderConfig(
         hidden_size=c.hidden_size,
         intermediate_size=c.intermediate_size,
@@ -104,10 +106,9 @@ def _check_layers(c: Node) -> None:
 
 def _sections(sizes: Any, head_dim: int) -> tuple[int, ...]:
     """Axes of frequencies that lie together by axis: so many for time, height and width, any of which may be none."""
-    axes = tuple(axis for axis, size in enumerate(sizes) for _ in range(size))
-    if 2 * len(axes) != head_dim:
+    if sum(sizes) != head_dim // 2 or min(sizes) < 0:
         raise CheckpointError(f"mrope_section {tuple(sizes)} does not sum to half of head_dim {head_dim}")
-    return axes
+    return tuple(axis for axis, size in enumerate(sizes) for _ in range(size))
 
 
 def _yarn(rope: Node, c: Node) -> Yarn:

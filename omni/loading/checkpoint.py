@@ -22,11 +22,14 @@ from huggingface_hub import snapshot_download
 from torch import Tensor, nn
 
 from omni.errors import CheckpointError, DeviceError
+from omni.loading.json import check_file
 
 NEEDED_FILES = ["*.json", "*.safetensors", "*.jinja", "merges.txt", "spk_dict.pt"]
 PIECE = 64 << 20
 """Bytes read at a time, and all the memory that loading needs beside the weights."""
-MAX_HEADER = 100_000_000
+MAX_HEADER = 32 << 20
+"""Bytes; a published file of 28,000 tensors has 4 million."""
+MAX_DIMS = 8
 DTYPES = {
     "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16, "I32": torch.int32, "I64": torch.int64,
     "F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64,
@@ -46,6 +49,9 @@ def find(path_or_hub_id: str | Path | None) -> Path:
     path_or_hub_id = BUNDLED if path_or_hub_id is None else path_or_hub_id
     path, name = Path(path_or_hub_id).expanduser(), str(path_or_hub_id)
     if path.is_dir():
+        for file in path.iterdir():
+            if any(fnmatchcase(file.name, pattern) for pattern in NEEDED_FILES):
+                check_file(file)
         return path
     if path.is_file():
         raise CheckpointError(f"{name} is a file; give the folder that holds it")
@@ -111,7 +117,7 @@ def _read_index(path: Path) -> Mapping[str, str]:
     try:
         place_of = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
         valid = all(Path(file).name == file for file in place_of.values())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
         raise CheckpointError(f"{path} is damaged ({type(e).__name__}: {e}); fetch it again") from e
     if not valid:
         raise CheckpointError(f"{path} names a shard outside its folder; fetch it again")
@@ -120,6 +126,7 @@ def _read_index(path: Path) -> Mapping[str, str]:
 
 def _read_header(path: Path) -> dict[str, Entry]:
     """Entries of one safetensors file: a u64 length, that many bytes of JSON, then the data."""
+    check_file(path)
     try:
         with path.open("rb") as file:
             size = file.seek(0, 2)
@@ -128,22 +135,54 @@ def _read_header(path: Path) -> dict[str, Entry]:
             if size < 8 or length > min(size - 8, MAX_HEADER):
                 raise CheckpointError(f"{path} is cut short or no safetensors file ({size} bytes); fetch it again")
             header = json.loads(file.read(length))
-            entries, end = {}, 0
+            entries, places = {}, []
             for name, item in header.items():
                 if name == "__metadata__":
                     continue
-                first, last = item["data_offsets"]
-                entries[name] = Entry(tuple(map(int, item["shape"])), DTYPES[item["dtype"]], path, 8 + length + first)
-                if entries[name].nbytes != last - first or first < 0:
-                    raise ValueError(f"{name} has {last - first} bytes for {item['dtype']}{item['shape']}")
-                end = max(end, last)
+                first, last = map(_whole, item["data_offsets"])
+                shape = tuple(map(_whole, item["shape"]))
+                entries[name] = Entry(shape, DTYPES[item["dtype"]], path, 8 + length + first)
+                if len(shape) > MAX_DIMS or entries[name].nbytes != last - first:
+                    raise ValueError(f"{name} has {last - first} bytes for {item['dtype']}{list(shape[: MAX_DIMS + 1])}")
+                places.append((first, last, name))
+            end = _end_of(places)
     except OSError as e:
         raise CheckpointError(f"{path} cannot be read ({e.strerror}); fetch it again") from e
-    except (ValueError, KeyError, TypeError, AttributeError) as e:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
         raise CheckpointError(f"{path} has a damaged header ({type(e).__name__}: {e}); fetch it again") from e
     if size != 8 + length + end:
         raise CheckpointError(f"{path} has {size} bytes, but its header says {8 + length + end}; fetch it again")
     return entries
+
+
+def _whole(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ValueError(f"{value!r} is no size")
+    return value
+
+
+def _end_of(places: list[tuple[int, int, str]]) -> int:
+    """Where the last tensor ends; ValueError where two share bytes."""
+    end = 0
+    for first, last, name in sorted(places):
+        if first < end:
+            raise ValueError(f"{name} begins at byte {first}, within another tensor")
+        end = last
+    return end
+
+
+def check_values(checkpoint: Checkpoint, most_bytes: int = PIECE) -> None:
+    """Raise CheckpointError where the first bytes of a tensor are no finite numbers, which is how damage begins to show.
+
+    Loading looks at all of them; this is for who only wants to know whether it would.
+    """
+    piece = torch.empty(most_bytes, dtype=torch.uint8, device="cpu")
+    with ExitStack() as stack:
+        files = {entry.file: stack.enter_context(FileIO(entry.file)) for entry in checkpoint.entries.values()}
+        for entry in checkpoint.entries.values():
+            few = min(math.prod(entry.shape), most_bytes // entry.dtype.itemsize)
+            for _ in _fill(torch.empty(few, dtype=entry.dtype, device="cpu"), entry, files[entry.file], piece):
+                pass
 
 
 @dataclass(frozen=True)
@@ -363,8 +402,20 @@ def _fill(row: Tensor, entry: Entry, file: FileIO, piece: Tensor) -> Iterator[in
             if not count:
                 raise CheckpointError(f"{entry.file} became shorter while it was read; fetch it again")
             left = left[count:]
-        target.copy_(raw.view(entry.dtype))
+        values = raw.view(entry.dtype)
+        if not _is_finite(values):
+            raise CheckpointError(f"{entry.file} holds weights that are no finite numbers; fetch it again")
+        target.copy_(values)
         yield raw.numel()
+
+
+def _is_finite(values: Tensor) -> bool:
+    if not values.is_floating_point():
+        return True
+    if values.element_size() == 1:
+        values = values.float()
+    # a sum is read at the speed of memory, and is finite but for a bad value or very large ones
+    return bool(values.sum().isfinite()) or bool(values.isfinite().all())
 
 
 def _set(model: nn.Module, name: str, tensor: Tensor) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from omni.errors import CheckpointError
+from omni.loading.bounds import check_bounds
 
 
 class Node:
@@ -47,15 +49,32 @@ class Node:
         return self[key]
 
 
+MOST_BYTES = {".json": 32 << 20, ".jinja": 1 << 20, ".txt": 32 << 20, ".pt": 256 << 20}
+"""Of a file, by the end of its name; of weights any number."""
+
+
+def check_file(path: Path) -> None:
+    """Raise CheckpointError for what is no file (reading a pipe or a device may never end), or too large for its kind."""
+    try:
+        info = path.stat()
+    except OSError:
+        return  # not there: whoever needs it says so
+    if not stat.S_ISREG(info.st_mode):
+        raise CheckpointError(f"{path} is no regular file; fetch the checkpoint again")
+    if info.st_size > (most := MOST_BYTES.get(path.suffix, info.st_size)):
+        raise CheckpointError(f"{path} has {info.st_size} bytes, and such files have up to {most}; fetch it again")
+
+
 def read_json(path: Path) -> Mapping[str, Any]:
     """One JSON object from a checkpoint's file."""
+    check_file(path)
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except OSError as e:
         raise CheckpointError(
             f"{path.name} cannot be read from {path.parent} ({e.strerror}); give a checkpoint's folder, or fetch it again"
         ) from e
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise CheckpointError(f"{path} is not JSON ({e}); fetch it again") from e
     if not isinstance(data, dict):
         raise CheckpointError(f"{path} holds no JSON object; fetch it again")
@@ -67,21 +86,27 @@ def damage_told(file: str) -> Iterator[None]:
     """CheckpointError where reading a file's values finds one of the wrong kind."""
     try:
         yield
-    except (TypeError, ValueError, ArithmeticError) as e:
-        raise CheckpointError(f"{file} holds a value of the wrong kind ({e}); fetch it again") from e
+    except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError) as e:
+        raise CheckpointError(f"{file} holds a value of the wrong kind or size ({e}); fetch it again") from e
 
 
 def check_kinds(record: Any) -> None:
-    """Raise TypeError where JSON gave another kind than the record states."""
+    """Raise TypeError where JSON gave another kind than the record states, ValueError for a number that cannot be."""
+    _check_types(record)
+    check_bounds(record)
+
+
+def _check_types(record: Any) -> None:
     for field in fields(record):
         value = getattr(record, field.name)
         if is_dataclass(value):
-            check_kinds(value)
+            _check_types(value)
             continue
         values = value if isinstance(value, tuple) else (value,)
-        wanted = {"int": int, "tuple[int, ...]": int, "float": float, "tuple[float, float, float]": float}.get(
-            str(field.type)
-        )
+        kind = str(field.type)
+        wanted = {"int": int, "tuple[int, ...]": int, "float": float, "tuple[float, float, float]": float}.get(kind)
+        if kind == "tuple[tuple[int, ...], ...]":
+            wanted, values = int, tuple(v for part in values for v in part)
         for v in values if wanted else ():
             if isinstance(v, bool) or not isinstance(v, int | float if wanted is float else int):
                 raise TypeError(f"{field.name} is {value!r}")

@@ -7,14 +7,17 @@ from pathlib import Path
 
 import torch
 
+from omni.encoders.config import MelConfig, PixelConfig
 from omni.encoders.sources import Budget
 from omni.errors import CheckpointError
 from omni.families import Family, family_of, read_config
 from omni.kernels.linear import gains, gains_int8
+from omni.loading.bounds import check_ids, num_layers
 from omni.loading.checkpoint import Checkpoint, Layout, find, load
 from omni.loading.device import is_fast_in, leave_cores, pick_devices, pick_dtype
 from omni.loading.generation import GenerationDefaults, read_generation
 from omni.loading.gptq_awq import read_published
+from omni.loading.json import damage_told
 from omni.loading.packing import Packing, check_weights
 from omni.loading.preprocessor import read_mel, read_pixels
 from omni.loading.progress import loading_bar
@@ -62,16 +65,32 @@ def load_model(
     preset = pick_preset(vocoder)
     folder = find(model)
     places = pick_devices(device)
+    with damage_told(str(folder)):
+        return _load(folder, places, dtype, weights, preset, speech, budget or Budget(), progress=progress)
+
+
+def _load(
+    folder: Path,
+    places: tuple[torch.device, torch.device],
+    dtype: str,
+    weights: str,
+    preset: Preset,
+    speech: bool,
+    budget: Budget,
+    *,
+    progress: bool,
+) -> Loaded:
     family, config = family_of(folder), read_config(folder)
     if not speech:
         config = config.without_voice()
+    checkpoint = open_checkpoint(folder, config, family.layout(config))
     kept = [pick_dtype(dtype, config.dtype, place) for place in places]
-    voices = _read_voices(folder, config)
+    voices = read_speakers(folder, config)
     net = family.build(config)
-    reader = _reader(folder, family, net, budget or Budget())
+    reader = _reader(folder, family, net, budget)
     if net.token2wav:
         net.token2wav.solver = preset.solver
-    _take_weights(net, folder, family, places, kept, weights, preset, progress=progress)
+    _take_weights(net, folder, checkpoint, family, places, kept, weights, preset, progress=progress)
     leave_cores()
     return Loaded(net, reader, voices, read_generation(folder), read_dictation(folder), Wording.read(folder))
 
@@ -86,10 +105,42 @@ def open_checkpoint(folder: Path, config: ModelConfig, layout: Layout) -> Checkp
             f"config.json says tie_word_embeddings false, and no file in {folder} holds {head}: either it is a model of "
             "embeddings, which gives no answers, or a file is missing; fetch it again, or take another"
         )
+    if (num := num_layers(config)) > len(checkpoint.entries):
+        raise CheckpointError(
+            f"config.json says {num} layers, and the files in {folder} hold {len(checkpoint.entries)} tensors; fetch both "
+            "again"
+        )
     return checkpoint
 
 
-def _read_voices(folder: Path, config: ModelConfig) -> dict[str, Voice]:
+def read_senses(folder: Path, config: ModelConfig) -> tuple[PixelConfig | None, MelConfig | None]:
+    """How pictures and sound are cut for the towers, None for a sense that the model lacks; or CheckpointError."""
+    thinker = config.thinker
+    pixels = read_pixels(folder, thinker.vision) if thinker.vision else None
+    if thinker.vision and thinker.vision.window_cells < 1:
+        raise CheckpointError("config.json says vision windows that are smaller than a cell of patches; fetch it again")
+    return pixels, read_mel(folder, thinker.audio) if thinker.audio else None
+
+
+def read_words(folder: Path, family: Family, config: ModelConfig) -> tuple[Tokenizer, Template]:
+    """What writes prompts; CheckpointError where an id has no row, or the template takes more than it may."""
+    tokenizer, template = Tokenizer.read(folder), Template.read(folder, hermes=family.hermes)
+    thinker, talker = config.thinker, config.talker
+    check_ids("the tokenizer", tokenizer.last, thinker.vocab_size)
+    check_ids("generation_config.json or config.json", {f"eos {id}": id for id in thinker.eos_ids}, thinker.vocab_size)
+    if thinker.media:
+        names = ("audio", "image", "video", "audio_start", "audio_end", "vision_start", "vision_end")
+        check_ids("config.json", {name: getattr(thinker.media, name) for name in names}, thinker.vocab_size)
+    if talker:
+        words, codes = ("text_end_id", "text_pad_id"), ("codec_start_id", "codec_end_id", "codec_pad_id", "codec_mask_id")
+        check_ids("config.json", {name: getattr(talker, name) for name in words}, thinker.vocab_size)
+        check_ids("config.json", {name: getattr(talker, name) for name in codes}, talker.vocab_size)
+    template.try_out()
+    return tokenizer, template
+
+
+def read_speakers(folder: Path, config: ModelConfig) -> dict[str, Voice]:
+    """The voices of a model that speaks, each of which has a row; or CheckpointError."""
     voices = read_voices(folder) if config.talker else {}
     for voice in voices.values():
         if not 0 <= voice.bos_id < config.thinker.vocab_size:
@@ -102,12 +153,10 @@ def _read_voices(folder: Path, config: ModelConfig) -> dict[str, Voice]:
 def _reader(folder: Path, family: Family, net: OmniModel, budget: Budget) -> PromptReader:
     thinker = net.config.thinker
     return PromptReader(
-        Tokenizer.read(folder),
-        Template.read(folder, hermes=family.hermes),
+        *read_words(folder, family, net.config),
         family.clock(net.config),
         thinker.media,
-        read_pixels(folder, thinker.vision) if thinker.vision else None,
-        read_mel(folder, thinker.audio) if thinker.audio else None,
+        *read_senses(folder, net.config),
         thinker.decoder.max_positions,
         family.speaking,
         budget,
@@ -119,6 +168,7 @@ def _reader(folder: Path, family: Family, net: OmniModel, budget: Budget) -> Pro
 def _take_weights(
     net: OmniModel,
     folder: Path,
+    checkpoint: Checkpoint,
     family: Family,
     places: tuple[torch.device, torch.device],
     kept: list[torch.dtype],
@@ -130,7 +180,6 @@ def _take_weights(
     """places, kept: devices and dtypes of thinker and voice."""
     mel_kept = preset.dtype if is_fast_in(preset.dtype, places[1]) else torch.float32
     layout = family.layout(net.config)
-    checkpoint = open_checkpoint(folder, net.config, layout)
 
     def kept_in(name: str) -> torch.dtype:
         return family.dtype_of(name, kept[is_voice(name)], mel_kept)

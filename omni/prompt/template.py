@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from itertools import groupby
 from pathlib import Path
@@ -23,11 +24,23 @@ import jinja2
 from jinja2 import TemplateError, TemplateSyntaxError, meta, nodes, pass_context, pass_eval_context
 from jinja2.filters import do_join, do_replace
 from jinja2.nodes import EvalContext
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
 from omni.errors import CheckpointError, MessageError, OptionError
-from omni.loading.json import read_json
+from omni.loading.json import check_file, read_json
+from omni.prompt.bounded import (
+    BoundedEnvironment,
+    Unbounded,
+    bound,
+    bounded,
+    chars_in,
+    check_indent,
+    check_replaced,
+    joined,
+    made,
+    sized,
+    text_of,
+)
 from omni.prompt.marked import Marked, concat, mark, special_spans
 from omni.prompt.tokenizer import Run, Special, read_added
 
@@ -100,6 +113,8 @@ HERMES = {
 WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 GIVEN = frozenset({"messages", "tools", "add_generation_prompt"})
 """What a rendering gives every template."""
+MOST_SOURCE = 1 << 18
+"""Characters of a template's source; published ones have up to ten thousand."""
 MARK, CONCAT = "mark constant", "concat all"
 """Filters that no template can write, since their names hold a space."""
 
@@ -130,6 +145,10 @@ class Template:
             words: those that an assistant's text may hold.
             hermes: write tools, calls and results as HERMES has them, where the template has no place for tools.
         """
+        if len(source) > MOST_SOURCE:
+            raise CheckpointError(
+                f"the chat template has {len(source)} characters, and {MOST_SOURCE} are read; fetch it again"
+            )
         self._specials, self._words = _any_of(specials), _any_of(words)
         env = _Environment(self._specials)
         try:
@@ -138,6 +157,8 @@ class Template:
             self._template = env.marked(source)
         except TemplateSyntaxError as e:
             raise CheckpointError(f"the chat template is no jinja, line {e.lineno} ({e.message}); fetch it again") from e
+        except (Unbounded, RecursionError, SyntaxError, MemoryError, ValueError, OverflowError) as e:
+            raise CheckpointError(f"the chat template cannot be used ({type(e).__name__}: {e}); fetch it again") from e
         self._named = {role: mark(name, self._specials) for role, name in (named or {}).items()}
         self.adds_tools = hermes and "tools" not in reads
         self.takes_tools = hermes or "tools" in reads
@@ -157,6 +178,11 @@ class Template:
         added = read_added(folder)
         words = [name for name, token in added.items() if token.is_word]
         return cls(_source(folder, config), added, named, words, hermes=hermes)
+
+    def try_out(self) -> None:
+        """Render a small chat; CheckpointError for a template that takes more time or room than it may."""
+        with suppress(MessageError):  # it may ask for more than a greeting
+            self.render([{"role": "user", "content": "Hello"}], add_generation_prompt=True)
 
     def render(
         self,
@@ -181,16 +207,20 @@ class Template:
         _check(messages)
         if not self.takes_tools and any(m.get("tool_calls") or m["role"] == "tool" for m in messages):
             raise MessageError("this checkpoint's chat template knows no tools; leave calls and their results out")
-        shown, given = [self._shown(message) for message in messages], _plain(tools) if tools else None
+        shown, args = [self._shown(message) for message in messages], self._checked(template_args or {})
+        given = _plain(tools) if tools else None
         try:
-            text = self._template.render(
-                messages=self._with_tools(shown, given) if self.adds_tools else shown,
-                tools=given,
-                add_generation_prompt=add_generation_prompt,
-                **self._named,
-                **self._checked(template_args or {}),
-            )
-        except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError) as e:
+            with bounded(chars_in((shown, given, args))):
+                text = self._template.render(
+                    messages=self._with_tools(shown, given) if self.adds_tools else shown,
+                    tools=given,
+                    add_generation_prompt=add_generation_prompt,
+                    **self._named,
+                    **args,
+                )
+        except (Unbounded, RecursionError, MemoryError) as e:
+            raise CheckpointError(f"the chat template cannot be used ({type(e).__name__}: {e}); fetch it again") from e
+        except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as e:
             raise MessageError(f"the chat template cannot render these messages: {e}") from e
         return self._runs(text)
 
@@ -240,23 +270,25 @@ class Template:
         return [run for run in (*runs, plain[at:]) if run]
 
 
-class _Environment(ImmutableSandboxedEnvironment):
+class _Environment(BoundedEnvironment):
     """transformers' dialect of jinja, in which strings keep their marks."""
 
-    concat = staticmethod(concat)
+    concat = staticmethod(lambda parts: made(concat(joined(parts))))
 
     def __init__(self, specials: re.Pattern[str]) -> None:
         super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
         self.globals["raise_exception"] = _raise
         marked = cache(lambda text: mark(text, specials))
         # a filter that takes the context is not computed while compiling, which would drop the marks
-        self.filters[MARK] = pass_context(lambda _, text: marked(text))
         self._specials = specials
-        self.filters |= {CONCAT: _concat, "tojson": _tojson, "join": _join, "replace": _replace}
+        marks = pass_context(lambda _, text: marked(text))
+        self.watch({MARK: marks, CONCAT: _concat, "tojson": _tojson, "join": _join, "replace": _replace})
 
     def marked(self, source: str) -> jinja2.Template:
         """A template whose constants are marked."""
-        return self.from_string(_MarkConstants(self._specials).visit(self.parse(source)).set_environment(self))
+        tree = bound(_MarkConstants(self._specials).visit(self.parse(source)))
+        tree.set_environment(self)
+        return self.from_string(tree)
 
     def getattr(self, obj: Any, attribute: str) -> Any:
         """As jinja's, with the methods of `Marked` for all strings."""
@@ -326,16 +358,19 @@ def _unmarked(text: str) -> str:
 
 
 def _concat(values: Iterable[object]) -> str:
-    return concat(map(str, values))
+    return concat(joined(map(text_of, values)))
 
 
 @pass_eval_context
 def _join(context: EvalContext, value: Iterable[Any], d: str = "", attribute: str | int | None = None) -> str:
-    return do_join(context, value, Marked(str(d)), attribute)
+    parts = [*value]
+    sized([*parts, *[d] * len(parts)])
+    return do_join(context, parts, Marked(str(d)), attribute)
 
 
 @pass_eval_context
 def _replace(context: EvalContext, s: str, old: str, new: str, count: int | None = None) -> str:
+    check_replaced(str(s), str(old), str(new))
     return do_replace(context, Marked(str(s)), old, new, count)
 
 
@@ -347,7 +382,8 @@ def _tojson(
     sort_keys: bool = False,
 ) -> str:
     """transformers' filter: jinja's own escapes HTML."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+    check_indent(indent)
+    return json.dumps(sized(value), ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 def _raise(message: str) -> None:
@@ -378,6 +414,7 @@ def _source(folder: Path, config: Mapping[str, Any]) -> str:
     plain, wrapped = folder / "chat_template.jinja", folder / "chat_template.json"
     if plain.exists():
         try:
+            check_file(plain)
             return plain.read_text(encoding="utf-8")
         except (OSError, ValueError) as e:
             raise CheckpointError(f"{plain} cannot be read ({e}); fetch it again") from e

@@ -71,9 +71,9 @@ class Tokenizer:
         path = folder / "tokenizer.json"
         try:
             return cls._from_one(path) if path.exists() else cls._from_parts(folder)
-        except CheckpointError:
+        except (CheckpointError, KeyboardInterrupt, SystemExit):
             raise
-        except Exception as e:  # the library raises bare Exception
+        except BaseException as e:  # the library raises bare Exception, and of a panic in it not even that
             raise CheckpointError(f"the tokenizer in {folder} is damaged ({type(e).__name__}: {e}); fetch it again") from e
 
     @classmethod
@@ -101,6 +101,12 @@ class Tokenizer:
         )
         words.decoder = decoders.ByteLevel()
         return cls(words, read_added(folder))
+
+    @property
+    def last(self) -> dict[str, int]:
+        """The words with the largest ids, in the vocabulary and beside it."""
+        vocab = self._words.get_vocab(with_added_tokens=False)
+        return dict(max(words.items(), key=lambda item: item[1]) for words in (vocab, self.specials) if words)
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, in which no control token can be written."""

@@ -85,3 +85,32 @@ def test_builds_at_the_same_time_leave_one_library(fresh: Path, monkeypatch: pyt
     before = paths.copy().pop().stat()
     assert build.build().stat().st_mtime_ns == before.st_mtime_ns  # met before
     assert build.status() in map(str, paths)
+
+
+@pytest.mark.usefixtures("needs_compiler")
+@pytest.mark.parametrize("damage", ["cut", "changed", "writable", "a link"])
+def test_a_library_that_is_not_ours_is_built_again(damage: str, fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "FLAGS", (*build.FLAGS, "-O0"))
+    path = build.build()
+    data = path.read_bytes()
+    if damage == "cut":
+        path.write_bytes(data[: len(data) // 2])
+    elif damage == "changed":
+        path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    elif damage == "writable":
+        path.chmod(0o777)
+    else:
+        path.rename(fresh / "elsewhere.so")
+        path.symlink_to(fresh / "elsewhere.so")
+    again = build.build()
+    assert again.read_bytes() == data
+    assert not again.is_symlink()
+    assert stat.S_IMODE(again.stat().st_mode) == 0o700
+
+
+@pytest.mark.usefixtures("needs_compiler")
+def test_nothing_is_loaded_from_a_folder_that_others_write_to(fresh: Path) -> None:
+    (fresh / "omni").mkdir()
+    (fresh / "omni").chmod(0o777)
+    assert build.library() is None
+    assert "others may write to it" in build.status()
