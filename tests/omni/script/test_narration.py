@@ -214,7 +214,8 @@ def test_a_fault_is_raised() -> None:
 
 def test_text_is_asked_for_when_it_can_be_used() -> None:
     told = Told("Hello. Yo", ended=False)
-    assert [asked.words for asked in told.asked] == ["Hello."] and not told.narration.wants_text
+    assert [asked.words for asked in told.asked] == ["Hello."]
+    assert bool(told.narration.wants_text) is False
     told.asked[0].speech.ended = True
     told.take(told.asked[0], told.asked[0].sound(30))
     assert told.narration.wants_text
