@@ -212,15 +212,19 @@ def test_a_fault_is_raised() -> None:
         told.take(told.asked[0], Failed(EngineError("broken")))
 
 
+def wants(told: Told) -> bool:
+    return told.narration.wants_text
+
+
 def test_text_is_asked_for_when_it_can_be_used() -> None:
     told = Told("Hello. Yo", ended=False)
     assert [asked.words for asked in told.asked] == ["Hello."]
-    assert bool(told.narration.wants_text) is False
+    assert not wants(told)
     told.asked[0].speech.ended = True
     told.take(told.asked[0], told.asked[0].sound(30))
-    assert told.narration.wants_text
+    assert wants(told)
     told.script.write("u. ")
-    assert told.narration.wants_text and not told.narration.over
+    assert wants(told) and not told.narration.over
     told.script.end()
     told.run()
     assert not told.narration.wants_text and told.asked[1].words == "You."
