@@ -59,6 +59,7 @@ class _Reader:
     def __init__(self, media: Media, track: Track, budget: Budget, stamps: Stamps, *, careful: bool = False) -> None:
         self.media, self.track, self.budget, self.stamps, self.careful = media, track, budget, stamps, careful
         self.num_good = self.num_failed = self.num_passed = 0
+        self.matrices: dict[int, Any] = {}
 
     @property
     def num_lost(self) -> int:
@@ -76,7 +77,7 @@ class _Reader:
                 shown = frame if came or before is None else before
                 if at >= first:
                     if of is not shown:
-                        pixels, of = _pixels(shown), shown
+                        pixels, of = self._pixels(shown), shown
                     yield pixels
                 at += 1
             before = frame
@@ -90,7 +91,7 @@ class _Reader:
             none = f"none of its {self.num_passed} frames can be decoded"
             raise MediaError(f"{self.media.name} is damaged or cut short: {none}; get it again")
         if of is not before:
-            pixels = _pixels(before)
+            pixels = self._pixels(before)
         for _ in range(max(at, first), len(self.stamps)):
             yield pixels
 
@@ -151,18 +152,20 @@ class _Reader:
             self.num_good, seen = self.num_good + 1, stamp
             yield stamp, frame
 
+    def _pixels(self, frame: Any) -> Pixels:
+        pixels: Pixels = frame.to_ndarray(format="rgb24")
+        # a frame that was asked for its matrix is held by a circle of references until Python looks for such
+        if frame.rotation not in self.matrices:
+            self.matrices[frame.rotation] = frame.side_data.get("DISPLAYMATRIX")
+        matrix = self.matrices[frame.rotation]
+        if matrix is None:
+            return pixels
+        a, b, _, c, d = struct.unpack("5i", bytes(matrix)[:20])  # pixel (x, y) is shown at (a x + c y, b x + d y)
+        if abs(b) > abs(a):
+            pixels, a, d = pixels.transpose(1, 0, 2), c, b
+        return np.ascontiguousarray(pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
+
     def _fail(self) -> None:
         if not self.careful:
             raise _Unsure
         self.num_failed += 1
-
-
-def _pixels(frame: Any) -> Pixels:
-    pixels: Pixels = frame.to_ndarray(format="rgb24")
-    matrix = frame.side_data.get("DISPLAYMATRIX")
-    if matrix is None:
-        return pixels
-    a, b, _, c, d = struct.unpack("5i", bytes(matrix)[:20])  # pixel (x, y) is shown at (a x + c y, b x + d y)
-    if abs(b) > abs(a):
-        pixels, a, d = pixels.transpose(1, 0, 2), c, b
-    return np.ascontiguousarray(pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
