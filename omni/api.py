@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Generator, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -219,6 +220,14 @@ class Omni:
         async with aclosing(self.runtime.arun(request)) as events:
             async for event in events:
                 yield event
+
+    def apart(self, salt: str) -> Omni:
+        """The same model for somebody who is to learn nothing of what others ask.
+
+        What was read before is kept, and who asks the same is answered sooner: one look at the time would tell whether
+        somebody has. Between different salts nothing is shared but the weights.
+        """
+        return Omni(self.runtime.apart(blake2b(salt.encode(), digest_size=16).digest()))
 
     def ping(self, timeout: float) -> bool:
         """Whether the engine's thread does what it is told within so many seconds; between two of its steps it does."""

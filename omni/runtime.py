@@ -8,6 +8,7 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
+from copy import copy
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -71,6 +72,12 @@ class Runtime:
         self.engine = Engine((self.think, *spoken), pace=self.speak.pace if self.speak else READING)
         self._prepared: dict[str, Any] = {}  # what the vocoder makes of a voice is its own
         self._decoder = StreamDecoder(self.reader.tokenizer)
+
+    def apart(self, salt: bytes) -> Runtime:
+        """The same model and engine for somebody whose requests share no cache with those of another salt."""
+        other = copy(self)
+        other.reader = replace(self.reader, salt=salt)
+        return other
 
     @property
     def capabilities(self) -> Capabilities:

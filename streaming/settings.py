@@ -53,6 +53,7 @@ class Settings:
     hosts: names that the Host header may hold besides the address that is bound.
     origins: pages of other origins that may connect.
     media_domains: whose https URLs are fetched; none without a name.
+    share_cache: what was read for one key may be found by others, who can tell by the time whether somebody asked the same.
     media_folder: files below it may be named by file:// URLs; none without it.
     aliases: other names that clients may call the model by.
     strict: fields that nobody here knows are refused, instead of passed over and told.
@@ -67,4 +68,5 @@ class Settings:
     media_folder: Path | None = None
     aliases: tuple[str, ...] = ()
     strict: bool = False
+    share_cache: bool = False
     limits: Limits = field(default_factory=Limits)

@@ -57,9 +57,9 @@ class ThinkStage:
         rows = [prompt.num_tokens - (not request.prefill_only), *(each.needs(request) for each in self.listeners)]
         blocks.adopt(request.cache, request.block_keys[: min(rows) // blocks.block_size])
         request.runs = prompt.runs_after(request.cache.length)
-        known = [i for i in request.wanted_media() if self.features.has(self.senses.pieces(prompt.media[i]))]
+        known = [i for i in request.wanted_media() if self.features.has(self.senses.pieces(prompt.media[i]), prompt.salt)]
         for i in known:
-            (request.features[i],) = self.encode([prompt.media[i]])
+            (request.features[i],) = self.encode([prompt.media[i]], [prompt.salt])
         if not request.num_unread:
             request.phase = Phase.DRAIN
 
@@ -88,17 +88,22 @@ class ThinkStage:
 
     # ---- media
 
-    def encode(self, media: Sequence[Medium]) -> list[Tensor]:
-        """Rows `[n, C]` of each medium; what has not been heard or seen lately goes through the towers, all at once."""
+    def encode(self, media: Sequence[Medium], salts: Sequence[bytes] = ()) -> list[Tensor]:
+        """Rows `[n, C]` of each medium; what has not been heard or seen lately goes through the towers, all at once.
+
+        salts: of whoever shows each medium; none where nobody is told apart.
+        """
         pieces = [self.senses.pieces(medium) for medium in media]
-        rows = iter(self.features.get([piece for of_one in pieces for piece in of_one], self.senses.encode))
+        whose = [salt for salt, of_one in zip(salts, pieces, strict=False) for _ in of_one]
+        rows = iter(self.features.get([piece for of_one in pieces for piece in of_one], self.senses.encode, whose))
         return [torch.cat([next(rows) for _ in of_one]) for of_one in pieces]
 
     def encode_next(self, requests: Sequence[Request]) -> None:
         """Encode the next medium of each request."""
         first = [request.wanted_media()[0] for request in requests]
         media = [request.prompt.media[i] for request, i in zip(requests, first, strict=True)]
-        for request, i, rows in zip(requests, first, self.encode(media), strict=True):
+        salts = [request.prompt.salt for request in requests]
+        for request, i, rows in zip(requests, first, self.encode(media, salts), strict=True):
             request.features[i] = rows
 
     # ---- the prompt

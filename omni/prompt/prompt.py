@@ -33,6 +33,7 @@ class Prompt:
         media: in the order of their first rows.
         runs: the media's rows in the order of their placeholders.
         is_media: bool `[N]`, the placeholders.
+        salt: of whoever may find in a cache what was computed for this prompt.
     """
 
     ids: Tensor
@@ -44,6 +45,7 @@ class Prompt:
     image_tokens: int
     video_tokens: int
     audio_tokens: int
+    salt: bytes = b""
 
     @property
     def num_tokens(self) -> int:

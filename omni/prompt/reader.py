@@ -55,6 +55,7 @@ class PromptReader:
         max_tokens: media are refused once their rows alone are more.
         speaking: the system prompt that speech begins with, unless the messages bring one of their own.
         recent: media that were read lately.
+        salt: of whoever's messages are read: nobody with another one finds in a cache what was computed for them.
     """
 
     tokenizer: Tokenizer
@@ -69,6 +70,7 @@ class PromptReader:
     ears: Ears | None = None
     eyes: Tower[Picture] | None = None
     recent: Recent[Shown] = field(default_factory=lambda: Recent(MAX_BYTES), repr=False, compare=False)
+    salt: bytes = b""
 
     def read(
         self,
@@ -109,7 +111,7 @@ class PromptReader:
         if not turns:
             raise MessageError('there are no messages; give a list such as [{"role": "user", "content": "Hello"}]')
         runs = self.template.render(turns, add_generation_prompt=True, tools=tools, template_args=template_args)
-        return self._lay_out(self.tokenizer.encode_runs(runs), shown)
+        return replace(self._lay_out(self.tokenizer.encode_runs(runs), shown), salt=self.salt)
 
     def opening(self, messages: Sequence[Message], parts: Sequence[Message], **how: Any) -> Prompt:
         """What stands before a sound that is still being made, and that a user's turn of some parts goes on with.
@@ -152,7 +154,7 @@ class PromptReader:
         content = torch.cat((prompt.ids[None], prompt.positions))[:, first:].T.contiguous()  # [N, 4]
         is_media, rows = prompt.is_media[first:].tolist(), self._row_names(prompt, first)
         for at in range(0, len(content) - block_size + 1, block_size):
-            digest = hashlib.blake2b(keys[-1] if keys else b"", digest_size=16)
+            digest = hashlib.blake2b(keys[-1] if keys else prompt.salt, digest_size=16)
             digest.update(content[at : at + block_size].numpy().data)
             digest.update(b"".join(islice(rows, sum(is_media[at : at + block_size]))))
             keys.append(digest.digest())
@@ -273,7 +275,7 @@ class PromptReader:
         if (content := digest_of(source)) is None:
             return read(part, source, where, *how)
         rest = [item for item in sorted(part.items()) if item[0] not in ("type", *names_of(kind))]
-        key = content + repr((kind, how, rest)).encode()
+        key = self.salt + content + repr((kind, how, rest)).encode()
         if (shown := self.recent.get(key)) is None:
             shown = read(part, source, where, *how)
             self.recent.put(key, shown, sum(medium.num_bytes for medium in shown))

@@ -16,7 +16,7 @@ import orjson
 from fastapi import APIRouter, Request, Response
 from numpy.typing import NDArray
 
-from omni import AudioChunk, Done, Event, TextDelta, __version__
+from omni import AudioChunk, Done, Event, Omni, TextDelta, __version__
 from omni.streaming.audio.wire import Base64Pieces, FileEncoder, encode_file
 from omni.streaming.endpoints.chat_messages import Spoken, to_omni
 from omni.streaming.endpoints.chat_request import (
@@ -206,7 +206,8 @@ async def complete(asked: ChatRequest, request: Request) -> Response:
     messages = await while_there(request, to_omni(hub, asked.messages, spoken, looking_of(asked)))
     rate = hub.omni.sample_rate if asked.audio else 0
     choices = await asyncio.to_thread(_choices, asked, spoken, rate)
-    events = together(_streams(hub, asked, messages, voice, len(choices)))
+    omni = hub.omni_for(request, asked.cache_salt or "")
+    events = together(_streams(hub, omni, asked, messages, voice, len(choices)))
     if asked.stream:
         return Events(await begun(request, _chunks(asked, head, choices, events)), last=b"[DONE]")
     body = await while_there(request, _whole(asked, rate, head, choices, events))
@@ -238,7 +239,7 @@ def _choices(asked: ChatRequest, spoken: Spoken, rate: int) -> list[Choice]:
 
 
 def _streams(
-    hub: Hub, asked: ChatRequest, messages: list[dict[str, Any]], voice: str | None, num: int
+    hub: Hub, omni: Omni, asked: ChatRequest, messages: list[dict[str, Any]], voice: str | None, num: int
 ) -> list[AsyncGenerator[Event]]:
     """One answer for each choice; the first is the one that its seed gives alone."""
     how = {
@@ -249,7 +250,7 @@ def _streams(
         **options_of(asked, hub.settings.limits),
     }
     seed = seed_of(asked)
-    return [hub.metrics.watched("chat", hub.omni.astream(messages, seed=(seed + i) % SEEDS, **how)) for i in range(num)]
+    return [hub.metrics.watched("chat", omni.astream(messages, seed=(seed + i) % SEEDS, **how)) for i in range(num)]
 
 
 async def _whole(

@@ -101,12 +101,16 @@ Stop: TypeAlias = Annotated[list[str], BeforeValidator(_strings, json_schema_inp
 
 
 class ChatRequest(Body):
-    """What OpenAI's clients send, and `top_k`, `repetition_penalty`, `chat_template_kwargs` and `mm_processor_kwargs`."""
+    """What OpenAI's clients send, and `top_k`, `repetition_penalty`, `chat_template_kwargs` and `mm_processor_kwargs`.
+
+    Attributes:
+        cache_salt: of those who may find in the cache what was read for this request, besides the key.
+    """
 
     taken = frozenset(
         {
             *("user", "store", "metadata", "service_tier", "safety_identifier"),
-            *("prompt_cache_key", "prompt_cache_options", "prompt_cache_retention", "cache_control", "cache_salt"),
+            *("prompt_cache_key", "prompt_cache_options", "prompt_cache_retention", "cache_control"),
             *("priority", "request_id", "keep_alive", "include_reasoning", "return_token_ids", "transforms", "provider"),
         }
     )
@@ -177,6 +181,7 @@ class ChatRequest(Body):
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    cache_salt: Annotated[str, Field(max_length=256)] | None = None
     mm_processor_kwargs: Looking | None = None
 
 

@@ -13,7 +13,7 @@ from fastapi import APIRouter, Request, Response, WebSocket, WebSocketDisconnect
 from numpy.typing import NDArray
 from pydantic import Field, TypeAdapter, ValidationError
 
-from omni import AudioChunk, Done
+from omni import AudioChunk, Done, Omni
 from omni.errors import MessageError
 from omni.streaming.audio.tempo import Tempo
 from omni.streaming.audio.wire import FILE_FORMATS, FileEncoder
@@ -69,7 +69,7 @@ async def speak(asked: SpeechRequest, request: Request) -> Response:
         warn(hub.omni.spoken(asked.input, strict=bool(asked.strict)).warnings)
     except MessageError as e:
         raise refused("input", str(e)) from e
-    speech = await begun(request, speech_of(hub, asked, asked.input))
+    speech = await begun(request, speech_of(hub, hub.omni_for(request), asked, asked.input))
     if asked.stream_format == "sse":
         return Events(_events(speech))
     return Made(_bytes(speech), FILE_FORMATS[asked.response_format or "mp3"].media_type)
@@ -107,13 +107,13 @@ class _File:
         return self._encoder.push(self._tempo.finish()) + self._encoder.finish()
 
 
-async def speech_of(hub: Hub, manner: Manner, text: str | AsyncIterable[str]) -> AsyncGenerator[bytes | Done]:
+async def speech_of(hub: Hub, omni: Omni, manner: Manner, text: str | AsyncIterable[str]) -> AsyncGenerator[bytes | Done]:
     """The pieces of a sound file, then how it ended; Problem where it could not be said to its end."""
     file = await asyncio.to_thread(
         _File, manner.response_format or "mp3", 1.0 if manner.speed is None else manner.speed, hub.omni.sample_rate
     )
     voice = voice_for(hub.omni, manner.voice, "voice")
-    events = hub.omni.asay(text, voice=voice, context=manner.instructions or (), strict=bool(manner.strict))
+    events = omni.asay(text, voice=voice, context=manner.instructions or (), strict=bool(manner.strict))
     async with aclosing(hub.metrics.watched("speech", events)) as seen:
         async for event in seen:
             if isinstance(event, AudioChunk):
@@ -203,7 +203,7 @@ async def _speak_once(hub: Hub, socket: WebSocket) -> None:
     if not isinstance(start, Start):
         raise Problem("begin with a message of type start", param="type", code="unexpected_message")
     check_manner(hub, start)
-    async with aclosing(speech_of(hub, start, _pieces(hub, socket))) as speech:
+    async with aclosing(speech_of(hub, hub.omni_for(socket), start, _pieces(hub, socket))) as speech:
         async for piece in speech:
             if isinstance(piece, bytes):
                 await socket.send_bytes(piece)

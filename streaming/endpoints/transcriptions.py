@@ -12,7 +12,7 @@ import orjson
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import PlainTextResponse
 
-from omni import Cutting
+from omni import Cutting, Omni
 from omni.events import Heard, Segment, TextDelta, TokenLogprob, Transcript
 from omni.streaming.endpoints.http import Events, Route, begun, while_there
 from omni.streaming.endpoints.languages import UNKNOWN
@@ -45,7 +45,7 @@ async def transcribe(request: Request) -> Response:
     check_hears(hub.omni.capabilities, "file")
     _check(asked)
     await while_there(request, verify(hub, data, "audio", "file"))
-    heard = _heard(hub, asked, data)
+    heard = _heard(hub, hub.omni_for(request), asked, data)
     if asked.stream:
         return Events(await begun(request, _events(asked, heard)))
     return _answer(asked, await while_there(request, _whole(heard)))
@@ -70,8 +70,8 @@ def _check(asked: TranscriptionRequest) -> None:
         raise refused("response_format", f"{asked.response_format} cannot be streamed; ask for json")
 
 
-def _heard(hub: Hub, asked: TranscriptionRequest, data: bytes) -> AsyncGenerator[Heard]:
-    events = hub.omni.astream_transcript(
+def _heard(hub: Hub, omni: Omni, asked: TranscriptionRequest, data: bytes) -> AsyncGenerator[Heard]:
+    events = omni.astream_transcript(
         data,
         words=asked.times_words,
         cutting=_cutting(hub.omni.cutting, asked.chunking_strategy),

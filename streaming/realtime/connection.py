@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import orjson
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from omni import Omni
 from omni.errors import OmniError
 from omni.events import AudioChunk, Done, Heard, Segment, TextDelta
 from omni.session import Session
@@ -121,7 +122,7 @@ class _Detecting:
 class _Ear:
     """What the user is saying, read by the model while it is being said; the answer then finds it in the cache."""
 
-    hub: Hub
+    omni: Omni
     session: Session | None = None
     queue: asyncio.Queue[Listen | Read | Deaf] = field(default_factory=asyncio.Queue)
 
@@ -139,7 +140,7 @@ class _Ear:
     def _follow(self, effects: list[Listen | Read | Deaf]) -> None:
         match effects[0]:
             case Listen() as listen:
-                self.session = self.hub.omni.session(voice=listen.voice)
+                self.session = self.omni.session(voice=listen.voice)
                 self.session.tools = listen.tools
                 self.session.begin(context_of(listen.items, listen.instructions).messages)
             case Deaf():
@@ -159,10 +160,11 @@ class Connection:
 
     def __init__(self, websocket: WebSocket, hub: Hub, setup: Setup) -> None:
         self._websocket, self._hub, self._limits = websocket, hub, hub.settings.limits
+        self._omni = hub.omni_for(websocket)
         self._clock = asyncio.get_running_loop().time
         self._protocol = Protocol(setup, self._clock())
         self._outgoing = Outgoing(websocket.send_text, websocket.close, self._limits.slow_seconds)
-        self._ear = _Ear(hub)
+        self._ear = _Ear(self._omni)
         self._to_hear: list[Hear] = []
         self._to_write: asyncio.Queue[Transcribe] = asyncio.Queue()
         self._made: dict[str, _Made] = {}
@@ -314,7 +316,7 @@ class Connection:
     async def _heard(self, asked: Transcribe) -> AsyncGenerator[Heard]:
         form = FORMATS[asked.part.format]
         samples = await asyncio.to_thread(form.decode, bytes(asked.part.sound))
-        events = self._hub.omni.astream_transcript((samples, form.rate), max_tokens=self._limits.tokens)
+        events = self._omni.astream_transcript((samples, form.rate), max_tokens=self._limits.tokens)
         async with aclosing(self._hub.metrics.watched("realtime_transcription", events)) as seen:
             async for event in seen:
                 yield event
@@ -356,7 +358,7 @@ class Connection:
         try:
             async with self._cutting:  # what was not heard is not remembered
                 context = await asyncio.to_thread(context_of, answer.items, answer.instructions)
-            session = self._hub.omni.session(voice=answer.voice)
+            session = self._omni.session(voice=answer.voice)
             session.tools, session.must_call = answer.tools, answer.must_call
             await asyncio.to_thread(session.begin, context.messages)
             limits = {} if answer.max_tokens is None else {"max_tokens": answer.max_tokens}

@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from omni.streaming.problems import Problem, server_fault
 from omni.streaming.server.body import Body
 from omni.streaming.server.client_secrets import PREFIX, Secret
-from omni.streaming.server.hub import Hub
+from omni.streaming.server.hub import NOBODY, Hub
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +34,6 @@ SOCKETS = frozenset({"/v1/realtime"})
 PLAIN_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]{1,5})?")
-NOBODY = "-"
-"""The name under which sockets are counted where no key is asked for."""
 
 HEADERS = [
     (b"x-content-type-options", b"nosniff"),

@@ -7,6 +7,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from starlette.requests import HTTPConnection
+
 from omni.streaming.problems import Problem
 from omni.streaming.server.client_secrets import Secrets
 from omni.streaming.server.metrics import Metrics
@@ -17,6 +19,10 @@ from omni.streaming.settings import Settings
 
 if TYPE_CHECKING:
     from omni import Omni
+
+
+NOBODY = "-"
+"""The name under which sockets are counted where no key is asked for."""
 
 
 @dataclass
@@ -58,6 +64,12 @@ class Hub:
         self.sandbox = Sandbox(self.settings.limits)
         self.remote = Remote(self.settings)
         self.pulse = Pulse(self.omni)
+
+    def omni_for(self, connection: HTTPConnection, salt: str = "") -> Omni:
+        """The model for whoever showed a key: other keys, and other salts of one, find nothing that it left in the cache."""
+        key = connection.scope.get("state", {}).get("key", NOBODY)
+        name = "" if self.settings.share_cache or key == NOBODY else key
+        return self.omni.apart(f"{name} {salt}") if name or salt else self.omni
 
     @property
     def names(self) -> tuple[str, ...]:

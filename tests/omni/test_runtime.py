@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from omni import Omni, Options
@@ -74,3 +75,40 @@ def test_tools_that_are_written_in_are_told(omni: Omni, reader: Omni) -> None:
 
 def test_a_seed_that_was_drawn_is_exact_in_any_json(reader: Omni) -> None:
     assert all(0 <= reader.runtime.request(ASKED, None, Options()).seed < 2**53 for _ in range(8))
+
+
+def rows_read(omni: Omni, content: Any) -> int:
+    """Rows of a prompt that were not found in the cache, a thousand more for each medium that was encoded."""
+    think, read = omni.runtime.think, list[int]()
+    advance, put = think.runner.advance, think.features._rows.put
+
+    def counted(caches: Any, rows: Any, *how: Any) -> Any:
+        read.extend(map(len, rows))
+        return advance(caches, rows, *how)
+
+    def kept(*item: Any) -> None:
+        read.append(1000)
+        put(*item)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(think.runner, "advance", counted)
+        patch.setattr(think.features._rows, "put", kept)
+        omni.generate([{"role": "user", "content": content}], max_tokens=1)
+    return sum(read)
+
+
+@pytest.mark.parametrize("medium", [False, True])
+def test_nothing_is_shared_between_salts(medium: bool, omni: Omni) -> None:
+    picture = np.random.default_rng(medium).integers(0, 256, (56, 84, 3), dtype=np.uint8)
+    words = f"{'hello the 1 ' * 60}{medium}"
+    content: Any = [{"type": "image", "image": picture}, words] if medium else words
+    one, other = omni.apart("one"), omni.apart("other")
+    first = rows_read(one, content)
+    assert rows_read(one, content) < 0.4 * first  # the same is found again
+    assert rows_read(other, content) == first
+    assert rows_read(omni, content) == first
+    assert rows_read(omni.apart("one"), content) < 0.4 * first  # whoever has the same salt finds it
+    assert (
+        other.generate([{"role": "user", "content": content}], max_tokens=4).text
+        == omni.generate([{"role": "user", "content": content}], max_tokens=4).text
+    )

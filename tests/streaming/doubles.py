@@ -118,6 +118,7 @@ class Scripted:
     Attributes:
         asked: the arguments of each call.
         hears, sees, calls: what it can do; it speaks where it has voices.
+        salts: of those for whom it was set apart.
         begun: set when an answer has begun.
         ended: set when an answer has been closed, however it ended.
     """
@@ -133,7 +134,12 @@ class Scripted:
     def __init__(self, *script: Event | Segment | Transcript | Exception | None) -> None:
         self.script: Sequence[Event | Segment | Transcript | Exception | None] = script or (TextDelta("Yes."), done())
         self.asked: list[dict[str, Any]] = []
+        self.salts: list[str] = []
         self.begun, self.ended = threading.Event(), threading.Event()
+
+    def apart(self, salt: str) -> Scripted:
+        self.salts.append(salt)
+        return self
 
     @property
     def capabilities(self) -> Capabilities:
