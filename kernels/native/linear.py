@@ -48,13 +48,19 @@ def linear(x: Tensor, weight: Tensor | Int8 | Int4, bias: Tensor | None, gelu: b
 
 
 def _onednn_may(x: Tensor, weight: Tensor) -> bool:
-    """It knows neither gradients nor tensors of two dtypes."""
+    """It knows neither gradients nor tensors of two dtypes, nor bfloat16 on CPUs without AVX-512."""
     return (
         x.dtype == weight.dtype
-        and (x.dtype == torch.bfloat16 or (x.dtype == torch.float32 and x.shape[-1] <= SHORT))
+        and ((x.dtype == torch.bfloat16 and _knows_bfloat16()) or (x.dtype == torch.float32 and x.shape[-1] <= SHORT))
         and torch.backends.mkldnn.is_available()
         and not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))
     )
+
+
+@cache
+def _knows_bfloat16() -> bool:
+    known: bool = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return known
 
 
 def _packs(weight: Tensor | Int8 | Int4) -> bool:

@@ -119,10 +119,13 @@ def test_transcriptions(reader: OpenAI) -> None:
 
 def test_what_it_can_do_is_listed(reader: OpenAI) -> None:
     (model,) = reader.models.list()
-    assert model.model_extra == {"capabilities": {"hears": False, "sees": False, "speaks": False, "calls": True}}
+    assert model.model_extra["capabilities"] == {"hears": False, "sees": False, "speaks": False, "calls": True}
     with serving(hub_of(Scripted())) as address, openai_of(address) as client:
         (model,) = client.models.list()
-        assert model.model_extra == {"capabilities": {"hears": True, "sees": True, "speaks": True, "calls": True}}
+        assert model.model_extra == {
+            "bundled": True,
+            "capabilities": {"hears": True, "sees": True, "speaks": True, "calls": True},
+        }
 
 
 def test_client_secrets_of_sessions_that_cannot_be(reader: OpenAI) -> None:
