@@ -119,7 +119,7 @@ def test_transcriptions(reader: OpenAI) -> None:
 
 def test_what_it_can_do_is_listed(reader: OpenAI) -> None:
     (model,) = reader.models.list()
-    assert model.model_extra["capabilities"] == {"hears": False, "sees": False, "speaks": False, "calls": True}
+    assert (model.model_extra or {})["capabilities"] == {"hears": False, "sees": False, "speaks": False, "calls": True}
     with serving(hub_of(Scripted())) as address, openai_of(address) as client:
         (model,) = client.models.list()
         assert model.model_extra == {
