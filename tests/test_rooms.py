@@ -39,7 +39,7 @@ NEVER = {
 # Files that import inside functions, and why.
 LATE = {
     f"omni/cli/{name}.py": "torch takes seconds to import, and `omni --help` needs none of it"
-    for name in ("main", "bench", "shared", "transcribe")
+    for name in ("ask", "bench", "chat", "checkpoint", "serve", "shared", "transcribe")
 }
 
 

@@ -19,7 +19,8 @@ from typer.testing import CliRunner
 from omni import Omni
 from omni.bench import load
 from omni.cli import main
-from omni.cli.main import _follow, app
+from omni.cli.ask import _follow
+from omni.cli.main import app
 from omni.events import Event, TextDelta
 from omni.streaming.client import headset
 from tests.oracle.make_tiny_text import make
@@ -298,7 +299,7 @@ def test_no_arguments_print_help() -> None:
 
 
 def test_a_taken_port_is_told_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(main, "loaded", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("omni.cli.serve.loaded", lambda *_, **__: pytest.fail("a model was loaded"))
     with socket.create_server(("127.0.0.1", 0)) as taken:
         done = run(app, ["serve", "--port", str(taken.getsockname()[1])])
     assert (done.exit_code, done.stdout, len(done.stderr.splitlines())) == (1, "", 1)
