@@ -19,8 +19,8 @@ from typer.testing import CliRunner
 from omni import Omni
 from omni.bench import load
 from omni.cli import main
+from omni.cli.app import app
 from omni.cli.ask import _follow
-from omni.cli.main import app
 from omni.events import Event, TextDelta
 from omni.streaming.client import headset
 from tests.oracle.make_tiny_text import make
@@ -274,7 +274,7 @@ def test_doctor_plans_memory() -> None:
 
 def test_help_is_quick_and_has_examples() -> None:
     code = (
-        "import sys; from omni.cli.main import app; app(['--help'], standalone_mode=False); sys.exit('torch' in sys.modules)"
+        "import sys; from omni.cli.app import app; app(['--help'], standalone_mode=False); sys.exit('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -331,7 +331,7 @@ def test_ctrl_c_ends_with_one_line(
     def interrupted() -> None:
         raise error
 
-    monkeypatch.setattr(main, "app", interrupted)
+    monkeypatch.setattr("omni.cli.app.app", interrupted)
     monkeypatch.setattr("os._exit", codes.append)
     main.main()
     assert (codes, capsys.readouterr().err.split()) == ([130], ["stopped"])
