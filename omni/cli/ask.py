@@ -93,7 +93,11 @@ def ask(
 
 def say(
     text: Annotated[str, typer.Argument(help="The words; - reads them from standard input as they come.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The file to speak into (WAV, FLAC, OGG or MP3).")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="The file to speak into (WAV, FLAC, OGG or MP3); - is standard output."),
+    ] = None,
+    play: Play = False,
     model: Model = None,
     voice: Voice = None,
     instruction: Annotated[str, typer.Option(help="How to say it.")] = "",
@@ -107,6 +111,8 @@ def say(
     vocoder: Vocoder = "faithful",
 ) -> None:
     """Speak exactly the words given, however many."""
+    if out is None and not play:
+        raise typer.BadParameter("give --out FILE, or --play to hear it", param_hint="--out")
     with errors_told():
         omni = loaded(model, device, dtype, weights, vocoder, speech=True)
         events = omni.say(
@@ -117,7 +123,7 @@ def say(
             seed=seed,
             **_lengths(None, max_audio_seconds),
         )
-        _follow(omni, events, out, as_json)
+        _follow(omni, events, out, as_json, play)
 
 
 def _lengths(max_tokens: int | None, max_audio_seconds: float | None) -> dict[str, Any]:
@@ -135,7 +141,7 @@ def _standard_input() -> Iterator[str]:
         raise MessageError(f"standard input is no text ({e}); give UTF-8") from e
 
 
-def _follow(omni: Omni, events: Iterable[Event], out: Path | None, as_json: bool, play: bool = False) -> None:
+def _follow(omni: Omni, events: Iterable[Event], out: Path | None, as_json: bool, play: bool) -> None:
     """Print text, write sound and play it as they come, then say how it went."""
     from omni.cli.wave import STDOUT, WaveFile
     from omni.events import AudioChunk, Done, TextDelta
