@@ -291,7 +291,7 @@ def test_help_is_for_people(command: str, monkeypatch: pytest.MonkeyPatch) -> No
     assert (short.exit_code, short.output) == (0, long.output)
     assert not [
         word
-        for word in ("typing.", "<str>", "<bool>", "<int", "<path>", "<list", "class", "INTEGER")
+        for word in ("Literal", "<str>", "<bool>", "<int", "<path>", "<list", "class", "INTEGER")
         if word in short.output
     ]
     if command == "":
