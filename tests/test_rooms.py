@@ -38,8 +38,11 @@ NEVER = {
 }
 # Files that import inside functions, and why.
 LATE = {
-    f"omni/cli/{name}.py": "torch takes seconds to import, and `omni --help` needs none of it"
-    for name in ("main", "bench", "shared", "transcribe")
+    "omni/cli/main.py": "Ctrl-C ends it with one line, whatever is being imported",
+    **{
+        f"omni/cli/{name}.py": "torch takes seconds to import, and `omni --help` needs none of it"
+        for name in ("ask", "bench", "chat", "checkpoint", "serve", "shared", "transcribe")
+    },
 }
 
 

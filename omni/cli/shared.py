@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 from rich.console import Console
@@ -121,3 +122,10 @@ def loaded(
         budget=budget,
         progress=notes.is_terminal,
     )
+
+
+def printer(out: Path | None) -> TextIO:
+    """Where text goes: standard output, unless the sound goes there."""
+    from omni.cli.wave import STDOUT
+
+    return sys.stderr if out == STDOUT else sys.stdout

@@ -26,7 +26,7 @@ def transcribe(
     file: Annotated[str, typer.Argument(help="A recording, or a clip with sound, of any length; - reads standard input.")],
     form: Annotated[
         Literal["text", "srt", "vtt", "json"] | None,
-        typer.Option("--format", "-f", help="[default: by the name of --out, else text]"),
+        typer.Option("--format", "-f", metavar="|".join(FORMATS), help="[default: by the name of --out, else text]"),
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The file to write; else standard output.")] = None,
     words: Annotated[bool, typer.Option("--words", help="In JSON, tell when each word was said.")] = False,
@@ -40,6 +40,8 @@ def transcribe(
     suffix = out.suffix[1:].lower() if out else ""
     form = form or (suffix if suffix in FORMATS else "text")  # type: ignore[assignment]
     with errors_told():
+        if out and not out.parent.is_dir():
+            raise OptionError(f"{out.parent} is no folder; make it first")
         omni = loaded(model, device, dtype, weights, speech=False)
         source = sys.stdin.buffer.read() if file == "-" else file
         timed = form in ("srt", "vtt") or words

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from omni.errors import CheckpointError
-from omni.loading.json import read_json
+from omni.loading.json import Node, damage_told, read_json
 
 FILE = "transcription.json"
+MOST_SECONDS = 3600.0
+"""Longer pieces or silences are no numbers that a checkpoint could mean."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +32,9 @@ def read_dictation(folder: Path) -> Dictation:
     path = folder / FILE
     if not path.exists():
         return Dictation()
-    said = read_json(path)
-    try:
-        return Dictation(str(said["instruction"]), float(said["longest"]), float(said["silence"]))
-    except (KeyError, TypeError, ValueError) as e:
-        raise CheckpointError(
-            f"{path} is damaged ({type(e).__name__}: {e}); it says instruction, longest and silence"
-        ) from e
+    node = Node(read_json(path), FILE)
+    with damage_told(FILE):
+        made = Dictation(str(node.instruction), float(node.longest), float(node.silence))
+        if not (0 < made.longest < MOST_SECONDS and 0 <= made.silence < MOST_SECONDS):
+            raise ValueError(f"longest {made.longest}, silence {made.silence}, in seconds")
+    return made

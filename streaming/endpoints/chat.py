@@ -135,7 +135,7 @@ class Choice:
         message: dict[str, Any] = {"role": "assistant", "content": None if unwritten else self.text, "refusal": None}
         if self.calls:
             message["tool_calls"] = self.calls
-        if audio:
+        if audio and (self.text or not self.calls):  # a call is not spoken
             samples = np.concatenate([np.empty(0, np.float32), *self.samples])
             data = _base64(await asyncio.to_thread(encode_file, audio.format, samples, rate))
             told = {"id": self.spoken_id, "data": data, "expires_at": self.expires_at, "transcript": self.text}
@@ -293,6 +293,7 @@ async def _chunks(
             for delta in await choice.take(event):
                 yield chunk(choice, delta)
             if choice.done:
-                yield chunk(choice, {}, choice.finish_reason)
+                told = {"warnings": list(choice.done.warnings)} if choice.done.warnings else {}  # the headers are out
+                yield chunk(choice, {}, choice.finish_reason) | told
     if counted:
         yield {**head, "choices": [], "usage": _usage(choices)}

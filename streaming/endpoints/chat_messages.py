@@ -8,7 +8,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, TypeAlias, assert_never, get_args
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias, assert_never, get_args
 
 from pydantic import AliasChoices, BeforeValidator, Field
 
@@ -58,22 +58,9 @@ def _url(value: object) -> object:
 Place: TypeAlias = Annotated[URL, BeforeValidator(_url, json_schema_input_type=URL | str)]
 
 
-class Pixels(Part):
-    """How large a picture or a clip's frames are shown to the model, in pixels."""
-
-    min_pixels: Annotated[int, Field(ge=1)] | None = None
-    max_pixels: Annotated[int, Field(ge=1)] | None = None
-
-
-class ImagePart(Pixels):
-    taken = Pixels.taken | {"detail"}
-    type: Literal["image_url"]
-    image_url: Place
-
-
-class AudioURLPart(Part):
-    type: Literal["audio_url"]
-    audio_url: Place
+Count: TypeAlias = Annotated[int, Field(ge=1)]
+Start: TypeAlias = Annotated[float, Field(ge=0)]
+End: TypeAlias = Annotated[float, Field(gt=0)]
 
 
 def _named(*names: str) -> Any:
@@ -81,23 +68,58 @@ def _named(*names: str) -> Any:
     return Field(default=None, validation_alias=AliasChoices(*names))
 
 
-class VideoURLPart(Pixels):
-    """Attributes:
-    fps, num_frames, max_frames, start, end: which frames are looked at, see `Omni.generate`.
-    audio_in_video: hear the sound of the clip; None where it has one.
+class Pixels(Fields):
+    """How large a picture or a clip's frames are shown to the model, in pixels; see `Omni.generate`."""
+
+    min_pixels: Count | None = None
+    max_pixels: Count | None = None
+    resized_height: Count | None = None
+    resized_width: Count | None = None
+
+
+class Frames(Pixels):
+    """Which frames of a clip are looked at; see `Omni.generate`.
+
+    Attributes:
+        audio_in_video: hear the sound of the clip; None where it has one.
     """
 
-    type: Literal["video_url"]
-    video_url: Place
+    total_pixels: Count | None = None
     fps: Annotated[float, Field(gt=0)] | None = None
-    num_frames: Annotated[int, Field(ge=1)] | None = _named("num_frames", "nframes")
-    max_frames: Annotated[int, Field(ge=1)] | None = None
-    start: Annotated[float, Field(ge=0)] | None = _named("start", "video_start")
-    end: Annotated[float, Field(gt=0)] | None = _named("end", "video_end")
+    num_frames: Count | None = _named("num_frames", "nframes")
+    min_frames: Count | None = None
+    max_frames: Count | None = None
     audio_in_video: bool | None = _named("audio_in_video", "use_audio_in_video")
 
 
-class InputAudioPart(Part):
+class ImagePart(Part, Pixels):
+    taken = Part.taken | {"detail"}
+    type: Literal["image_url"]
+    image_url: Place
+
+
+class VideoURLPart(Part, Frames):
+    taken = Part.taken | {"raw_fps"}
+    undone: ClassVar[Mapping[str, tuple[object, ...]]] = {"sample_fps": ()}
+    type: Literal["video_url"]
+    video_url: Place
+    start: Start | None = _named("start", "video_start")
+    end: End | None = _named("end", "video_end")
+
+
+class Listened(Part):
+    """Which seconds of a sound are heard."""
+
+    start: Start | None = _named("start", "audio_start")
+    end: End | None = _named("end", "audio_end")
+
+
+class AudioURLPart(Listened):
+    type: Literal["audio_url"]
+    audio_url: Place
+
+
+class InputAudioPart(Listened):
     type: Literal["input_audio"]
     input_audio: InputAudio
 
@@ -344,25 +366,25 @@ class _Reader:
             case TextPart():
                 return {"type": "text", "text": part.text}
             case ImagePart():
-                return await self._fetched(part.image_url.url, "image", f"{where}.image_url.url") | self._looking(part)
+                return await self._fetched(part.image_url.url, "image", f"{where}.image_url.url") | self._said(part)
             case AudioURLPart():
-                return await self._fetched(part.audio_url.url, "audio", f"{where}.audio_url.url")
+                return await self._fetched(part.audio_url.url, "audio", f"{where}.audio_url.url") | self._said(part)
             case VideoURLPart():
-                return await self._fetched(part.video_url.url, "video", f"{where}.video_url.url") | self._looking(part)
+                return await self._fetched(part.video_url.url, "video", f"{where}.video_url.url") | self._said(part)
             case InputAudioPart(input_audio=InputAudio(data=url)) if url.startswith(("https://", "http://")):
-                return await self._fetched(url, "audio", f"{where}.input_audio.data")
+                return await self._fetched(url, "audio", f"{where}.input_audio.data") | self._said(part)
             case InputAudioPart():
                 param = f"{where}.input_audio.data"
                 check_medium(self.hub.omni.capabilities, "audio", param)
                 most = self.hub.settings.limits.media_bytes
                 data = await asyncio.to_thread(unbase64, part.input_audio.data, most, param)
-                return self._medium("audio", await verify(self.hub, data, "audio", param), param)
+                return self._medium("audio", await verify(self.hub, data, "audio", param), param) | self._said(part)
             case _:
                 assert_never(part)
 
-    def _looking(self, part: ImagePart | VideoURLPart) -> dict[str, Any]:
-        """What a part says of how it is looked at, and what the request says where it does not."""
-        own = part.model_dump(exclude={"type", "image_url", "video_url"}, exclude_none=True)
+    def _said(self, part: MediaPart) -> dict[str, Any]:
+        """What a part says of how its medium is taken in, and what the request says where it does not."""
+        own = part.model_dump(exclude={"type", "image_url", "video_url", "audio_url", "input_audio"}, exclude_none=True)
         return {key: value for key, value in self.looking.items() if key in type(part).model_fields} | own
 
     async def _fetched(self, url: str, kind: Kind, param: str) -> dict[str, Any]:

@@ -7,9 +7,9 @@ import secrets
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
-from pydantic import AliasChoices, BeforeValidator, Field
+from pydantic import BeforeValidator, Field
 
-from omni.streaming.endpoints.chat_messages import Message
+from omni.streaming.endpoints.chat_messages import Frames, Message
 from omni.streaming.endpoints.voices import VoiceName
 from omni.streaming.fields import Body, Fields, FunctionName
 from omni.streaming.problems import Problem, refused
@@ -80,17 +80,6 @@ ToolChoice: TypeAlias = Annotated[
     Annotated[Mode | NamedTool | OnlyTools, Field(discriminator="type")],
     BeforeValidator(_mode, json_schema_input_type=Literal["auto", "none", "required"] | NamedTool | OnlyTools),
 ]
-
-
-class Looking(Fields):
-    """How pictures and clips are looked at that do not say so themselves."""
-
-    min_pixels: Annotated[int, Field(ge=1)] | None = None
-    max_pixels: Annotated[int, Field(ge=1)] | None = None
-    fps: Annotated[float, Field(gt=0)] | None = None
-    num_frames: Annotated[int, Field(ge=1)] | None = None
-    max_frames: Annotated[int, Field(ge=1)] | None = None
-    audio_in_video: bool | None = Field(default=None, validation_alias=AliasChoices("use_audio_in_video", "audio_in_video"))
 
 
 def _strings(stop: object) -> object:
@@ -182,7 +171,7 @@ class ChatRequest(Body):
     parallel_tool_calls: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     cache_salt: Annotated[str, Field(max_length=256)] | None = None
-    mm_processor_kwargs: Looking | None = None
+    mm_processor_kwargs: Frames | None = None
 
 
 def check(asked: ChatRequest, limits: Limits) -> None:
@@ -230,8 +219,6 @@ def _check_tools(asked: ChatRequest, limits: Limits) -> None:
         case OnlyTools(allowed_tools=allowed):
             if not allowed.tools or not {tool.function.name for tool in allowed.tools} <= known:
                 raise refused("tool_choice.allowed_tools.tools", "give at least one, and only such as are among the tools")
-    if asked.audio and tools_of(asked):
-        raise refused("tools", "a spoken answer cannot call tools: it would speak the call; ask for text alone")
 
 
 def _check_range(name: str, value: int | None, most: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 from collections.abc import AsyncGenerator, AsyncIterable, Mapping
 from contextlib import aclosing, suppress
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
@@ -16,7 +15,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from omni import AudioChunk, Done, Omni
 from omni.errors import MessageError
 from omni.streaming.audio.tempo import Tempo
-from omni.streaming.audio.wire import FILE_FORMATS, FileEncoder
+from omni.streaming.audio.wire import FILE_FORMATS, Base64Pieces, FileEncoder
 from omni.streaming.endpoints.http import Events, Made, Route, begun
 from omni.streaming.endpoints.voices import VoiceName, voice_for
 from omni.streaming.fields import Body, problem_of_fields
@@ -142,11 +141,13 @@ async def _bytes(speech: AsyncGenerator[bytes | Done]) -> AsyncGenerator[bytes]:
 
 
 async def _events(speech: AsyncGenerator[bytes | Done]) -> AsyncGenerator[dict[str, Any]]:
+    coded = Base64Pieces()
     async with aclosing(speech):
         async for piece in speech:
-            if isinstance(piece, bytes):
-                yield {"type": "speech.audio.delta", "audio": base64.b64encode(piece).decode()}
-            else:
+            data = coded.push(piece) if isinstance(piece, bytes) else coded.finish()
+            if data:
+                yield {"type": "speech.audio.delta", "audio": data}
+            if isinstance(piece, Done):
                 yield {"type": "speech.audio.done", **_told(piece)}
 
 

@@ -16,7 +16,7 @@ from openai import OpenAI
 from typer.testing import CliRunner
 
 from omni import Capabilities
-from omni.cli.main import app
+from omni.cli.app import app
 from omni.errors import InputError
 from omni.events import TextDelta
 from omni.streaming.client.conversation import Client

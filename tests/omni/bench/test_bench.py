@@ -21,7 +21,7 @@ from omni.bench import baseline, compare, kernels, marks, plot, presets, report,
 from omni.bench.models import DEPTHS, SHAPES, Shape, both, shallower
 from omni.bench.report import Report, Row
 from omni.bench.timing import Ceilings, Pairs, Timer
-from omni.cli.main import app
+from omni.cli.app import app
 from omni.errors import OptionError
 from omni.evaluation.evaluate import Mark
 from omni.evaluation.scores import check_place

@@ -13,7 +13,7 @@ from omni import Omni
 from omni.bench import load, presets, turns
 from omni.bench.load import Figures, gain, missed
 from omni.bench.turns import Waits
-from omni.cli.main import app
+from omni.cli.app import app
 from omni.errors import VoiceError
 
 GOOD = Figures("first sound first", 1, 8, 0, 300.0, 300.0, 400.0, 900.0, 0.5, 0.0, 1.0, 16.0, 0.4, 0.2)

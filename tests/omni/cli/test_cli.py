@@ -19,7 +19,8 @@ from typer.testing import CliRunner
 from omni import Omni
 from omni.bench import load
 from omni.cli import main
-from omni.cli.main import _follow, app
+from omni.cli.app import app
+from omni.cli.ask import _follow
 from omni.events import Event, TextDelta
 from omni.streaming.client import headset
 from tests.oracle.make_tiny_text import make
@@ -48,7 +49,7 @@ def test_text_is_printed_while_it_is_made(capsys: pytest.CaptureFixture[str]) ->
                 printed.append(capsys.readouterr().out)
                 assert printed[-1] == event.text
 
-    _follow(omni, watched(), None, as_json=False)
+    _follow(omni, watched(), None, as_json=False, play=False)
     assert len(printed) > 1
 
 
@@ -273,7 +274,7 @@ def test_doctor_plans_memory() -> None:
 
 def test_help_is_quick_and_has_examples() -> None:
     code = (
-        "import sys; from omni.cli.main import app; app(['--help'], standalone_mode=False); sys.exit('torch' in sys.modules)"
+        "import sys; from omni.cli.app import app; app(['--help'], standalone_mode=False); sys.exit('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -281,13 +282,18 @@ def test_help_is_quick_and_has_examples() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["", "ask", "say", "voices", "doctor", "serve", "chat", "eval", "bench", "bench stages", "bench load"]
+    "command",
+    ["", "ask", "say", "transcribe", "voices", "doctor", "serve", "chat", "eval", "bench", "bench stages", "bench load"],
 )
 def test_help_is_for_people(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "120")
     short, long = (run(app, [*command.split(), flag]) for flag in ("-h", "--help"))
     assert (short.exit_code, short.output) == (0, long.output)
-    assert not [word for word in ("<str>", "<bool>", "<int", "<path>", "<list", "class", "INTEGER") if word in short.output]
+    assert not [
+        word
+        for word in ("Literal", "<str>", "<bool>", "<int", "<path>", "<list", "class", "INTEGER")
+        if word in short.output
+    ]
     if command == "":
         assert "--install-completion" in short.output
 
@@ -298,7 +304,7 @@ def test_no_arguments_print_help() -> None:
 
 
 def test_a_taken_port_is_told_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(main, "loaded", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("omni.cli.serve.loaded", lambda *_, **__: pytest.fail("a model was loaded"))
     with socket.create_server(("127.0.0.1", 0)) as taken:
         done = run(app, ["serve", "--port", str(taken.getsockname()[1])])
     assert (done.exit_code, done.stdout, len(done.stderr.splitlines())) == (1, "", 1)
@@ -316,7 +322,12 @@ def test_sound_goes_to_standard_output() -> None:
 
 def test_playing_needs_a_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(headset, "sounddevice", None)
-    for command in (["ask", *MODEL, "--play", "Hello"], ["chat", "--play", "--url", "http://127.0.0.1:1"]):
+    commands = [
+        ["ask", *MODEL, "--play", "Hello"],
+        ["say", *MODEL, "--play", "Hello"],
+        ["chat", "--play", "--url", "127.0.0.1:1"],
+    ]
+    for command in commands:
         told = run(app, command)
         assert told.exit_code == 2 and "omni-runtime[voice]" in " ".join(told.output.split())
 
@@ -330,7 +341,7 @@ def test_ctrl_c_ends_with_one_line(
     def interrupted() -> None:
         raise error
 
-    monkeypatch.setattr(main, "app", interrupted)
+    monkeypatch.setattr("omni.cli.app.app", interrupted)
     monkeypatch.setattr("os._exit", codes.append)
     main.main()
     assert (codes, capsys.readouterr().err.split()) == ([130], ["stopped"])

@@ -10,7 +10,7 @@ import pytest
 import soundfile
 from typer.testing import CliRunner
 
-from omni.cli.main import app
+from omni.cli.app import app
 
 MEDIA = Path(__file__).parents[3] / "demos" / "media"
 SAID = "Where is the green heart?"

@@ -13,7 +13,7 @@ import soundfile
 from typer.testing import CliRunner
 
 from omni.api import Omni
-from omni.cli.main import app
+from omni.cli.app import app
 from omni.errors import EvaluationError
 from omni.evaluation import recogniser
 from omni.evaluation.evaluate import BUNDLED, EvalSet, Score, evaluate, read_set

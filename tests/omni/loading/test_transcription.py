@@ -21,7 +21,10 @@ def test_published_checkpoints_say_nothing(tmp_path: Path) -> None:
     assert read_dictation(tmp_path) == Dictation()
 
 
-@pytest.mark.parametrize("said", [{}, {"instruction": "Write.", "longest": "much", "silence": 1}])
+LONG = {"instruction": "Write.", "longest": float("nan"), "silence": 1}
+
+
+@pytest.mark.parametrize("said", [{}, {"instruction": "Write.", "longest": "much", "silence": 1}, LONG])
 def test_a_damaged_file(tmp_path: Path, said: dict[str, object]) -> None:
     (tmp_path / FILE).write_text(json.dumps(said))
     with pytest.raises(CheckpointError, match=FILE):

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from omni import Budget, Omni
 from omni.cli import bench as cli_bench
-from omni.cli.main import app
+from omni.cli.app import app
 from omni.errors import EngineError, EvaluationError
 from omni.streaming.audio.turn_detection import ServerVad, SpeechStopped, TurnDetector
 from omni.streaming.audio.wire import Samples

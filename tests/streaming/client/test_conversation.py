@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from demos import converse
 from omni import Omni
-from omni.cli.main import app
+from omni.cli.app import app
 from omni.errors import InputError
 from omni.streaming.client.conversation import Answer, Client, address_of
 from omni.streaming.settings import Settings

@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -276,6 +277,42 @@ def test_tools() -> None:
     _, assistant, *told = omni.asked[-1]["messages"]
     assert assistant["content"] == "I look." and [c["function"]["name"] for c in assistant["tool_calls"]] == ["weather"] * 2
     assert told == [{"role": "tool", "content": "Sunny."}, {"role": "tool", "content": "Dry."}]
+
+
+@pytest.mark.parametrize("words", ["I look. ", ""])
+def test_tools_of_an_answer_aloud(words: str) -> None:
+    """What is written beside a call is spoken, the call is not."""
+    omni = Scripted(TextDelta(words), *([sound(0.5)] if words else []), TextDelta(CALL), done())
+    aloud: Any = {**ALOUD, "audio": {"format": "pcm16"}}
+    with serving(hub_of(omni)) as address, openai_of(address) as client:
+        message = ask(client, tools=[WEATHER], **aloud).choices[0].message
+        chunks = stream(client, tools=[WEATHER], **aloud)
+        answered = {
+            "role": "tool",
+            "tool_call_id": message.tool_calls[0].id if message.tool_calls else "",
+            "content": "Dry.",
+        }
+        ask(client, [*SUM, message.model_dump(exclude_none=True), answered], tools=[WEATHER], **aloud)
+    assert message.content is None and [call.type for call in message.tool_calls or []] == ["function"]
+    assert (message.audio.transcript if message.audio else "") == words.strip()
+    deltas = [chunk.choices[0].delta for chunk in chunks]
+    assert len([call for delta in deltas for call in delta.tool_calls or []]) == 1
+    assert chunks[-1].choices[0].finish_reason == "tool_calls"
+    assert "".join(audio_of(delta).get("transcript", "") for delta in deltas) == words.strip()
+    assert len(decoded_pcm(deltas)) == (12000 if words else 0)
+
+
+def decoded_pcm(deltas: list[Any]) -> bytes:
+    return base64.b64decode("".join(audio_of(delta).get("data", "") for delta in deltas))[::2]
+
+
+def test_warnings_of_a_stream_stand_in_its_last_piece() -> None:
+    omni = Scripted(TextDelta("Yes."), replace(done(), warnings=("one packet is damaged",)))
+    with serving(hub_of(omni)) as address, openai_of(address) as client:
+        *_, last = stream(client)
+        assert last.model_dump()["warnings"] == ["one packet is damaged"]
+        *_, last = stream(client, stream_options={"include_usage": True})
+        assert "warnings" not in last.model_dump()
 
 
 @pytest.mark.parametrize(

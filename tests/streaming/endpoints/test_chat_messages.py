@@ -135,6 +135,15 @@ def test_no_text_is_changed(hub: Hub, texts: list[str]) -> None:
 # ---- media
 
 
+VIDEO: Any = {
+    "total_pixels": 50000, "resized_height": 56, "resized_width": 84, "nframes": 4, "min_frames": 2, "video_start": 1,
+    "raw_fps": 30,
+}  # fmt: skip
+VIDEO_TOLD = {
+    "total_pixels": 50000, "resized_height": 56, "resized_width": 84, "num_frames": 4, "min_frames": 2, "start": 1,
+}  # fmt: skip
+
+
 def test_media_come_as_bytes(hub: Hub) -> None:
     wave = (0.1 * np.sin(np.arange(8000) / 10)).astype(np.float32)
     wav, mp3 = encode_file("wav", wave, 24000), encode_file("mp3", wave, 24000)
@@ -148,6 +157,8 @@ def test_media_come_as_bytes(hub: Hub) -> None:
             sound(mp3, "mp3"),
             {"type": "audio_url", "audio_url": {"url": data_url("where.ogg", "audio/ogg")}},
             {"type": "video_url", "video_url": data_url("clip.mp4", "video/mp4"), "fps": 4, "use_audio_in_video": True},
+            {"type": "video_url", "video_url": data_url("clip.mp4", "video/mp4"), **VIDEO},
+            {**sound(wav), "audio_start": 0.1, "end": 0.3},
             {"type": "input_image", "image_url": data_url("scene.png", "image/png"), "detail": "auto", "max_pixels": 5000},
         ),
         fps=2.0,
@@ -160,6 +171,8 @@ def test_media_come_as_bytes(hub: Hub) -> None:
         {"type": "audio", "audio": mp3},
         {"type": "audio", "audio": (MEDIA / "where.ogg").read_bytes()},
         {"type": "video", "video": clip, "fps": 4, "max_pixels": 9000, "audio_in_video": True},
+        {"type": "video", "video": clip, "fps": 2.0, "max_pixels": 9000, **VIDEO_TOLD},
+        {"type": "audio", "audio": wav, "start": 0.1, "end": 0.3},
         {"type": "image", "image": PNG, "max_pixels": 5000},
     ]
 

@@ -45,7 +45,6 @@ def post(body: str | bytes, kind: str = "application/json") -> httpx.Response:
         ({"audio": {"voice": "Ethan", "format": "wav"}}, "audio", "modalities"),
         ({**ALOUD, "audio": {"voice": "Bob", "format": "wav"}}, "audio.voice", "known: Chelsie, Ethan"),
         ({**ALOUD, "audio": {"voice": "Ethan", "format": "ogg"}}, "audio.format", "'wav'"),
-        ({**ALOUD, "audio": {"voice": "Ethan", "format": "wav"}, "tools": [WEATHER]}, "tools", "spoken"),
         ({"n": 9}, "n", "1 to 8"),
         ({"n": 0}, "n", "1 to 8"),
         ({"n": "2"}, "n", "integer"),
