@@ -8,7 +8,7 @@ from typing import Any
 
 import av
 
-from omni.encoders.sources import Budget, Media
+from omni.encoders.sources import Budget, Media, out_of_memory
 from omni.errors import MediaError, MediaLimitError
 
 # playlists and their like could make FFmpeg open other files: only these demuxers are allowed
@@ -31,6 +31,8 @@ def demuxed(media: Media, budget: Budget | None) -> Iterator[Any]:
                     f"{media.name} lasts {seconds:.1f} s and the budget is {budget.max_seconds:g} s; cut it"
                 )
             yield container
+    except MemoryError as e:  # FFmpeg's own too, which is an FFmpegError
+        raise out_of_memory(media.name) from e
     except (av.FFmpegError, OSError, ValueError, KeyError, OverflowError) as e:
         raise MediaError(
             f"{media.name} cannot be decoded ({type(e).__name__}): it is damaged, cut short or of an unknown kind; "

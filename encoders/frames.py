@@ -136,6 +136,8 @@ class _Reader:
         """What a packet brings, or where there is none what is left, after the stamp that was seen last."""
         try:
             frames = stream.codec_context.decode(packet)
+        except MemoryError:
+            raise
         except av.FFmpegError:
             self._fail()
             return

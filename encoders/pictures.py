@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
-from omni.encoders.sources import DEFAULT_BUDGET, Budget, Tell, opened, tell_python
+from omni.encoders.sources import DEFAULT_BUDGET, Budget, Tell, opened, out_of_memory, tell_python
 from omni.errors import MediaError, MediaLimitError
 
 try:
@@ -30,6 +30,8 @@ ImageSource: TypeAlias = str | Path | bytes | Image.Image | npt.NDArray[np.uint8
 
 # EPS and the like run programs, and others are no photographs: only these are tried
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", *(["HEIF"] if HEIF else []))
+MAX_SIDE = (1 << 16) - 1
+"""Pixels, as in JPEG: readers keep an entry for each row."""
 _ANIMATED = ("PNG", "WEBP", "GIF", "AVIF")
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 # what Pillow's readers raise for damaged data; warnings are exceptions where the caller's filters say so
@@ -60,6 +62,8 @@ def read_image(source: ImageSource, budget: Budget = DEFAULT_BUDGET, *, tell: Te
         try:
             image = Image.open(media.file, formats=FORMATS)
             others = _others(image)
+        except MemoryError as e:
+            raise out_of_memory(media.name) from e
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as e:
             raise MediaLimitError(f"{media.name} has too many pixels: {e}; shrink it first") from e
         except _PILLOW_ERRORS as e:
@@ -91,6 +95,8 @@ def _unreadable(head: bytes) -> str:
 def check_size(name: str, width: int, height: int, budget: Budget) -> None:
     if width <= 0 or height <= 0:
         raise MediaError(f"{name} is {width} x {height} pixels: nothing to see; send a picture of at least one pixel")
+    if max(width, height) > MAX_SIDE:
+        raise MediaLimitError(f"{name} is {width} x {height} pixels and a side may be {MAX_SIDE}; shrink it first")
     if width * height > budget.max_pixels:
         raise MediaLimitError(f"{name} is {width} x {height} pixels and the budget is {budget.max_pixels}; shrink it first")
 
@@ -110,6 +116,8 @@ def _to_rgb(name: str, image: Image.Image, budget: Budget) -> Image.Image:
             white.paste(image, mask=image.getchannel("A"))
             return white
         return image.convert("RGB")
+    except MemoryError as e:
+        raise out_of_memory(name) from e
     except _PILLOW_ERRORS as e:
         raise MediaError(f"{name} is damaged or cut short: {e}; save it again") from e
 

@@ -10,12 +10,15 @@ import numpy as np
 
 from omni.encoders.sources import Media, missing_bytes
 from omni.encoders.timeline import Piece, Samples
-from omni.errors import MediaError
+from omni.errors import MediaError, MediaLimitError
 
 WILD = 10.0
 """Of what a lossy decoder makes, more than this many times full scale is damage."""
 LOSSES = 0.1
 """Seconds that a file may be shorter than it states: encoders count their padding in different ways."""
+RATES = 1000, 384_000
+"""Hz, of files."""
+MAX_CHANNELS = 64
 # whose demuxers find packets in a row of bytes, and count up their stamps
 _BARE = ("mp3", "aac")
 _TAGS = (b"ID3", b"TAG", b"APETAGEX", b"LYRICSBEGIN")
@@ -40,6 +43,14 @@ def peak(samples: Samples) -> float:
     return float(np.maximum.reduce(np.abs(samples), axis=None, initial=0))
 
 
+def _check_shape(name: str, rate: int, channels: int) -> None:
+    """Raise MediaLimitError where a header states what no recording has; 0 where it states nothing."""
+    if rate and not RATES[0] <= rate <= RATES[1]:
+        raise MediaLimitError(f"{name} has a sample rate of {rate} Hz; convert it to one within {RATES[0]} and {RATES[1]}")
+    if channels > MAX_CHANNELS:
+        raise MediaLimitError(f"{name} has {channels} channels and {MAX_CHANNELS} are the most; mix it down first")
+
+
 class SoundTrack:
     """Decodes one stream of an open container, once.
 
@@ -51,6 +62,7 @@ class SoundTrack:
     def __init__(self, media: Media, container: Any, stream: Any) -> None:
         self._media, self._container, self._stream = media, container, stream
         self.rate = 0
+        _check_shape(media.name, stream.codec_context.sample_rate, stream.codec_context.channels)
         self.lossless = stream.codec_context.name.startswith("pcm_")
         if stream.codec_context.name == "flac":  # which would make noise of a damaged frame, and can know
             stream.codec_context.options = {"err_detect": "crccheck+explode"}
@@ -69,6 +81,8 @@ class SoundTrack:
             time, seconds = None if packet.pts is None else packet.pts * tick, (packet.duration or 0) * tick
             try:
                 frames = packet.decode()
+            except MemoryError:
+                raise
             except av.FFmpegError:
                 if self._is_bare and any(tag in bytes(packet) for tag in _TAGS):
                     continue  # what is written between songs that were joined
@@ -90,6 +104,8 @@ class SoundTrack:
         while True:
             try:
                 packet = next(packets, None)
+            except MemoryError:
+                raise
             except av.FFmpegError:
                 self._broken_off = True
                 return
@@ -106,6 +122,7 @@ class SoundTrack:
         rate = int(frame.sample_rate)
         if self.rate not in (0, rate):
             raise MediaError(f"{self._media.name} changes its sample rate on the way; convert it to one rate")
+        _check_shape(self._media.name, rate, frame.layout.nb_channels)
         self.rate = rate
         samples = frame.to_ndarray()  # planar [channels, S], packed [1, S * channels]
         if not frame.format.is_planar:

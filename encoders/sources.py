@@ -63,6 +63,10 @@ class Media:
     size: int
 
 
+def out_of_memory(name: str) -> MediaLimitError:
+    return MediaLimitError(f"{name} takes more memory to decode than there is; shrink or cut it")
+
+
 def _check_bytes(name: str, size: int, budget: Budget) -> None:
     if size > budget.max_bytes:
         raise MediaLimitError(f"{name} is {size} bytes and the budget is {budget.max_bytes}; send a smaller file")

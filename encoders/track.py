@@ -145,6 +145,8 @@ def packets(container: Any, stream: Any) -> Iterator[Any]:
     while True:
         try:
             packet = next(reader, None)
+        except MemoryError:
+            raise
         except av.FFmpegError:
             return
         if packet is None:

@@ -12,6 +12,7 @@ from typing import Any, Unpack
 
 import torch
 
+from omni.encoders.decoder import HERE, Decoder
 from omni.encoders.sources import Budget
 from omni.encoders.speech import Cutting
 from omni.encoders.waves import AudioSource
@@ -21,7 +22,7 @@ from omni.errors import DeviceError, OptionError
 from omni.events import Capabilities, Event, Heard, Reply, Transcript, collect
 from omni.loading.model import load_model
 from omni.models.model import OmniModel
-from omni.prompt.reader import Message
+from omni.prompt.reader import Message, shows
 from omni.runtime import Runtime
 from omni.script.wording import Spoken
 from omni.session import Session
@@ -76,6 +77,15 @@ class Omni:
     def budget(self) -> Budget:
         """How large media may be."""
         return self.runtime.reader.budget
+
+    @property
+    def decoder(self) -> Decoder:
+        """Opens the files of pictures, clips and sounds; another may be set, which does so in other processes."""
+        return self.runtime.reader.decoder
+
+    @decoder.setter
+    def decoder(self, decoder: Decoder | None) -> None:
+        self.runtime.reader = replace(self.runtime.reader, decoder=decoder or HERE)
 
     @classmethod
     def load(
@@ -207,7 +217,8 @@ class Omni:
         **options: Unpack[OptionArgs],
     ) -> AsyncGenerator[Event, None]:
         """As `stream`, for an event loop, which goes on while media are read and while the answer is made."""
-        request = await asyncio.to_thread(
+        work = self.runtime.aside if shows(messages) else asyncio.to_thread
+        request = await work(
             self.runtime.request,
             messages,
             voice,
@@ -228,6 +239,13 @@ class Omni:
         somebody has. Between different salts nothing is shared but the weights.
         """
         return Omni(self.runtime.apart(blake2b(salt.encode(), digest_size=16).digest()))
+
+    async def look(self, part: Message) -> None:
+        """Read a picture, clip or sound of a message to come, so that what is wrong with it shows now.
+
+        part: as in `generate`. What was read lately is not read again. Raises InputError.
+        """
+        await self.runtime.aside(self.runtime.reader.part, part, "what is shown")
 
     def ping(self, timeout: float) -> bool:
         """Whether the engine's thread does what it is told within so many seconds; between two of its steps it does."""
@@ -342,7 +360,7 @@ class Omni:
         **options: Unpack[OptionArgs],
     ) -> AsyncGenerator[Heard, None]:
         """As `stream_transcript`, for an event loop."""
-        made = await asyncio.to_thread(
+        made = await self.runtime.aside(
             transcriber,
             self.runtime,
             source,

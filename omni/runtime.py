@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import json
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from copy import copy
 from dataclasses import replace
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, ParamSpec, TypeVar
 
 from omni.engine.align import join_words
 from omni.engine.loop import Engine
@@ -34,7 +37,10 @@ from omni.script.wording import Wording
 from omni.talker.voice import WHOLE
 from omni.talker.voices import pick
 
+P = ParamSpec("P")
 T = TypeVar("T")
+READERS = 32
+"""Threads on which media are read at once."""
 SENTENCE = "One, two, three, four, five, six, seven, eight, nine, ten."
 CALL = "<tool_call>"
 """What a call begins with in the text of Qwen's models."""
@@ -70,6 +76,7 @@ class Runtime:
         spoken = (self.speak,) if self.speak else ()
         self.think = ThinkStage(model.thinker, spoken, cache_tokens=cache_tokens, graphs=graphs)
         self.engine = Engine((self.think, *spoken), pace=self.speak.pace if self.speak else READING)
+        self._readers = ThreadPoolExecutor(READERS, "reading")
         self._prepared: dict[str, Any] = {}  # what the vocoder makes of a voice is its own
         self._decoder = StreamDecoder(self.reader.tokenizer)
 
@@ -78,6 +85,11 @@ class Runtime:
         other = copy(self)
         other.reader = replace(self.reader, salt=salt)
         return other
+
+    async def aside(self, read: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """As `asyncio.to_thread`, for what reads media: those that wait for a decoder keep nothing else waiting."""
+        work = partial(contextvars.copy_context().run, read, *args, **kwargs)
+        return await asyncio.get_running_loop().run_in_executor(self._readers, work)
 
     @property
     def capabilities(self) -> Capabilities:

@@ -10,10 +10,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL.Image import Image
 
 from omni.encoders.features import Sound
 from omni.encoders.live import LiveState
-from omni.encoders.pictures import ImageSource, read_image
+from omni.encoders.pictures import ImageSource
+from omni.encoders.sources import tell_python
 from omni.engine.options import Options
 from omni.engine.outbox import Outbox
 from omni.engine.request import Request
@@ -158,15 +160,19 @@ class Session:
 
     def append_image(self, image: ImageSource) -> None:
         """The user shows a picture: a path, bytes, a data URL, a PIL image or a uint8 array."""
-        self._show({"type": "image", "image": read_image(image, budget=self._runtime.reader.budget)})
+        self._show({"type": "image", "image": self._picture(image)})
 
     def append_frames(self, frames: Sequence[ImageSource], fps: float) -> None:
         """The user shows something that moves: frames in order, so many a second; each call is a clip of its own.
 
         frames: at least two, as `append_image` takes them; a camera's, a second or two at a time.
         """
-        shown = [read_image(frame, budget=self._runtime.reader.budget) for frame in frames]
+        shown = [self._picture(frame) for frame in frames]
         self._show({"type": "video", "video": shown, "fps": fps})
+
+    def _picture(self, source: ImageSource) -> Image:
+        reader = self._runtime.reader
+        return reader.decoder.picture(source, reader.budget, tell_python)
 
     def _show(self, part: dict[str, Any]) -> None:
         self._runtime.reader.part(part, "what is shown", known=self._known)

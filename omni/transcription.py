@@ -13,7 +13,7 @@ from torch import Tensor
 
 from omni.encoders.mel import log_mel
 from omni.encoders.speech import RATE, Cutting, Gap, Part, Piece, parts
-from omni.encoders.waves import AudioSource, Wave, read_audio
+from omni.encoders.waves import AudioSource, Wave
 from omni.engine.align import heard_rows
 from omni.engine.options import OptionArgs, Options
 from omni.engine.outbox import Outbox
@@ -285,7 +285,7 @@ def transcriber(
         raise MediaError("this model does not hear; take a model with ears")
     assert reader.mel.sampling_rate == RATE, "the detector of voices hears what the ears hear"
     asked: OptionArgs = {"temperature": 0.0, "logprobs": 0, **options}
-    wave = read_audio(source, RATE, reader.budget, tell=warnings.append)
+    wave = reader.decoder.sound(source, RATE, reader.budget, warnings.append)
     told = runtime.dictation.instruction if instruction is None else instruction
     return Transcriber(runtime, wave, cutting or cutting_of(runtime), told, Options(**asked), words=words, warnings=warnings)
 

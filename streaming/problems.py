@@ -57,7 +57,15 @@ def server_fault(message: str = "the server failed; try again", code: str = "ser
 
 
 def problem_of(error: OmniError) -> Problem:
-    """What a client is told of an error of the runtime: its own faults in full, ours without what is inside."""
+    """What a client is told of an error of the runtime: its own faults in full, ours without what is inside.
+
+    Where a Problem is the cause of it, that is told.
+    """
+    cause = error.__cause__
+    while cause:
+        if isinstance(cause, Problem):
+            return cause
+        cause = cause.__cause__
     match error:
         case MediaLimitError():
             return Problem(str(error), 413, code="media_too_large")

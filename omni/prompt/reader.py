@@ -13,17 +13,16 @@ from typing import Any, TypeAlias
 
 import torch
 
-from omni.encoders.clips import open_clip
 from omni.encoders.config import MelConfig, PixelConfig
+from omni.encoders.decoder import HERE, Decoder
 from omni.encoders.features import Picture, Sound
 from omni.encoders.live import LiveSound
 from omni.encoders.mel import MIN_FRAMES, LogMel, log_mel
-from omni.encoders.pictures import read_image
 from omni.encoders.pixels import FrameSize, image_patches, video_patches
 from omni.encoders.sampling import Sampling
 from omni.encoders.sources import Budget, digest_of
 from omni.encoders.tower import Ears, Senses, Tower
-from omni.encoders.waves import Wave, read_audio
+from omni.encoders.waves import Wave
 from omni.errors import ContextError, MediaError, MediaLimitError, MessageError
 from omni.models.config import MediaIds
 from omni.prompt.parts import names_of, settings_of, source_of
@@ -41,6 +40,7 @@ Known: TypeAlias = dict[int, tuple[Message, Shown]]
 
 MAX_BYTES = 256 * 2**20
 """Of the pictures, clips and sounds that were read lately."""
+TEXTS = ("text", "input_text")
 ROLES = ("system", "user", "assistant", "tool")
 
 
@@ -56,6 +56,7 @@ class PromptReader:
         speaking: the system prompt that speech begins with, unless the messages bring one of their own.
         recent: media that were read lately.
         salt: of whoever's messages are read: nobody with another one finds in a cache what was computed for them.
+        decoder: opens their files.
     """
 
     tokenizer: Tokenizer
@@ -71,6 +72,7 @@ class PromptReader:
     eyes: Tower[Picture] | None = None
     recent: Recent[Shown] = field(default_factory=lambda: Recent(MAX_BYTES), repr=False, compare=False)
     salt: bytes = b""
+    decoder: Decoder = HERE
 
     def read(
         self,
@@ -246,7 +248,7 @@ class PromptReader:
         if not isinstance(part, Mapping):
             raise MessageError(f"{where} must be a text or an object with a 'type'")
         match part.get("type"):
-            case "text" | "input_text":
+            case kind if kind in TEXTS:
                 if not isinstance(part.get("text"), str):
                     raise MessageError(f"{where}.text must be a string")
                 return "text", part["text"]
@@ -288,7 +290,7 @@ class PromptReader:
         """A sound, or what `cut` tells `read_audio` to leave of it, and what was lost."""
         mel, _ = self._hearing()
         told: list[str] = []
-        return read_audio(source, rate=mel.sampling_rate, budget=self.budget, tell=told.append, **cut), told
+        return self.decoder.sound(source, mel.sampling_rate, self.budget, told.append, **cut), told
 
     def _log_mel(self, wave: Wave, told: list[str]) -> Sound:
         mel, ears = self._hearing()
@@ -297,7 +299,7 @@ class PromptReader:
     def _image(self, part: Message, source: Any, where: str) -> Shown:
         pixels, asked = self._sight(), settings_of(part, "image", where)
         told: list[str] = []
-        image = read_image(source, budget=self.budget, tell=told.append)
+        image = self.decoder.picture(source, self.budget, told.append)
         return (replace(image_patches(image, pixels, **asked), warnings=tuple(told)),)
 
     def _video(self, part: Message, source: Any, where: str, audio_in_video: bool | None) -> Shown:
@@ -305,7 +307,7 @@ class PromptReader:
         sampling = Sampling(**_of(asked, "fps", "num_frames", "min_frames", "max_frames", "start", "end"))
         size = FrameSize(**_of(asked, "min_pixels", "max_pixels", "total_pixels", "resized"))
         told: list[str] = []
-        with open_clip(source, sampling, self.budget, told.append) as clip:
+        with self.decoder.clip(source, sampling, self.budget, told.append) as clip:
             # the clock of a clip runs by the rate asked for, 2 frames a second unless told, as published
             picture = video_patches(
                 clip.frames, len(clip.times), pixels,
@@ -363,6 +365,16 @@ class PromptReader:
             return ImageSpan(cells)
         video = VideoSpan(cells, picture.second_per_grid, picture.times)
         return AudioVideoSpan(video, audio) if audio else video
+
+
+def shows(messages: object) -> bool:
+    """Whether messages hold anything but text."""
+    contents = [message.get("content") for message in _listed(messages) if isinstance(message, Mapping)]
+    return any(isinstance(part, Mapping) and part.get("type") not in TEXTS for each in contents for part in _listed(each))
+
+
+def _listed(value: object) -> Sequence[object]:
+    return value if isinstance(value, Sequence) and not isinstance(value, str | bytes) else ()
 
 
 def _calls(calls: object, where: str) -> list[dict[str, Any]]:

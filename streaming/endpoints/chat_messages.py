@@ -16,7 +16,7 @@ from omni.streaming.audio.wire import unbase64
 from omni.streaming.fields import Fields, JsonObject, Kind, check_medium
 from omni.streaming.problems import Problem, refused, too_large
 from omni.streaming.server.hub import Hub
-from omni.streaming.server.media import fetch, verify
+from omni.streaming.server.media import checked, fetch
 from omni.streaming.settings import Limits
 
 MOST_BYTES_A_TOKEN = 16
@@ -378,7 +378,7 @@ class _Reader:
                 check_medium(self.hub.omni.capabilities, "audio", param)
                 most = self.hub.settings.limits.media_bytes
                 data = await asyncio.to_thread(unbase64, part.input_audio.data, most, param)
-                return self._medium("audio", await verify(self.hub, data, "audio", param), param) | self._said(part)
+                return self._medium("audio", checked(self.hub, data, "audio", param), param) | self._said(part)
             case _:
                 assert_never(part)
 

@@ -23,7 +23,7 @@ from omni.streaming.fields import check_hears
 from omni.streaming.notices import warn
 from omni.streaming.problems import Problem, refused
 from omni.streaming.server.hub import Hub
-from omni.streaming.server.media import verify
+from omni.streaming.server.media import checked
 from omni.streaming.usage import transcription_usage
 
 router = APIRouter(route_class=Route)
@@ -44,8 +44,7 @@ async def transcribe(request: Request) -> Response:
     hub.check_model(asked.model)
     check_hears(hub.omni.capabilities, "file")
     _check(asked)
-    await while_there(request, verify(hub, data, "audio", "file"))
-    heard = _heard(hub, hub.omni_for(request), asked, data)
+    heard = _heard(hub, hub.omni_for(request), asked, checked(hub, data, "audio", "file"))
     if asked.stream:
         return Events(await begun(request, _events(asked, heard)))
     return _answer(asked, await while_there(request, _whole(heard)))

@@ -20,7 +20,7 @@ from omni.streaming.audio.turn_detection import SpeechEvent, TurnDetector
 from omni.streaming.audio.wire import FORMATS
 from omni.streaming.fields import check_hears
 from omni.streaming.notices import Notices, current, warn
-from omni.streaming.problems import Problem, told
+from omni.streaming.problems import Problem, problem_of, told
 from omni.streaming.realtime.client_events import decoded, pictures
 from omni.streaming.realtime.context import context_of
 from omni.streaming.realtime.effects import (
@@ -246,7 +246,14 @@ class Connection:
             raise Problem(
                 f"{len(asked)} pictures in one event, and {self._limits.media_parts} are allowed", code="invalid_value"
             )
-        return {url: await fetch(self._hub, url, "image", param) for param, url in asked}
+        found: dict[str, bytes] = {}
+        for param, url in asked:
+            found[url] = await fetch(self._hub, url, "image", param)
+            try:  # what cannot be seen is told now, and not when it is answered
+                await self._hub.omni.look({"type": "image", "image": found[url]})
+            except OmniError as e:
+                raise problem_of(e) from None
+        return found
 
     async def _hear(self) -> None:
         """Listen for turns in the sound that has come, a second at a time."""

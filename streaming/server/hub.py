@@ -62,6 +62,7 @@ class Hub:
 
     def __post_init__(self) -> None:
         self.sandbox = Sandbox(self.settings.limits)
+        self.omni.decoder = self.sandbox
         self.remote = Remote(self.settings)
         self.pulse = Pulse(self.omni)
 
@@ -88,5 +89,7 @@ class Hub:
 
     def close(self) -> None:
         """End what the hub started: the processes that decode, and its threads."""
+        if self.omni.decoder is self.sandbox:
+            self.omni.decoder = None
         self.sandbox.close()
         self.pulse.close()

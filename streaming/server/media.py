@@ -1,4 +1,4 @@
-"""What clients send or name as a picture, clip or sound, as bytes that were decoded once without harm."""
+"""What clients send or name as a picture, clip or sound, as bytes that the sandbox may be given."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from urllib.parse import unquote
 
 from omni.streaming.audio.wire import unbase64
 from omni.streaming.fields import Kind
-from omni.streaming.problems import refused_medium, too_large
+from omni.streaming.problems import Problem, refused_medium, too_large
+from omni.streaming.server.formats import FormatError, format_of
 from omni.streaming.server.hub import Hub
+from omni.streaming.server.sandbox import Upload
 from omni.streaming.settings import Settings
 
 
-async def fetch(hub: Hub, source: str, kind: Kind, param: str) -> bytes:
-    """The verified file at a URL: `data:TYPE;base64,DATA`, `https://` of an allowed host, `file://` below the media folder.
+async def fetch(hub: Hub, source: str, kind: Kind, param: str) -> Upload:
+    """The file at a URL: `data:TYPE;base64,DATA`, `https://` of an allowed host, `file://` below the media folder.
 
     param: the field that held it, for what the client is told. Raises Problem.
     """
@@ -33,22 +35,24 @@ async def fetch(hub: Hub, source: str, kind: Kind, param: str) -> bytes:
             data = await asyncio.to_thread(read_file, hub.settings, source, param)
         case _:
             raise refused_medium(param, "give a URL that begins with data: or https://")
-    return await verify(hub, data, kind, param)
+    return checked(hub, data, kind, param)
 
 
-async def verify(hub: Hub, data: bytes, kind: Kind, param: str) -> bytes:
-    """The same bytes, once a process under limits has decoded them as this kind of medium.
+def checked(hub: Hub, data: bytes, kind: Kind, param: str) -> Upload:
+    """The same bytes with the path of their field, unless their size or their beginning shows that they are no such medium.
 
-    Raises Problem: 413 for what is too large, in bytes, pixels, frames, seconds, or time and memory to decode; 400 for what
-    is damaged or of another kind.
+    Nothing is decoded here: that is the sandbox's, when the model reads them. Raises Problem, 413 or 400.
     """
     most = hub.settings.limits.media_bytes
     if len(data) > most:
         raise too_large(param, f"{len(data)} bytes and {most} are allowed")
     if not data:
         raise refused_medium(param, "the file is empty; send it again")
-    await hub.sandbox.check(data, kind, hub.omni.budget, param)
-    return data
+    try:
+        format_of(kind, data)
+    except FormatError as e:
+        raise Problem(f"{param} {e}", param=param, code="invalid_media") from None
+    return Upload(data, param)
 
 
 def read_file(settings: Settings, source: str, param: str) -> bytes:

@@ -96,6 +96,9 @@ class FakeOmni:
         self.sessions.append(FakeSession(self, voice))
         return self.sessions[-1]
 
+    async def look(self, part: Any) -> None:
+        """Every picture can be seen."""
+
     async def play(self) -> AsyncIterator[Event]:
         script = self.scripts.pop(0) if self.scripts else (TextDelta("Yes."), chunk(300), done())
         async for event in _played(script):

@@ -15,12 +15,16 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import av
 import httpx
 import numpy as np
 import pytest
+from PIL import Image
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
@@ -37,16 +41,11 @@ LIMITS = Limits(body_bytes=2 << 20, media_bytes=1 << 20, socket_bytes=1 << 20, s
 SOCKET = f"/v1/realtime?model={MODEL}"
 
 
-class Careful:
+def careful(omni: Omni) -> Omni:
     """The small model under a smaller budget, so that what exceeds it is quickly made."""
-
-    budget = Budget(max_pixels=1_000_000, max_frames=100, max_seconds=30)
-
-    def __init__(self, omni: Omni) -> None:
-        self._omni = omni
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._omni, name)
+    runtime = copy(omni.runtime)
+    runtime.reader = replace(runtime.reader, budget=Budget(max_pixels=1_000_000, max_frames=100, max_seconds=30))
+    return Omni(runtime)
 
 
 def elsewhere(request: httpx.Request) -> httpx.Response:
@@ -84,7 +83,7 @@ def hub(omni: Omni, tmp_path_factory: pytest.TempPathFactory) -> Hub:
     (folder / "way-out.png").symlink_to(folder.parent / "secret.png")
     os.mkfifo(folder / "pipe.png")
     settings = Settings(keys=(KEY,), media_domains=("media.example", "inside.example"), media_folder=folder, limits=LIMITS)
-    hub = Hub(cast(Omni, Careful(omni)), MODEL, settings)
+    hub = Hub(careful(omni), MODEL, settings)
     hub.remote.resolve, hub.remote.transport = resolve, httpx.MockTransport(elsewhere)
     return hub
 
@@ -184,6 +183,25 @@ def test_media(place: Place, hub: Hub, name: str) -> None:
     if status != 200:
         for inside in ("Errno", "0x", "Traceback", "10.0.0.1", "secret", str(hub.settings.media_folder)):
             assert inside not in answer.json()["error"]["message"]
+
+
+def test_nothing_is_opened_but_by_the_processes_that_decode(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A picture, a sound, a clip with its sound and a recording are read while this process can open none of them."""
+    film, song = clip(tone=True, frames=11), sound("ogg", "libopus", seconds=1.5)
+    parts = [image(data_url(picture(width=91))), heard(song, "ogg"), watched(film)]
+
+    def opened(*_: Any, **__: Any) -> None:
+        raise AssertionError("opened here")
+
+    for module in (av, Image):
+        monkeypatch.setattr(module, "open", opened)
+    for part in parts:
+        answer = place.post("/v1/chat/completions", json=looks_at(part), headers=OWN)
+        assert answer.status_code == 200, answer.text
+    for file in (song, film):
+        form = {"files": {"file": ("a", file)}, "data": {"model": MODEL}}
+        answer = place.post("/v1/audio/transcriptions", headers=OWN, **form)
+        assert answer.status_code == 200, answer.text
 
 
 # ---- HTTP
