@@ -22,6 +22,7 @@ MAX_CHANNELS = 64
 # whose demuxers find packets in a row of bytes, and count up their stamps
 _BARE = ("mp3", "aac")
 _TAGS = (b"ID3", b"TAG", b"APETAGEX", b"LYRICSBEGIN")
+_MP3 = ("mp3", "mp3float")
 # files are joined in these, and clocks set anew
 JUMPY = ("mpegts", "mpeg", "ogg", "flv")
 
@@ -51,6 +52,33 @@ def _check_shape(name: str, rate: int, channels: int) -> None:
         raise MediaLimitError(f"{name} has {channels} channels and {MAX_CHANNELS} are the most; mix it down first")
 
 
+class _Reservoir:
+    """Says which frames of MP3 need bytes that were lost: their own are kept in frames before them, up to half a second.
+
+    FFmpeg decodes them all the same, from whatever it read last, and mixes what comes of it into the next one.
+    """
+
+    def __init__(self) -> None:
+        self._there: int | None = None  # bytes that came since some were lost; None where all are there
+        self._torn = False
+
+    def lose(self) -> None:
+        """A frame could not be read."""
+        self._there, self._torn = 0, False
+
+    def is_torn(self, packet: bytes) -> bool:
+        """Whether what is decoded of the next frame is not what was encoded."""
+        if self._there is None or len(packet) < 6:
+            return False
+        is_first_mpeg, is_mono = packet[1] >> 3 & 3 == 3, packet[3] >> 6 == 3
+        at = 4 if packet[1] & 1 else 6  # behind a checksum
+        back = packet[at] << 1 | packet[at + 1] >> 7 if is_first_mpeg else packet[at]
+        side = (17 if is_mono else 32) if is_first_mpeg else (9 if is_mono else 17)
+        mixed, self._torn = self._torn, back > self._there
+        self._there = self._there + len(packet) - at - side if self._torn or mixed else None
+        return self._torn or mixed
+
+
 class SoundTrack:
     """Decodes one stream of an open container, once.
 
@@ -68,7 +96,7 @@ class SoundTrack:
             stream.codec_context.options = {"err_detect": "crccheck+explode"}
         self._first: float | None = None
         self._heard = 0.0  # seconds
-        self._read = 0  # bytes of packets that were decoded
+        self._read = self._num_packets = 0  # bytes of packets that were decoded
         self._shift = 0.0  # by what stamps that were counted up are late
         self._damage: list[list[float]] = []  # places: when, and seconds
         self._end = 0.0  # of all that was read, of whichever stream
@@ -77,6 +105,7 @@ class SoundTrack:
     def pieces(self) -> Iterator[Piece]:
         """What can be decoded, in order."""
         broken, tick = False, float(self._stream.time_base)
+        reservoir = _Reservoir() if self._stream.codec_context.name in _MP3 else None
         for packet in self._packets():
             time, seconds = None if packet.pts is None else packet.pts * tick, (packet.duration or 0) * tick
             try:
@@ -87,11 +116,14 @@ class SoundTrack:
                 if self._is_bare and any(tag in bytes(packet) for tag in _TAGS):
                     continue  # what is written between songs that were joined
                 self._lose(time, self._lost(packet.size, seconds))
+                if reservoir:
+                    reservoir.lose()
                 broken = True
                 continue
-            self._read += packet.size
+            self._read, self._num_packets = self._read + packet.size, self._num_packets + 1
+            torn = reservoir is not None and reservoir.is_torn(bytes(packet))
             for frame in frames:
-                piece = self._piece(frame, broken)
+                piece = self._piece(frame, broken, torn)
                 broken = piece is None
                 if piece is not None:
                     yield piece
@@ -117,7 +149,7 @@ class SoundTrack:
             if index == self._stream.index:
                 yield packet
 
-    def _piece(self, frame: Any, after_damage: bool) -> Piece | None:
+    def _piece(self, frame: Any, after_damage: bool, torn: bool) -> Piece | None:
         """A frame's samples; None where they are damage."""
         rate = int(frame.sample_rate)
         if self.rate not in (0, rate):
@@ -129,7 +161,7 @@ class SoundTrack:
             samples = samples.reshape(frame.samples, -1).T
         samples = scaled(samples)  # [channels, S]
         time = None if frame.time is None else frame.time + self._shift
-        if not self.lossless and not peak(samples) < WILD:  # NaN is not less either
+        if torn or (not self.lossless and not peak(samples) < WILD):  # NaN is not less either
             self._lose(time, frame.samples / rate)
             return None
         if self._first is None:
@@ -145,8 +177,8 @@ class SoundTrack:
         """Seconds that a packet stood for: damage hides where the next begins, and so their number."""
         if not self._is_bare or not self._read:
             return seconds
-        longer = size * self._heard / self._read - seconds
-        if longer < 0.75 * seconds:  # packets are not all of one size
+        longer = (round(size * self._num_packets / self._read) - 1) * seconds
+        if longer <= 0:  # packets are not all of one size
             return seconds
         self._shift += longer
         return seconds + longer

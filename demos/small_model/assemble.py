@@ -73,7 +73,7 @@ def main(folder: Path) -> None:
     sizes.write(folder)
     _write(folder / "generation_config.json", {"_from_model_config": True})
     # one sentence at a time, the longest of which take less; its instruction is one of training.lessons.REPEAT
-    _write(folder / "transcription.json", {"instruction": "Repeat what I said.", "longest": 4.0, "silence": 0.16})
+    _write(folder / "transcription.json", {"instruction": "Repeat what I said.", "longest": 3.0, "silence": 0.1})
     pictures = {
         "image_mean": (0.48145466, 0.4578275, 0.40821073),
         "image_std": (0.26862954, 0.26130258, 0.27577711),

@@ -32,6 +32,9 @@ def serve(
         list[str] | None, typer.Option(metavar="NAMES", help="More names for the model, with commas: whisper-1,tts-1.")
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse fields of requests that nobody here knows.")] = False,
+    share_cache: Annotated[
+        bool, typer.Option("--share-cache", help="Let keys find what was read for others, who can tell it by the time.")
+    ] = False,
     allow_host: Annotated[
         list[str] | None, typer.Option(metavar="NAME", rich_help_panel=DOOR, help="A name that this server goes by.")
     ] = None,
@@ -75,6 +78,7 @@ def serve(
         media_folder,
         tuple(name.strip() for names in alias or () for name in names.split(",")),
         strict,
+        share_cache,
     )
     with errors_told():
         check_settings(settings)

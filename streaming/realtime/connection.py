@@ -250,7 +250,7 @@ class Connection:
         for param, url in asked:
             found[url] = await fetch(self._hub, url, "image", param)
             try:  # what cannot be seen is told now, and not when it is answered
-                await self._hub.omni.look({"type": "image", "image": found[url]})
+                await self._omni.look({"type": "image", "image": found[url]})
             except OmniError as e:
                 raise problem_of(e) from None
         return found

@@ -105,7 +105,7 @@ def test_a_text_that_is_cut_off_is_told_and_kept(omni: Omni) -> None:
 
 
 def test_how_it_is_asked(omni: Omni) -> None:
-    assert omni.cutting == Cutting(longest=4.0, silence=0.16)
+    assert omni.cutting == Cutting(longest=3.0, silence=0.1)
     wave = talk(["where.ogg", "what_moves.ogg"])
     (segment,) = omni.transcribe((wave, RATE), cutting=Cutting(longest=30, silence=5), instruction="Who are you?").segments
     assert segment.text != SAID["where.ogg"]
