@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import socket
@@ -77,6 +78,8 @@ def serve(
 def run(hub: Hub, listener: socket.socket, tls: Tls | None = None, out: TextIO | None = None) -> None:
     """Serve at a socket that listens already; KeyboardInterrupt once all has ended by one."""
     server = server_of(hub, tls)
+    gc.collect()
+    gc.freeze()  # what is loaded stays: looking through it again and again would hold everybody up
     print(greeting(hub, listener.getsockname()[1], tls), file=out or sys.stdout, flush=True)
     server.run(sockets=[listener])
 

@@ -9,7 +9,6 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-import orjson
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from omni.errors import OmniError
@@ -17,6 +16,7 @@ from omni.events import AudioChunk, Done, Heard, Segment, TextDelta
 from omni.session import Session
 from omni.streaming.audio.turn_detection import SpeechEvent, TurnDetector
 from omni.streaming.audio.wire import FORMATS
+from omni.streaming.bounded_json import LONG
 from omni.streaming.fields import check_hears
 from omni.streaming.notices import Notices, current, warn
 from omni.streaming.problems import Problem, told
@@ -50,8 +50,6 @@ from omni.streaming.server.media import fetch
 
 Json: TypeAlias = dict[str, Any]
 
-LONG_FRAME = 256 << 10
-"""Characters that take long enough to read that others should not wait for it."""
 SHORT_SOUND_MS = 60
 """What turns may be looked for in without a thread: two hops of the detector."""
 UNREAD = 1 << 20
@@ -232,7 +230,7 @@ class Connection:
                 f"a frame has {len(text)} characters, and {self._limits.socket_bytes} are allowed", code="invalid_event"
             )
         try:
-            return await asyncio.to_thread(decoded, text) if len(text) > LONG_FRAME else orjson.loads(text)
+            return await asyncio.to_thread(decoded, text) if len(text) > LONG else decoded(text)
         except ValueError as e:
             raise Problem(f"the frame is no JSON: {e}", code="invalid_event") from None
 

@@ -148,12 +148,18 @@ class SocketProtocol(_Patience, WebSocketsSansIOProtocol):  # type: ignore[misc]
     def send_receive_event_to_app(self) -> None:
         if self.curr_msg_data_type == "text" and not self.close_sent:
             try:
-                b"".join(self.frames).decode()
+                text = b"".join(self.frames).decode()
             except UnicodeDecodeError as e:
                 log.warning("a text message from %s is no UTF-8: %s", self.client, e)
                 self.conn.send_close(1007)
                 self.handle_parser_exception()
                 return
+            self.frames = []
+            self.queue.put_nowait({"type": "websocket.receive", "text": text})
+            if not self.read_paused:
+                self.read_paused = True
+                self.transport.pause_reading()
+            return
         super().send_receive_event_to_app()
 
     async def send(self, message: ASGISendEvent) -> None:
