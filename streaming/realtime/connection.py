@@ -54,6 +54,8 @@ SHORT_SOUND_MS = 60
 """What turns may be looked for in without a thread: two hops of the detector."""
 UNREAD = 1 << 20
 """Characters that may wait for a client before no more is read of what it sends."""
+MOST_WAITING = 16
+"""Turns that wait to be written down."""
 REMEMBERED = 4
 """Spoken answers whose words can still be cut where their listener broke them off."""
 TIMER = 60.0
@@ -123,6 +125,12 @@ class _Ear:
     session: Session | None = None
     queue: asyncio.Queue[Listen | Read | Deaf] = field(default_factory=asyncio.Queue)
 
+    def put(self, effect: Listen | Read | Deaf) -> None:
+        """To be followed; what came before another beginning is void, and not kept."""
+        while not isinstance(effect, Read) and not self.queue.empty():
+            self.queue.get_nowait()
+        self.queue.put_nowait(effect)
+
     async def run(self) -> None:
         while True:
             effects = [await self.queue.get()]
@@ -162,7 +170,7 @@ class Connection:
         self._outgoing = Outgoing(websocket.send_text, websocket.close, self._limits.slow_seconds)
         self._ear = _Ear(hub)
         self._to_hear: list[Hear] = []
-        self._to_write: asyncio.Queue[Transcribe] = asyncio.Queue()
+        self._to_write: asyncio.Queue[Transcribe] = asyncio.Queue(MOST_WAITING)
         self._made: dict[str, _Made] = {}
         self._said: dict[str, _Said] = {}
         self._cutting = asyncio.Lock()
@@ -187,6 +195,16 @@ class Connection:
             for task in left:
                 task.cancel()
             await asyncio.gather(*left, return_exceptions=True)
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Of all sound: what points to itself in circles would keep it until Python looks for circles."""
+        self._protocol.let_go()
+        self._said.clear()
+        self._to_hear.clear()
+        self._ear = _Ear(self._hub)
+        while not self._to_write.empty():
+            self._to_write.get_nowait()
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
@@ -278,7 +296,7 @@ class Connection:
                 case Hear():
                     self._to_hear.append(effect)
                 case Listen() | Read() | Deaf():
-                    self._ear.queue.put_nowait(effect)
+                    self._ear.put(effect)
                 case Answer():
                     self._begin_answer(effect)
                 case Release(response_id):
@@ -287,6 +305,13 @@ class Connection:
                     self._made[response_id].task.cancel()
                 case Cut():
                     self._begin(self._cut(effect))
+                case Transcribe() if self._to_write.full():
+                    problem = Problem(
+                        f"{MOST_WAITING} transcripts are waiting, which is the most; wait",
+                        429,
+                        code="too_many_transcripts",
+                    )
+                    self._do(self._protocol.transcribed(effect, problem))
                 case Transcribe():
                     self._to_write.put_nowait(effect)
 
