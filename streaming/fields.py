@@ -13,6 +13,7 @@ from pydantic import (
     ConfigDict,
     Field,
     GetJsonSchemaHandler,
+    PrivateAttr,
     ValidationError,
     model_validator,
 )
@@ -20,10 +21,14 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from omni.events import Capabilities
+from omni.streaming import bounded_json
 from omni.streaming.notices import ignore
 from omni.streaming.problems import Problem
 
 M = TypeVar("M", bound=BaseModel)
+E = TypeVar("E")
+Each: TypeAlias = Annotated[list[E], Field(fail_fast=True)]
+"""A list of which the first fault is told, and nothing after it is looked at."""
 Kind: TypeAlias = Literal["image", "audio", "video"]
 FunctionName: TypeAlias = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 """Of a tool, as OpenAI allows it."""
@@ -37,11 +42,13 @@ def _json_object(text: str) -> str:
     if not text.strip():
         return "{}"
     try:
-        if not isinstance(json.loads(text), dict):
-            raise ValueError
-    except (ValueError, RecursionError):
-        raise ValueError("give a JSON object as a string") from None
-    return text
+        if isinstance(bounded_json.parse(text), dict):
+            return text
+    except Problem as e:
+        raise ValueError(e.message) from None
+    except ValueError:
+        pass
+    raise ValueError("give a JSON object as a string")
 
 
 JsonObject: TypeAlias = Annotated[
@@ -92,9 +99,13 @@ class Fields(BaseModel):
 class Body(Fields):
     """The whole of what a client sends at once, whose fields are looked through for those that nobody knows."""
 
+    _is_checked: bool = PrivateAttr(default=False)
+
     @model_validator(mode="after")
     def _looked_through(self) -> Self:
-        check_others(self, "")
+        if not self._is_checked:  # FastAPI has it validated again
+            check_others(self, "")
+            self._is_checked = True
         return self
 
 

@@ -53,9 +53,7 @@ def ignore(paths: Iterable[str]) -> None:
     for path in (path[:MOST_PATH] for path in paths):
         if notices.strict:
             raise Problem(f"{path} is not known here; leave it out", param=path, code="unsupported_parameter")
-        if MORE in notices.ignored:
-            break
-        if path not in notices.ignored:
+        if path not in notices.ignored and MORE not in notices.ignored:
             new.append(path if len(notices.ignored) < MOST_TOLD else MORE)
             notices.ignored.append(new[-1])
     if new:

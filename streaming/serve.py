@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
+import signal
 import socket
 import sys
-from contextlib import suppress
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -39,6 +43,20 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, hub: Hub) -> None:
         super().__init__(config)
         self._hub = hub
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """A terminal that goes away ends the server as SIGTERM does."""
+        with super().capture_signals():
+            before = signal.getsignal(signal.SIGHUP)
+            if threading.current_thread() is not threading.main_thread() or before is signal.SIG_IGN:  # as nohup has it
+                yield
+                return
+            signal.signal(signal.SIGHUP, lambda _, frame: self.handle_exit(signal.SIGTERM, frame))
+            try:
+                yield
+            finally:
+                signal.signal(signal.SIGHUP, before)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for server in self.servers:
@@ -77,6 +95,8 @@ def serve(
 def run(hub: Hub, listener: socket.socket, tls: Tls | None = None, out: TextIO | None = None) -> None:
     """Serve at a socket that listens already; KeyboardInterrupt once all has ended by one."""
     server = server_of(hub, tls)
+    gc.collect()
+    gc.freeze()  # what is loaded stays: looking through it again and again would hold everybody up
     print(greeting(hub, listener.getsockname()[1], tls), file=out or sys.stdout, flush=True)
     server.run(sockets=[listener])
 

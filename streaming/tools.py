@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Container
 from dataclasses import dataclass
 
-import orjson
+import pydantic_core
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 
@@ -82,8 +82,8 @@ class CallParser:
 
     def _call(self, text: str) -> Call | None:
         try:
-            value = orjson.loads(text)
-        except ValueError:
+            value = pydantic_core.from_json(text, allow_inf_nan=False)
+        except ValueError:  # or nested so deeply that nobody meant it
             return None
         if not isinstance(value, dict) or not isinstance(value.get("name"), str):
             return None
@@ -92,7 +92,7 @@ class CallParser:
             return None
         if name not in self._names:
             raise CallError("the model called a function that it was not given")
-        return Call(name, orjson.dumps(arguments).decode())
+        return Call(name, pydantic_core.to_json(arguments).decode())
 
 
 def _end_of_plain(text: str) -> int:

@@ -389,7 +389,7 @@ def _calls(calls: object, where: str) -> list[dict[str, Any]]:
         arguments = function.get("arguments") or {}
         try:
             arguments = json.loads(arguments) if isinstance(arguments, str) else arguments
-        except ValueError as e:
+        except (ValueError, RecursionError) as e:
             raise MessageError(f"{where}.tool_calls[{i}].function.arguments is no JSON: {e}") from e
         out.append({"type": "function", "function": {"name": function["name"], "arguments": arguments}})
     return out

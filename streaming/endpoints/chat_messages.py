@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias, assert_never, g
 from pydantic import AliasChoices, BeforeValidator, Field
 
 from omni.streaming.audio.wire import unbase64
-from omni.streaming.fields import Fields, JsonObject, Kind, check_medium
+from omni.streaming.fields import Each, Fields, JsonObject, Kind, check_medium
 from omni.streaming.problems import Problem, refused, too_large
 from omni.streaming.server.hub import Hub
 from omni.streaming.server.media import checked, fetch
@@ -21,6 +21,9 @@ from omni.streaming.settings import Limits
 
 MOST_BYTES_A_TOKEN = 16
 """No language has longer tokens on the whole: a text that is too long by this measure is not even cut into tokens."""
+
+MOST_PARTS = 1024
+"""Of one message."""
 
 
 class Part(Fields):
@@ -150,13 +153,15 @@ def _parts(content: object) -> object:
 UserPart: TypeAlias = Annotated[TextPart | MediaPart, Field(discriminator="type")]
 AssistantPart: TypeAlias = Annotated[TextPart | RefusalPart, Field(discriminator="type")]
 UserContent: TypeAlias = Annotated[
-    list[UserPart], BeforeValidator(_parts, json_schema_input_type=str | list[UserPart | str])
+    Each[UserPart], Field(max_length=MOST_PARTS), BeforeValidator(_parts, json_schema_input_type=str | list[UserPart | str])
 ]
 AssistantContent: TypeAlias = Annotated[
-    list[AssistantPart], BeforeValidator(_parts, json_schema_input_type=str | list[AssistantPart | str])
+    Each[AssistantPart],
+    Field(max_length=MOST_PARTS),
+    BeforeValidator(_parts, json_schema_input_type=str | list[AssistantPart | str]),
 ]
 TextContent: TypeAlias = Annotated[
-    list[TextPart], BeforeValidator(_parts, json_schema_input_type=str | list[TextPart | str])
+    Each[TextPart], Field(max_length=MOST_PARTS), BeforeValidator(_parts, json_schema_input_type=str | list[TextPart | str])
 ]
 
 
@@ -222,7 +227,7 @@ class AssistantMessage(Turn):
     content: AssistantContent | None = None
     refusal: str | None = None
     audio: SpokenBefore | None = None
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: Each[ToolCall] | None = None
     function_call: CalledFunction | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
@@ -317,9 +322,13 @@ async def to_omni(
 
     looking: how pictures and clips are looked at that do not say so themselves, by the fields of their parts.
     """
-    check_messages(messages, hub.settings.limits)
+    await asyncio.to_thread(check_messages, messages, hub.settings.limits)
     reader = _Reader(hub, spoken, hub.settings.limits.body_bytes, looking or {})
-    return [await reader.message(message, f"messages[{i}]") for i, message in enumerate(messages)]
+    read = []
+    for i, message in enumerate(messages):
+        read.append(await reader.message(message, f"messages[{i}]"))
+        await asyncio.sleep(0)  # there may be thousands
+    return read
 
 
 @dataclass

@@ -11,12 +11,14 @@ from pydantic import BeforeValidator, Field
 
 from omni.streaming.endpoints.chat_messages import Frames, Message
 from omni.streaming.endpoints.voices import VoiceName
-from omni.streaming.fields import Body, Fields, FunctionName
+from omni.streaming.fields import Body, Each, Fields, FunctionName
 from omni.streaming.problems import Problem, refused
 from omni.streaming.settings import Limits
 from omni.streaming.tools import CLOSE
 
 MOST_STOP_CHARS = 256
+MOST_MESSAGES = 4096
+"""That are looked at; of how many an answer may be given to, the server's limits tell."""
 SEEDS = 2**62
 DRAWN_SEEDS = 2**53
 """Larger whole numbers are not exact in JavaScript."""
@@ -60,7 +62,7 @@ class NamedTool(Fields):
 
 class AllowedTools(Fields):
     mode: Literal["auto", "required"] = "auto"
-    tools: list[NamedTool]
+    tools: Each[NamedTool]
 
 
 class OnlyTools(Fields):
@@ -86,7 +88,7 @@ def _strings(stop: object) -> object:
     return [stop] if isinstance(stop, str) else stop
 
 
-Stop: TypeAlias = Annotated[list[str], BeforeValidator(_strings, json_schema_input_type=str | list[str])]
+Stop: TypeAlias = Annotated[Each[str], BeforeValidator(_strings, json_schema_input_type=str | list[str])]
 
 
 class ChatRequest(Body):
@@ -150,8 +152,8 @@ class ChatRequest(Body):
     }
 
     model: str
-    messages: list[Message]
-    modalities: list[Literal["text", "audio"]] | None = None
+    messages: Annotated[Each[Message], Field(max_length=MOST_MESSAGES)]
+    modalities: Each[Literal["text", "audio"]] | None = None
     audio: AudioOut | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -166,7 +168,7 @@ class ChatRequest(Body):
     stop: Stop | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    tools: list[Tool] | None = None
+    tools: Each[Tool] | None = None
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None

@@ -6,14 +6,13 @@ import secrets
 import time
 from typing import Annotated, Any, Literal
 
-import orjson
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 
 from omni.streaming.endpoints.http import Route
 from omni.streaming.fields import Body, Fields
 from omni.streaming.problems import Problem
-from omni.streaming.realtime.session_config import Bounds
+from omni.streaming.realtime.session_config import Bounds, size_as_json
 from omni.streaming.server.client_secrets import Secret
 from omni.streaming.server.hub import Hub
 
@@ -55,7 +54,7 @@ def _session(hub: Hub, asked: dict[str, Any], expires_at: int) -> dict[str, Any]
     if kind not in ("realtime", "transcription"):
         raise Problem('session.type is "realtime" or "transcription"', param="session.type", code="invalid_value")
     most = 2 * hub.settings.limits.tools_bytes
-    if (size := len(orjson.dumps(asked))) > most:
+    if (size := size_as_json(asked, "session")) > most:
         raise Problem(
             f"the session has {size} bytes as JSON, and {most} are allowed", 413, param="session", code="too_large"
         )

@@ -6,15 +6,17 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import aclosing
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import orjson
-import pydantic_core
 from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
 from fastapi.routing import APIRoute
+from pydantic import TypeAdapter, ValidationError
 from starlette.types import Receive, Scope, Send
 
+from omni.streaming import bounded_json
+from omni.streaming.fields import problem_of_fields
 from omni.streaming.notices import Notices, current
 from omni.streaming.problems import Problem, told
 
@@ -25,12 +27,33 @@ HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
 class _StrictRequest(Request):
+    """model: of the body."""
+
+    _body: bytes
+
+    def __init__(self, scope: Scope, receive: Receive, model: TypeAdapter[Any]) -> None:
+        super().__init__(scope, receive)
+        self._model = model
+
+    async def body(self) -> bytes:
+        """All of it; never copied in one go, which would take long."""
+        if not hasattr(self, "_body"):
+            whole = bytearray()
+            async for piece in self.stream():
+                whole += piece
+            self._body = cast(bytes, whole)
+        return self._body
+
     async def json(self) -> Any:
-        """As pydantic reads it: quick, and without NaN, lone surrogates or endless nesting."""
+        """The body as its model, which is more than FastAPI asks for; the bytes are let go of."""
         try:
-            return pydantic_core.from_json(await self.body(), allow_inf_nan=False)
+            return await bounded_json.read(await self.body(), self._model.validate_python)
+        except ValidationError as e:
+            raise problem_of_fields(e.errors(include_url=False, include_input=False)) from None
         except ValueError as e:
             raise json.JSONDecodeError(str(e), "", 0) from e
+        finally:
+            self._body = b""
 
 
 class Route(APIRoute):
@@ -38,11 +61,12 @@ class Route(APIRoute):
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
+        model = TypeAdapter[Any]((self.body_field and self.body_field.field_info.annotation) or Any)
 
         async def strictly(request: Request) -> Response:
             notices = Notices(strict=request.app.state.hub.settings.strict)
             current.set(notices)
-            response = await handle(_StrictRequest(request.scope, request.receive))
+            response = await handle(_StrictRequest(request.scope, request.receive, model))
             response.headers.update(notices.headers)
             return response
 

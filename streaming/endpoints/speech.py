@@ -14,6 +14,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from omni import AudioChunk, Done, Omni
 from omni.errors import MessageError
+from omni.streaming import bounded_json
 from omni.streaming.audio.tempo import Tempo
 from omni.streaming.audio.wire import FILE_FORMATS, Base64Pieces, FileEncoder
 from omni.streaming.endpoints.http import Events, Made, Route, begun
@@ -235,9 +236,11 @@ async def _hear(hub: Hub, socket: WebSocket) -> Said:
     if message["type"] == "websocket.disconnect":
         raise WebSocketDisconnect(message.get("code", 1005))
     try:
-        return _said.validate_json(message.get("text") or "")
+        return await bounded_json.read(message.get("text") or "", _said.validate_python)
     except ValidationError as e:
         raise problem_of_fields(e.errors(), tagged=True) from e
+    except ValueError as e:
+        raise Problem(f"the message is not JSON: {e}", code="invalid_json") from e
 
 
 async def _fail(socket: WebSocket, problem: Problem) -> None:

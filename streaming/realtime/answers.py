@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from pydantic import Field
 
 from omni.events import Done, TextDelta
-from omni.streaming.fields import Fields, parse
+from omni.streaming.fields import Each, Fields, parse
 from omni.streaming.problems import Problem, server_fault
 from omni.streaming.realtime import client_events as client
 from omni.streaming.realtime.effects import Answer, Cut, Media, Release, Stop
@@ -31,6 +31,9 @@ FIELDS = (
 )  # fmt: skip
 """What an answer may have otherwise than its session."""
 
+MOST_INPUT = 512
+"""Items that one answer may be given besides the conversation."""
+
 
 class Apart(Fields):
     """What an answer has and a session has not."""
@@ -38,7 +41,7 @@ class Apart(Fields):
     undone = Session.undone
     conversation: str | None = None
     metadata: dict[str, str] | None = Field(default=None, max_length=16)
-    input: list[Json] | None = None
+    input: Each[Json] | None = Field(default=None, max_length=MOST_INPUT)
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,17 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Annotated, Any, Literal, TypeAlias
 
-import orjson
 from pydantic import Field
 
 from omni.streaming.audio.wire import unbase64
-from omni.streaming.fields import Fields, Glance, JsonObject, parse
+from omni.streaming.bounded_json import parse as parse_json
+from omni.streaming.fields import Each, Fields, Glance, JsonObject, parse
 from omni.streaming.problems import Problem
 
 APPEND_BYTES = 15 << 20
 """Sound in one event."""
+MOST_PARTS = 256
+"""Of one message."""
 
 Id: TypeAlias = Annotated[str, Field(min_length=1, max_length=512)]
 
@@ -101,15 +103,15 @@ class InputItem(Fields):
 
 
 class UserMessage(InputItem):
-    content: Annotated[list[UserPart], Field(min_length=1)]
+    content: Annotated[Each[UserPart], Field(min_length=1, max_length=MOST_PARTS)]
 
 
 class SystemMessage(InputItem):
-    content: Annotated[list[InputText], Field(min_length=1)]
+    content: Annotated[Each[InputText], Field(min_length=1, max_length=MOST_PARTS)]
 
 
 class AssistantMessage(InputItem):
-    content: Annotated[list[AssistantPart], Field(min_length=1)]
+    content: Annotated[Each[AssistantPart], Field(min_length=1, max_length=MOST_PARTS)]
 
 
 class FunctionCall(InputItem):
@@ -157,9 +159,10 @@ def appended(event: Mapping[str, Any]) -> bytes:
 def decoded(text: str) -> object:
     """The JSON of a large frame, with its sound as bytes: all that takes long, so that a thread can do it.
 
-    Sound that is too long, or is no base64, stays as it is. Raises ValueError where the text is no JSON.
+    Sound that is too long, or is no base64, stays as it is. Raises ValueError where the text is no JSON, and Problem
+    where it holds more than it may.
     """
-    event = orjson.loads(text)
+    event = parse_json(text)
     match event:
         case {"type": "input_audio_buffer.append", "audio": str(audio)}:
             with suppress(Problem):

@@ -9,7 +9,6 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-import orjson
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from omni import Omni
@@ -18,6 +17,7 @@ from omni.events import AudioChunk, Done, Heard, Segment, TextDelta
 from omni.session import Session
 from omni.streaming.audio.turn_detection import SpeechEvent, TurnDetector
 from omni.streaming.audio.wire import FORMATS
+from omni.streaming.bounded_json import LONG
 from omni.streaming.fields import check_hears
 from omni.streaming.notices import Notices, current, warn
 from omni.streaming.problems import Problem, problem_of, told
@@ -51,12 +51,12 @@ from omni.streaming.server.media import fetch
 
 Json: TypeAlias = dict[str, Any]
 
-LONG_FRAME = 256 << 10
-"""Characters that take long enough to read that others should not wait for it."""
 SHORT_SOUND_MS = 60
 """What turns may be looked for in without a thread: two hops of the detector."""
 UNREAD = 1 << 20
 """Characters that may wait for a client before no more is read of what it sends."""
+MOST_WAITING = 16
+"""Turns that wait to be written down."""
 REMEMBERED = 4
 """Spoken answers whose words can still be cut where their listener broke them off."""
 TIMER = 60.0
@@ -126,6 +126,12 @@ class _Ear:
     session: Session | None = None
     queue: asyncio.Queue[Listen | Read | Deaf] = field(default_factory=asyncio.Queue)
 
+    def put(self, effect: Listen | Read | Deaf) -> None:
+        """To be followed; what came before another beginning is void, and not kept."""
+        while not isinstance(effect, Read) and not self.queue.empty():
+            self.queue.get_nowait()
+        self.queue.put_nowait(effect)
+
     async def run(self) -> None:
         while True:
             effects = [await self.queue.get()]
@@ -166,7 +172,7 @@ class Connection:
         self._outgoing = Outgoing(websocket.send_text, websocket.close, self._limits.slow_seconds)
         self._ear = _Ear(self._omni)
         self._to_hear: list[Hear] = []
-        self._to_write: asyncio.Queue[Transcribe] = asyncio.Queue()
+        self._to_write: asyncio.Queue[Transcribe] = asyncio.Queue(MOST_WAITING)
         self._made: dict[str, _Made] = {}
         self._said: dict[str, _Said] = {}
         self._cutting = asyncio.Lock()
@@ -191,6 +197,16 @@ class Connection:
             for task in left:
                 task.cancel()
             await asyncio.gather(*left, return_exceptions=True)
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Of all sound: what points to itself in circles would keep it until Python looks for circles."""
+        self._protocol.let_go()
+        self._said.clear()
+        self._to_hear.clear()
+        self._ear = _Ear(self._hub)
+        while not self._to_write.empty():
+            self._to_write.get_nowait()
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
@@ -234,7 +250,7 @@ class Connection:
                 f"a frame has {len(text)} characters, and {self._limits.socket_bytes} are allowed", code="invalid_event"
             )
         try:
-            return await asyncio.to_thread(decoded, text) if len(text) > LONG_FRAME else orjson.loads(text)
+            return await asyncio.to_thread(decoded, text) if len(text) > LONG else decoded(text)
         except ValueError as e:
             raise Problem(f"the frame is no JSON: {e}", code="invalid_event") from None
 
@@ -289,7 +305,7 @@ class Connection:
                 case Hear():
                     self._to_hear.append(effect)
                 case Listen() | Read() | Deaf():
-                    self._ear.queue.put_nowait(effect)
+                    self._ear.put(effect)
                 case Answer():
                     self._begin_answer(effect)
                 case Release(response_id):
@@ -298,6 +314,13 @@ class Connection:
                     self._made[response_id].task.cancel()
                 case Cut():
                     self._begin(self._cut(effect))
+                case Transcribe() if self._to_write.full():
+                    problem = Problem(
+                        f"{MOST_WAITING} transcripts are waiting, which is the most; wait",
+                        429,
+                        code="too_many_transcripts",
+                    )
+                    self._do(self._protocol.transcribed(effect, problem))
                 case Transcribe():
                     self._to_write.put_nowait(effect)
 

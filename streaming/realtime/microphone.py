@@ -133,6 +133,10 @@ class Microphone:
         if self._state.session.detection:
             self.detect()
 
+    def let_go(self) -> None:
+        """Nobody will say anything any more."""
+        self._forget_sound()
+
     def _forget_sound(self) -> None:
         """What comes next begins with a whole sample."""
         self._buffer.clear()

@@ -12,6 +12,9 @@ import orjson
 
 Json: TypeAlias = dict[str, Any]
 
+MOST_RATE, BURST = 4 << 20, 48 << 20
+"""Characters a second that one client is sent, beyond a first few: more than any answer has, and no more than one asks for
+by mistake."""
 LEAST_RATE = 16 << 10
 """Bytes a second that a client must read of a large event, after the first `slow_seconds`."""
 
@@ -31,6 +34,7 @@ class Outgoing:
         self._frames: deque[str] = deque()
         self._ending: tuple[int, str] | None = None
         self._waiting = 0
+        self._paid = 0.0
         self._more, self._fewer = asyncio.Event(), asyncio.Event()
 
     def put(self, event: Json) -> None:
@@ -51,6 +55,11 @@ class Outgoing:
             self._fewer.clear()
             await self._fewer.wait()
 
+    async def _pace(self, num_chars: int) -> None:
+        now = asyncio.get_running_loop().time()
+        self._paid = max(now, self._paid) + num_chars / MOST_RATE
+        await asyncio.sleep(max(0.0, self._paid - now - BURST / MOST_RATE))
+
     async def run(self) -> None:
         """Send until the end, or until the client does not read any more, which ends the connection too."""
         while self._frames or self._ending is None:
@@ -59,6 +68,7 @@ class Outgoing:
                 await self._more.wait()
                 continue
             frame = self._frames[0]
+            await self._pace(len(frame))
             try:
                 async with asyncio.timeout(self._slow_seconds + len(frame) / LEAST_RATE):
                     await self._send(frame)

@@ -144,6 +144,14 @@ class Protocol:
             self._close("session_idle", f"nothing came for {limits.idle_seconds:g} seconds; open another session")
         return self._state.taken()
 
+    def let_go(self) -> None:
+        """The session is over: its sounds and pictures are not kept."""
+        for item in self._state.conversation:
+            for part in item.parts:
+                part.let_go()
+        self._microphone.let_go()
+        self._answers.guess = None
+
     @property
     def deadline(self) -> float:
         """When to `tick` next."""

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Discriminator, Field
 
 from omni.events import Capabilities
 from omni.streaming.audio.turn_detection import SemanticVad, ServerVad
-from omni.streaming.fields import Fields, FunctionName, check_calls, check_hears, parse
+from omni.streaming.fields import Each, Fields, FunctionName, check_calls, check_hears, parse
 from omni.streaming.notices import ignore
 from omni.streaming.problems import Problem
 from omni.streaming.settings import Limits
@@ -107,9 +107,9 @@ class Session(Fields):
     undone: ClassVar[Mapping[str, tuple[object, ...]]] = {"prompt": (), "parallel_tool_calls": (True,)}
 
     type: Literal["realtime", "transcription"]
-    output_modalities: list[Modality]
+    output_modalities: Each[Modality]
     instructions: str
-    tools: list[Tool]
+    tools: Each[Tool]
     tool_choice: Any
     max_output_tokens: int | Literal["inf"]
     audio: Audio
@@ -205,6 +205,8 @@ class Bounds:
         for key, empty in cleared.items():
             if value[key] is None:
                 value[key] = empty
+        if isinstance(value["tools"], list):
+            self._check_number(len(value["tools"]), f"{param}.tools")
         session = parse(Session, value, param)
         self._check_senses(session, param)
         self._check_modalities(session.output_modalities, f"{param}.output_modalities")
@@ -246,22 +248,35 @@ class Bounds:
             have = f"give one of {', '.join(self.voices)}" if self.can.speaks else "this model does not speak; leave it out"
             raise Problem(f"there is no voice {voice[:100]!r}; {have}", param=param, code="unknown_voice")
 
+    def _check_number(self, tools: int, param: str) -> None:
+        """Before they are looked at one by one."""
+        if tools > self.limits.tools:
+            raise Problem(f"{tools} tools, and {self.limits.tools} are allowed", param=param, code="invalid_value")
+
     def _check_tools(self, tools: Sequence[Tool], param: str) -> None:
         if tools:
             check_calls(self.can, param)
-        if len(tools) > self.limits.tools:
-            raise Problem(f"{len(tools)} tools, and {self.limits.tools} are allowed", param=param, code="invalid_value")
         if len({tool.name for tool in tools}) < len(tools):
             raise Problem("two tools have the same name; rename one", param=param, code="invalid_value")
         parameters = [tool.parameters for tool in tools]
         if _deeper_than(MAX_DEPTH, parameters):
             raise Problem(f"parameters are nested more than {MAX_DEPTH} deep", param=param, code="invalid_value")
-        if (size := len(orjson.dumps([tool.model_dump() for tool in tools]))) > self.limits.tools_bytes:
+        if (size := size_as_json([tool.model_dump() for tool in tools], param)) > self.limits.tools_bytes:
             raise Problem(
                 f"the tools have {size} bytes as JSON, and {self.limits.tools_bytes} are allowed; shorten them",
                 param=param,
                 code="invalid_value",
             )
+
+
+def size_as_json(value: object, param: str) -> int:
+    """Bytes of a value as JSON; Problem where it holds what cannot be told to clients."""
+    try:
+        return len(orjson.dumps(value))
+    except TypeError:
+        raise Problem(
+            f"{param}: a whole number has more than 64 bits; write a smaller one", param=param, code="invalid_value"
+        ) from None
 
 
 def must_call(choice: object) -> bool | str:

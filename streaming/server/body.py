@@ -73,7 +73,8 @@ class Body:
         now = time.monotonic()
         self._since = self._since or now
         try:
-            async with asyncio.timeout(self._since + self._limits.slow_seconds + self._size / LEAST_RATE - now):
+            left = self._since + self._limits.slow_seconds + self._size / LEAST_RATE - now
+            async with asyncio.timeout(min(left, self._limits.slow_seconds)):  # nor may it stand still for longer
                 message = await self._receive()
         except TimeoutError:
             self._refusals.labels("slow").inc()

@@ -188,6 +188,7 @@ class Guard:
                 "requests", f"{limits.requests} requests are being answered, which is the most; try again soon", 503
             )
         talk.body.open(scope)
+        scope["state"]["is_let_in"] = True  # for the transport, which cuts others first
         counts.requests += 1
         try:
             await self.app(scope, talk.body.receive, talk.send)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from collections import Counter
 from typing import Any
 
 import h11
@@ -15,6 +16,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
+from websockets.exceptions import InvalidState
 
 from omni.streaming.problems import Problem
 from omni.streaming.settings import Limits
@@ -44,6 +46,13 @@ class _Patience:
         super().connection_made(transport)  # type: ignore[misc]  # of the class mixed in
         transport.set_write_buffer_limits(high=1)  # TLS takes 0 for "always full"
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BYTES)
+
+    def shutdown(self) -> None:
+        """As the server ends: whatever state the other side has left the connection in, its end is no fault."""
+        try:
+            super().shutdown()  # type: ignore[misc]  # of the class mixed in
+        except (h11.LocalProtocolError, InvalidState):
+            self.transport.abort()
 
     def pause_writing(self) -> None:
         super().pause_writing()  # type: ignore[misc]  # of the class mixed in
@@ -78,19 +87,40 @@ class _Patience:
 
 
 class HttpProtocol(_Patience, H11Protocol):
-    """HTTP: the head of a request has to come within `slow_seconds`; connections are counted."""
+    """HTTP: the head of a request has to come within `slow_seconds`; where there are too many connections, idle ones go."""
 
     def __init__(self, config: Config, server_state: ServerState, app_state: dict[str, Any], _loop: Any = None) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._head: asyncio.TimerHandle | None = None
         self._refused = False
+        self._since = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn's transport type is wider
         super().connection_made(transport)
+        self._since = self.loop.time()
+        self._await_head()
         if len(self.connections) > self.limits.requests + self.limits.sessions + SPARE:
-            transport.abort()
-        else:
-            self._await_head()
+            self._make_room()
+
+    @property
+    def _is_idle(self) -> bool:
+        """Whether no answer to a request that the guard has let in is being made."""
+        is_answered = self.cycle is None or self.cycle.response_complete
+        return not self.transport.is_closing() and (is_answered or not self.scope["state"].get("is_let_in"))
+
+    def _make_room(self) -> None:
+        """Cut the connection that has been idle for the longest, of the peer that has most of them.
+
+        Those that are not idle are fewer than there may be, so whoever is new gets in, and can ask for health.
+        """
+        idle = [each for each in self.connections if isinstance(each, HttpProtocol) and each._is_idle]
+        peers = Counter(each._peer for each in idle)
+        if idle:
+            max(idle, key=lambda each: (peers[each._peer], -each._since)).transport.abort()
+
+    @property
+    def _peer(self) -> str:
+        return self.client[0] if self.client else ""
 
     def _await_head(self) -> None:
         self._head = self._head or self.loop.call_later(self.limits.slow_seconds, self.transport.abort)
@@ -148,12 +178,18 @@ class SocketProtocol(_Patience, WebSocketsSansIOProtocol):  # type: ignore[misc]
     def send_receive_event_to_app(self) -> None:
         if self.curr_msg_data_type == "text" and not self.close_sent:
             try:
-                b"".join(self.frames).decode()
+                text = b"".join(self.frames).decode()
             except UnicodeDecodeError as e:
                 log.warning("a text message from %s is no UTF-8: %s", self.client, e)
                 self.conn.send_close(1007)
                 self.handle_parser_exception()
                 return
+            self.frames = []
+            self.queue.put_nowait({"type": "websocket.receive", "text": text})
+            if not self.read_paused:
+                self.read_paused = True
+                self.transport.pause_reading()
+            return
         super().send_receive_event_to_app()
 
     async def send(self, message: ASGISendEvent) -> None:

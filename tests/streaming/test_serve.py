@@ -249,6 +249,13 @@ def test_as_a_program(process: subprocess.Popen[str]) -> None:
         socket.create_connection(("127.0.0.1", port), 1)
 
 
+def test_a_terminal_that_goes_away_ends_it_as_sigterm_does(process: subprocess.Popen[str]) -> None:
+    assert process.stdout
+    process.stdout.readline()
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(10) == -signal.SIGTERM
+
+
 def test_health_while_the_engine_is_stuck() -> None:
     omni = Still()
     with running(hub_of(omni, Settings(keys=(KEY,)))) as place:

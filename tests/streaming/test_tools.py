@@ -56,6 +56,7 @@ def test_every_cut_gives_the_same(text: str, told: str, calls: list[Call]) -> No
         OPEN + '{"name": 1}' + CLOSE,
         OPEN + '{"name": "fly"}' + CLOSE,
         LOOK + OPEN + "{",
+        OPEN + '{"name": "go", "arguments": ' + '{"a":' * 900 + "1" + "}" * 902 + CLOSE,
     ],
 )
 def test_no_call(text: str) -> None:

@@ -132,3 +132,10 @@ def test_without_keys_a_secret_still_has_to_be_one() -> None:
         assert session_with(place, made["value"])["instructions"] == "Be brief."
         with pytest.raises(InvalidStatus):
             session_with(place, "ek_other")
+
+
+def test_numbers_that_no_client_could_be_told() -> None:
+    tool = {"type": "function", "name": "f", "parameters": {"maximum": 2**70}}
+    with running(hub_of(Still())) as place:
+        answer = place.post("/v1/realtime/client_secrets", json={"session": {"type": "realtime", "tools": [tool]}})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_value")

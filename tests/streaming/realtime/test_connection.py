@@ -555,3 +555,22 @@ def test_unknown_names_are_no_secret() -> None:
         await client.until("input_audio_buffer.cleared")
 
     run(test)
+
+
+def test_transcripts_that_are_asked_for_faster_than_they_are_made() -> None:
+    """No more wait than a few; the others fail, and say why."""
+
+    async def test(client: Client, omni: FakeOmni) -> None:
+        gate = asyncio.Event()
+        omni.transcript = (gate, *omni.transcript)
+        listening: dict[str, Any] = {"turn_detection": None, "transcription": {}}
+        client.send("session.update", session={"type": "realtime", "audio": {"input": listening}})
+        for _ in range(module.MOST_WAITING + 4):
+            client.append(200)
+            client.send("input_audio_buffer.commit")
+        failed = (await client.until("conversation.item.input_audio_transcription.failed"))[-1]
+        assert failed["error"]["code"] == "too_many_transcripts"
+        gate.set()
+        await client.until("conversation.item.input_audio_transcription.completed")
+
+    run(test)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 
 import orjson
+import pytest
 
+from omni.streaming.realtime import outgoing as module
 from omni.streaming.realtime.outgoing import Outgoing
 
 
@@ -96,3 +98,21 @@ def test_a_connection_that_is_gone_is_closed_quietly() -> None:
         await outgoing.run()
 
     asyncio.run(main())
+
+
+def test_no_client_is_sent_more_than_so_much_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_RATE", 100_000)
+    monkeypatch.setattr(module, "BURST", 50_000)
+
+    async def main() -> float:
+        line = Line()
+        outgoing = Outgoing(line.send, line.close, 5)
+        for _ in range(7):
+            outgoing.put({"type": "a", "audio": "x" * 10_000})
+        outgoing.end(1000, "bye")
+        began = asyncio.get_running_loop().time()
+        await outgoing.run()
+        assert len(line.sent) == 7
+        return asyncio.get_running_loop().time() - began
+
+    assert asyncio.run(main()) > 0.19

@@ -191,3 +191,12 @@ def test_head_is_get_without_the_body(place: Place, path: str) -> None:
 def test_head_of_what_is_not_there(place: Place, path: str, key: str, status: int) -> None:
     answer = place.ask("HEAD", path, headers={"authorization": f"Bearer {key}"})
     assert (answer.status_code, answer.content) == (status, b"")
+
+
+def test_a_body_that_stands_still_is_not_waited_for() -> None:
+    """However much of it has come before."""
+    with running(hub_of(Still(), Settings(limits=replace(Limits(), slow_seconds=SLOW)))) as place, place.connect() as raw:
+        raw.sendall(head(CHAT, "Content-Type: application/json", "Content-Length: 9000000") + b" " * 3_000_000)
+        began = time.monotonic()
+        assert raw.recv(1 << 16).startswith(b"HTTP/1.1 408 ")
+        assert time.monotonic() - began < 6 * SLOW

@@ -9,9 +9,12 @@ import socket
 import struct
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, cast
+from unittest.mock import Mock
 
+import h11
 import pytest
 
 from omni import TextDelta
@@ -180,8 +183,8 @@ def test_too_many_connections(monkeypatch: pytest.MonkeyPatch) -> None:
         deadline = time.monotonic() + 5
         while len(place.server.server_state.connections) < 3 and time.monotonic() < deadline:
             time.sleep(0.01)
-        with place.connect() as one_more:
-            assert everything(one_more) == b""
+        assert place.get("/health").status_code == 200
+        assert everything(held[0]) == b""  # the oldest, which had asked for nothing
         for raw in held:
             raw.close()
         while place.server.server_state.connections and time.monotonic() < deadline:
@@ -247,3 +250,36 @@ def test_connection_that_is_reset(place: Place) -> None:
     raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     raw.close()
     assert place.get("/health").status_code == 200
+
+
+@pytest.mark.parametrize("path", ["GET /v1/realtime", "POST /v1/realtime"])
+def test_connections_that_are_held_keep_nobody_out(monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    """Handshakes that are none, and heads that do not end: more than there may be."""
+    monkeypatch.setattr(transport, "SPARE", 8)
+    omni = Still(TextDelta("a"), None)
+    with place_of(omni, requests=2, sessions=2, slow_seconds=20) as place, place.connect() as asking:
+        asking.sendall(hello(stream=True))
+        assert asking.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+        held = [place.connect() for _ in range(30)]
+        for raw in held:
+            with suppress(OSError):
+                raw.sendall(f"{path} HTTP/1.1\r\nUpgrade: websocket\r\nContent-Length: 5\r\nX: ".encode())
+        for _ in range(5):
+            assert place.get("/health").status_code == 200
+        assert len(place.server.server_state.connections) <= 12
+        assert not omni.ended.is_set()
+        for raw in held:
+            raw.close()
+
+
+def test_a_connection_in_any_state_is_ended() -> None:
+    class Broken(transport.HttpProtocol):
+        def __init__(self) -> None:
+            self.transport = cast(Any, Mock())
+            self.cycle = cast(Any, None)
+            self.conn = cast(Any, Mock())
+            cast(Any, self.conn).send.side_effect = h11.LocalProtocolError("in no state to end")
+
+    broken = Broken()
+    broken.shutdown()
+    cast(Any, broken.transport).abort.assert_called_once()
