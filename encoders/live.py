@@ -10,7 +10,7 @@ import soxr
 from omni.encoders.features import Sound
 from omni.encoders.mel import LogMel, MelState
 from omni.encoders.sources import Budget
-from omni.encoders.waves import QUALITY, Wave, check_length, check_rate, resampled_len
+from omni.encoders.waves import QUALITY, Wave, check_length, check_rate, check_values, resampled_len
 from omni.errors import MediaError
 
 HELD_BACK = 0.05
@@ -66,8 +66,7 @@ class LiveSound:
         """
         if samples.ndim != 1 or samples.dtype != np.float32:
             raise MediaError(f"samples of a live sound are float32 [S]; these are {samples.dtype} {list(samples.shape)}")
-        if not np.isfinite(samples).all():
-            raise MediaError("the sound has samples that are not finite (NaN or infinity); they cannot be heard")
+        check_values("the sound", samples)
         num_samples, to = state.num_samples + len(samples), self.mel.config.sampling_rate
         check_length("the sound", num_samples, state.rate, self.budget)
         self.mel.check(resampled_len(num_samples, state.rate, to))

@@ -94,11 +94,11 @@ def _slices(wave: npt.NDArray[Any], rate: int) -> Iterator[Samples]:
     """`[channels, S]` of any sample type a second at a time."""
     for at in range(0, wave.shape[1], rate):
         samples = scaled(wave[:, at : at + rate])
-        _check_values("the wave", samples)
+        check_values("the wave", samples)
         yield samples
 
 
-def _check_values(name: str, samples: Samples) -> None:
+def check_values(name: str, samples: Samples) -> None:
     """Raise MediaError for what no sound is."""
     most = peak(samples)
     if not math.isfinite(most):
@@ -140,7 +140,7 @@ def _checked(name: str, timeline: Timeline, pieces: Iterable[Piece], track: Soun
     num_samples = 0
     for samples in timeline.place(pieces):
         if track.lossless:
-            _check_values(name, samples)
+            check_values(name, samples)
         num_samples += samples.shape[1]
         check_length(name, num_samples, timeline.rate, budget)
         yield samples

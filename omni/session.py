@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from typing import Any, TypeVar
 
 import numpy as np
@@ -350,13 +351,16 @@ class Session:
         if answer.narration is None:
             return self._runtime.words(answer.request, asked, voice, **answer.how)
         words: list[Word] = []
-        for part in [*(answer.narration.kept or ()), *answer.narration.parts]:
-            if part.start is None:
-                break
-            begin = part.start / self._runtime.sample_rate
+        begun = [part for part in (*(answer.narration.kept or ()), *answer.narration.parts) if part.start is not None]
+        for part, after in zip_longest(begun, begun[1:]):
+            begin = (part.start or 0) / self._runtime.sample_rate
             said = self._runtime.words(part.request, asked, voice, **answer.how)
             written = _as_written(part.piece.text, [word.text for word in said])
             words += (Word(text, begin + w.start, begin + w.end) for text, w in zip(written, said, strict=True))
+            told, text = "".join(written), part.piece.text
+            if after and text.startswith(told) and (rest := text[len(told) :]):  # marks and white space without a sound
+                end = (after.start or 0) / self._runtime.sample_rate
+                words.append(Word(rest, end, end))
         return words
 
     def _end_sound(self) -> None:

@@ -204,7 +204,7 @@ class Connection:
         self._protocol.let_go()
         self._said.clear()
         self._to_hear.clear()
-        self._ear = _Ear(self._hub)
+        self._ear = _Ear(self._omni)
         while not self._to_write.empty():
             self._to_write.get_nowait()
 

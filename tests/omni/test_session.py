@@ -160,7 +160,7 @@ def late_peak(seconds: float, rate: int) -> NDArray[np.float32]:
     """Words between silences, and a shout at the end: all before it is then another sound to the model."""
     wave = sound(seconds, rate=rate) * (np.arange(round(seconds * rate)) // rate % 2).astype(np.float32)
     wave[-rate // 5 :] += sound(0.2, seed=1, rate=rate)[: rate // 5] * 40
-    return wave
+    return wave / np.float32(32)
 
 
 def even(seconds: float, rate: int) -> NDArray[np.float32]:
