@@ -1,4 +1,9 @@
-"""A long text spoken by the small model and heard by its own ears, sentence by sentence."""
+"""A long text spoken by the small model and heard by its own ears, sentence by sentence.
+
+    python -m tests.omni.script.long_speech [SENTENCES]
+
+Fails where sentences are heard worse than alone, out of order or with gaps, or where memory goes on growing.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +21,9 @@ from omni.evaluation.evaluate import REPEAT
 from omni.evaluation.recogniser import edits, words_of
 
 AUDIBLE = 0.01
+ALONE = 50
+"""Sentences that are spoken by themselves, too, to compare with."""
+LEAST_WORDS, MOST_GAP, MOST_STEP, MOST_MB, AS_WHOLE = 0.9, 0.5, 0.02, 30, 0.1
 
 
 @dataclass(frozen=True)
@@ -24,7 +32,7 @@ class Heard:
     sentences: (as written, as the model heard it), in order.
     gap: the longest silence between two sentences, in seconds.
     step: the largest jump between two samples at a seam.
-    memory: MB, at the tenth sentence and at the end.
+    memory: MB, half way and at the end.
     """
 
     sentences: list[tuple[str, str]]
@@ -77,9 +85,34 @@ def listen(omni: Omni, texts: list[str], *, voice: str = "Chelsie", seed: int = 
     gap = max((len(one) - ends[1] + begins[0] for one, _, ends, begins in pairs), default=0) / omni.sample_rate
     step = max((abs(float(two[0] - one[-1])) for one, two, _, _ in pairs), default=0.0)
     heard = [_heard(omni, wave) for wave in each]
-    return Heard(list(zip(written, heard, strict=True)), gap, step, (memory[min(9, len(memory) - 1)], memory[-1]), done)
+    return Heard(list(zip(written, heard, strict=True)), gap, step, (memory[len(memory) // 2], memory[-1]), done)
 
 
 def _heard(omni: Omni, wave: NDArray[np.float32]) -> str:
     content = [{"type": "audio", "audio": (wave, omni.sample_rate)}, {"type": "text", "text": REPEAT}]
     return omni.generate([{"role": "user", "content": content}], max_tokens=64).text
+
+
+def show(omni: Omni, texts: list[str]) -> bool:
+    """Print how they are spoken together and alone; whether that is as it should be."""
+    heard = listen(omni, texts)
+    alone = [listen(omni, [text], seed=i) for i, text in enumerate(texts[:ALONE])]
+    whole = sum(each.whole for each in alone) / len(alone)
+    grown = heard.memory[1] - heard.memory[0]
+    in_order = [text.strip() for text, _ in heard.sentences] == texts
+    print(
+        f"{len(texts)} sentences, {heard.done.timings.audio:.0f} s of sound in {heard.done.timings.total:.0f} s, "
+        f"{'in order' if in_order else 'NOT IN ORDER'}; own ears: {heard.words:.1%} of words, {heard.whole:.1%} of "
+        f"sentences whole ({whole:.1%} of the first {len(alone)} alone); longest gap {heard.gap:.2f} s, largest step at a seam "
+        f"{heard.step:.4f}; {grown:.0f} MB more in the second half; warnings: {len(heard.done.warnings)}"
+    )
+    for text, own in heard.sentences:
+        if words_of(text) != words_of(own):
+            print(f"  {text.strip()} | {own}")
+    fine = in_order and heard.words >= LEAST_WORDS and heard.whole >= whole - AS_WHOLE and not heard.done.limits
+    return fine and heard.gap < MOST_GAP and heard.step < MOST_STEP and grown < MOST_MB
+
+
+if __name__ == "__main__":
+    num = int(sys.argv[1]) if len(sys.argv) > 1 else 200
+    sys.exit(not show(Omni.load(progress=False), sentences(num)))
