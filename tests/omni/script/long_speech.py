@@ -103,8 +103,8 @@ def show(omni: Omni, texts: list[str]) -> bool:
     print(
         f"{len(texts)} sentences, {heard.done.timings.audio:.0f} s of sound in {heard.done.timings.total:.0f} s, "
         f"{'in order' if in_order else 'NOT IN ORDER'}; own ears: {heard.words:.1%} of words, {heard.whole:.1%} of "
-        f"sentences whole ({whole:.1%} of the first {len(alone)} alone); longest gap {heard.gap:.2f} s, largest step at a seam "
-        f"{heard.step:.4f}; {grown:.0f} MB more in the second half; warnings: {len(heard.done.warnings)}"
+        f"sentences whole ({whole:.1%} of the first {len(alone)} alone); longest gap {heard.gap:.2f} s, largest step "
+        f"at a seam {heard.step:.4f}; {grown:.0f} MB more in the second half; warnings: {len(heard.done.warnings)}"
     )
     for text, own in heard.sentences:
         if words_of(text) != words_of(own):
