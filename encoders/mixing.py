@@ -69,10 +69,10 @@ class _Mixer:
         return out
 
     def _choice(self, block: Samples, mean: npt.NDArray[np.float32]) -> int | None:
-        power = np.einsum("cs,cs->c", block, block, dtype=np.float64)
-        if float(np.dot(mean, mean)) >= VANISHED * float(power.sum()) / len(power) ** 2:
+        power = block.var(1, dtype=np.float64)  # what stands still is not heard, and does not cancel
+        if float(mean.var(dtype=np.float64)) >= VANISHED * float(power.sum()) / len(power) ** 2:
             return None
-        loudest = int(power.argmax())
+        loudest = int((power > 0.999 * power.max()).argmax())  # the first of equals, whatever rounding says
         if self._heard is not None and power[self._heard] * LOUDER > power[loudest]:
             return self._heard
         return loudest

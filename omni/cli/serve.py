@@ -13,6 +13,8 @@ from omni.cli.shared import MEDIA, Device, Dtype, Eager, Model, Vocoder, Weights
 # torch takes seconds to import: commands import what they need when they run, so that --help is quick
 
 DOOR = "Who may come in"
+LONGEST = 3660
+"""Seconds of a sound or clip that clients send: an hour, and what a clock may say more."""
 
 
 def serve(
@@ -89,7 +91,7 @@ def serve(
 
             # sockets, voice detection and decoding of media need a core, or they and OpenMP's workers wait for each other
             torch.set_num_threads(threads or max(1, torch.get_num_threads() - 1))
-            budget = Budget(max_seconds=1800, max_clip_bytes=1 << 30)
+            budget = Budget(max_seconds=LONGEST, max_clip_bytes=1 << 30)
             omni = loaded(model, device, dtype, weights, vocoder, speech=True, eager=eager, budget=budget)
             called = name or (Path(model).name if model else "omni-small")
             hub = Hub(omni, called, settings, is_bundled=model is None)
