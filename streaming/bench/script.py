@@ -103,6 +103,12 @@ class Scripted:
     def ping(self, timeout: float) -> bool:
         return True
 
+    def apart(self, salt: str) -> Scripted:
+        return self
+
+    async def look(self, part: object) -> None:
+        """All that is shown is fine."""
+
     def session(self, *, voice: str | None = None) -> ScriptedSession:
         return ScriptedSession(self)
 

@@ -9,6 +9,7 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -73,7 +74,7 @@ class Answer:
 
 
 def hub_of(**fields: Any) -> Hub:
-    return Hub(cast(Omni, None), "small", Settings(**fields))
+    return Hub(cast(Omni, SimpleNamespace()), "small", Settings(**fields))
 
 
 async def ask(
