@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before anything imports triton: see tests/kernels/triton_cpu.py
@@ -15,6 +16,8 @@ if not torch.cuda.is_available():
 from tests import sharing
 
 sharing.folder()  # made before pytest-xdist's workers start, so that they find it
+settings.register_profile("omni", deadline=None, suppress_health_check=[HealthCheck.too_slow])  # speed belongs in benches
+settings.load_profile("omni")
 torch.set_num_threads(1)  # so that sums run in one order, and small machines do not stall
 
 
