@@ -251,7 +251,9 @@ def test_as_a_program(process: subprocess.Popen[str]) -> None:
 
 def test_a_terminal_that_goes_away_ends_it_as_sigterm_does(process: subprocess.Popen[str]) -> None:
     assert process.stdout
-    process.stdout.readline()
+    port = int(process.stdout.readline().rsplit(":", 1)[1])
+    with httpx.Client(trust_env=False) as client:  # once it answers it listens for signals, too
+        assert client.get(f"http://127.0.0.1:{port}/health").status_code == 200
     process.send_signal(signal.SIGHUP)
     assert process.wait(10) == -signal.SIGTERM
 
