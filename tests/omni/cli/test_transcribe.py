@@ -47,4 +47,4 @@ def test_what_goes_wrong_is_told(tmp_path: Path) -> None:
     done = run(app, ["transcribe", str(tmp_path / "none.wav")])
     assert done.exit_code == 2 and "cannot be opened" in done.stderr
     done = run(app, ["transcribe", str(MEDIA / "where.ogg"), "-o", str(tmp_path / "no" / "a.srt")])
-    assert done.exit_code == 2 and "cannot be written" in done.stderr
+    assert done.exit_code == 2 and "is no folder; make it first" in done.stderr
