@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import io
 import re
@@ -20,6 +19,8 @@ import numpy as np
 from PIL import Image
 
 from omni.errors import MediaError, MediaLimitError, MediaWarning
+
+_STANDARD = bytes.maketrans(b"-_", b"+/")
 
 Tell: TypeAlias = Callable[[str], None]
 """Takes a sentence about what was lost of a medium; it names the medium."""
@@ -97,10 +98,19 @@ def _from_data_url(url: str, budget: Budget) -> Media:
         raise MediaError(f"{name} is not of the form data:TYPE;base64,DATA; write it so")
     _check_bytes(name, len(payload) * 3 // 4 - payload.count("=", -2), budget)
     try:
-        data = base64.b64decode(payload, validate=True)
-    except (binascii.Error, ValueError) as e:
+        data = unbase64(payload)
+    except ValueError as e:
         raise MediaError(f"{name} holds damaged base64: {e}; encode it again") from e
     return Media(name, io.BytesIO(data), len(data))
+
+
+def unbase64(text: str) -> bytes:
+    """The bytes of base64 in either alphabet, in lines or in one, with or without padding; ValueError for other text."""
+    coded = text.encode("ascii").translate(_STANDARD, b" \t\r\n")
+    bare = coded.rstrip(b"=")
+    if len(coded) - len(bare) > 2:
+        raise ValueError("more than two signs of padding")
+    return base64.b64decode(bare + b"=" * (-len(bare) % 4), validate=True)
 
 
 def _from_path(source: str | Path) -> Media:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import math
 from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any, TypeAlias
 
+from omni.encoders.sources import unbase64
 from omni.errors import MessageError
 
 Part: TypeAlias = Mapping[str, Any]
@@ -98,10 +97,13 @@ def _check_keys(part: Part, known: tuple[str, ...], where: str) -> None:
             raise MessageError(f"{where} has an unknown field {str(key)[:60]!r}; the nearest that is known is {near!r}")
 
 
-def _from_base64(data: object, where: str) -> bytes:
+def _from_base64(data: object, where: str) -> str | bytes:
+    """The bytes that a text stands for; a data URL as it is."""
     if not isinstance(data, str):
         raise MessageError(f"{where} must be a base64 string")
+    if data[:5].lower() == "data:":
+        return data
     try:
-        return base64.b64decode(data, validate=True)
-    except (binascii.Error, ValueError) as e:
+        return unbase64(data)
+    except ValueError as e:
         raise MessageError(f"{where} is not base64: {e}") from e

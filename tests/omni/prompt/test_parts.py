@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from omni.errors import MessageError
+from omni.encoders.sources import DEFAULT_BUDGET, opened
+from omni.errors import MediaError, MessageError
 from omni.prompt.parts import settings_of, source_of
 
 LIST = [object()]
@@ -61,3 +62,23 @@ def test_unknown_fields_beside_a_url() -> None:
         MessageError, match=r"here\.video_url has an unknown field 'urn'; the nearest that is known is 'url'"
     ):
         source_of({"video_url": {"urn": "a"}}, "video", "here")
+
+
+DATA = bytes(range(250, 256)) + b"o"
+
+
+@pytest.mark.parametrize("text", ["+vv8/f7/bw==", "+vv8/f7/bw", "-vv8_f7_bw==", "+vv8\r\n/f7/\nbw==\n"])
+def test_base64_as_people_write_it(text: str) -> None:
+    assert source_of({"input_audio": {"data": text, "format": "wav"}}, "audio", "here") == DATA
+    url = f"data:audio/wav;base64,{text}"
+    assert source_of({"input_audio": {"data": url}}, "audio", "here") == url
+    with opened(url, DEFAULT_BUDGET) as media:
+        assert media.file.read() == DATA
+
+
+@pytest.mark.parametrize("text", ["a", "ab=c", "ab===", "\u20ac", "a*bc"])
+def test_what_is_no_base64(text: str) -> None:
+    with pytest.raises(MessageError, match=r"input_audio\.data is not base64"):
+        source_of({"input_audio": {"data": text}}, "audio", "here")
+    with pytest.raises(MediaError, match="damaged base64"), opened(f"data:audio/wav;base64,{text}", DEFAULT_BUDGET):
+        pass
