@@ -38,17 +38,17 @@ def transcribe(
 ) -> None:
     """Write down what is said in a recording, cut at its silences."""
     suffix = out.suffix[1:].lower() if out else ""
-    form = form or (suffix if suffix in FORMATS else "text")  # type: ignore[assignment]
+    kind: str = form or (suffix if suffix in FORMATS else "text")
     with errors_told():
         if out and not out.parent.is_dir():
             raise OptionError(f"{out.parent} is no folder; make it first")
         omni = loaded(model, device, dtype, weights, speech=False)
         source = sys.stdin.buffer.read() if file == "-" else file
-        timed = form in ("srt", "vtt") or words
+        timed = kind in ("srt", "vtt") or words
         heard = omni.stream_transcript(source, words=timed, instruction=instruction)
-        written = _follow(heard, shown=form == "text" and out is None)
-        if out or form != "text":
-            _write(_as(str(form), written), out)
+        written = _follow(heard, shown=kind == "text" and out is None)
+        if out or kind != "text":
+            _write(_as(kind, written), out)
     for warning in written.warnings:
         notes.print(f"warning: {warning}", markup=False, soft_wrap=True)
 

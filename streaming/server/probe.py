@@ -32,7 +32,7 @@ import numpy as np
 import numpy.typing as npt
 
 # Pillow imports these when it meets such a file, and by then it could not
-from PIL import (  # noqa: F401
+from PIL import (  # noqa: F401  # no file can be opened later
     AvifImagePlugin,
     Image,
     JpegImagePlugin,
@@ -94,7 +94,7 @@ class Work:
         try:
             self._decode()
             head: dict[str, Any] = {"done": 1}
-        except Exception as e:
+        except Exception as e:  # whatever a decoder does ends this medium, and nothing else
             status, sentence = self._refusal(e)
             head = {"refused": [status, sentence[:MOST_CHARS]]}
         self.send(head)
