@@ -56,7 +56,6 @@ def status() -> str:
 def _loaded() -> tuple[ctypes.CDLL | None, str]:
     try:
         path = build()
-        # Its OpenMP symbols are found among those that torch has loaded; elsewhere this fails, before anything runs.
         loaded = ctypes.CDLL(str(path))
     except (OSError, subprocess.SubprocessError) as e:
         reason = str(getattr(e, "stderr", None) or e).strip().partition("\n")[0]
@@ -146,3 +145,11 @@ def _declare(loaded: ctypes.CDLL) -> None:
     loaded.quantise_rows.restype = None
     loaded.dequantise_rows.argtypes = [pointer] * 4 + [number] * 2 + [ctypes.c_int] * 4
     loaded.dequantise_rows.restype = None
+    loaded.few_knows.argtypes = [ctypes.c_int]
+    loaded.few_floats.argtypes = [pointer] * 4 + [number] * 4 + [ctypes.c_int] * 4
+    loaded.few_bytes.argtypes = [pointer] * 6 + [number] * 4 + [ctypes.c_int] * 3
+    loaded.few_nibbles.argtypes = [pointer] * 4 + [number] * 4 + [ctypes.c_int] * 2
+    loaded.pack_nibbles.argtypes = [pointer] * 4 + [number] * 3 + [ctypes.c_int]
+    loaded.pack_nibbles.restype = None
+    loaded.unpack_nibbles.argtypes = [pointer] * 2 + [number] * 4 + [ctypes.c_int] * 2
+    loaded.unpack_nibbles.restype = None

@@ -1,4 +1,4 @@
-"""Linear layers for a CPU, by the libraries inside torch's build. Contracts: `kernels/linear.py`.
+"""Linear layers for a CPU: few rows in C, many by the libraries inside torch's build. Contracts: `kernels/linear.py`.
 
 Which way is taken for how many rows was measured on Zen 4 and Sapphire Rapids with two cores each.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import platform
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, reduce
 
 import torch
 import torch.nn.functional as F
@@ -16,23 +16,25 @@ from torch import Tensor
 from omni.kernels.activation import gelu_tanh
 from omni.kernels.dispatch import supports
 from omni.kernels.linear import linear_in_blocks
-from omni.kernels.plain.quantised import split_pairs
-from omni.kernels.quantised import QUANTISED, Int4, Int8, Packed, Weight, dequantise_rows, quantise_rows, row_blocks
+from omni.kernels.native import few
+from omni.kernels.quantised import Int4, Int8, Packed, Weight, dequantise_rows, quantise_rows
 
 FINE_ROWS = 16
 """Up to so many rows a product with eight bits takes activations as two bytes, at the cost of twice the rows, which are
 nearly free while the weights are being read; beyond, as one byte."""
+FEW_FLOATS = 16
+"""Up to so many rows float weights are read by threads of our own."""
 DIRECT_ROWS = 96
-"""Up to so many rows a product with four bits reads them as they are, which is bound by arithmetic from five rows on;
-beyond, they are unpacked for a product in the activations' dtype."""
+"""Up to so many rows a product with four bits reads them as they are; beyond, they are unpacked for a product in the
+activations' dtype."""
 UNPACKED = 1 << 21
 """Weights of four bits that are unpacked at once, to stay in a cache."""
-OUTPUTS = 64
-"""Rows of a weight that the product with four bits reads together; other numbers are filled up."""
 WIDE = 768
 """Inputs from which on oneDNN multiplies float32 faster than torch's BLAS; on Zen 4 by a fifth, one row by more."""
 SUMMED = 1024
 """Inputs that oneDNN sums in float32 at once; over more its sums lose more than twice as much."""
+MOST_BYTES = 1 << 16
+"""Inputs up to which sums of products of bytes fit into 32 bits."""
 SHORT = 128
 """Float32 rows up to this length are summed by oneDNN as well as by the BLAS that torch takes; longer ones lose accuracy."""
 
@@ -40,11 +42,18 @@ SHORT = 128
 def linear(x: Tensor, weight: Tensor | Int8 | Int4, bias: Tensor | None, gelu: bool) -> Tensor:
     if not isinstance(weight, Tensor):
         y = linear_in_blocks(x, weight, bias)
+    elif len(x) <= FEW_FLOATS and _are_few(x, weight, bias):
+        y = few.floats(x, weight, bias)
     elif gelu and _onednn_may(x, weight):
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "gelu", [], "tanh")
     else:
         y = F.linear(x, weight, bias)
     return gelu_tanh(y) if gelu else y
+
+
+def _are_few(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    grad = weight.requires_grad and torch.is_grad_enabled()
+    return not grad and weight.dtype in few.FLOATS and weight.is_contiguous() and few.knows("floats") and few.takes(x, bias)
 
 
 def _onednn_may(x: Tensor, weight: Tensor) -> bool:
@@ -65,7 +74,7 @@ def _knows_bfloat16() -> bool:
 
 def _packs(weight: Tensor | Int8 | Int4) -> bool:
     if isinstance(weight, Int4):
-        return _known_order()
+        return few.knows("nibbles")
     if isinstance(weight, Int8):  # without these instructions pairs of products are summed in 16 bits, which saturate
         return _has("avx512_vnni", "avx_vnni", "amx_int8")
     if weight.dtype == torch.float32:  # an Intel CPU's BLAS is as fast for one row, and errs less than half as much
@@ -86,21 +95,31 @@ class PackedFloat(Packed):
 
     Attributes:
         parts: of one weight `[O, C]`, SUMMED inputs in each where it is float32.
+        num_outputs: O.
+        dtype: of the weight.
+        in_blocks: whether the order is one that few rows are multiplied from.
     """
 
     parts: tuple[Tensor, ...]
+    num_outputs: int
+    dtype: torch.dtype
+    in_blocks: bool
 
     @classmethod
     def of(cls, weight: Tensor) -> PackedFloat:
         size = SUMMED if weight.dtype == torch.float32 else weight.shape[1]
-        parts = weight.detach().split(size, 1)
-        return cls(tuple(torch.ops.mkldnn._reorder_linear_weight(part.contiguous(), None) for part in parts))
+        parts = [part.contiguous() for part in weight.detach().split(size, 1)]
+        packed = tuple(torch.ops.mkldnn._reorder_linear_weight(part, None) for part in parts)
+        in_blocks = all(few.lies_in_blocks(order, part) for order, part in zip(packed, parts, strict=True))
+        return cls(packed, len(weight), weight.dtype, in_blocks)
 
     @property
     def nbytes(self) -> int:
         return sum(int(torch.ops.mkldnn._nbytes(part)) for part in self.parts)
 
     def linear(self, x: Tensor, bias: Tensor | None, *, gelu: bool) -> Tensor:
+        if len(x) <= FEW_FLOATS and self.in_blocks and few.takes(x, bias):
+            return self._few(x, bias, gelu=gelu)
         first, *more = self.parts
         xs = x.split(SUMMED, 1) if more else (x,)
         activation = ("gelu", "tanh") if gelu and not more else ("none", "")
@@ -108,6 +127,16 @@ class PackedFloat(Packed):
         for part, columns in zip(more, xs[1:], strict=True):
             y = torch.ops.mkldnn._linear_pointwise.binary(columns, y, part, None, "add")
         return gelu_tanh(y) if gelu and more else y
+
+    def _few(self, x: Tensor, bias: Tensor | None, *, gelu: bool) -> Tensor:
+        xs = x.split(SUMMED, 1) if len(self.parts) > 1 else (x,)
+        biases = (bias, *(None for _ in xs[1:]))
+        sums = (
+            few.floats_in_blocks(columns, part, self.dtype, self.num_outputs, added)
+            for columns, part, added in zip(xs, self.parts, biases, strict=True)
+        )
+        y = reduce(Tensor.add_, sums)
+        return gelu_tanh(y) if gelu else y
 
 
 @dataclass(frozen=True)
@@ -117,23 +146,32 @@ class PackedInt8(Packed):
     Attributes:
         scale: float32 `[O]`.
         zero: int32 `[O]`, all 0.
+        sums: int32 `[O]`, of each output's values.
+        in_blocks: whether the order is one that few rows are multiplied from.
     """
 
     weight: Tensor
     scale: Tensor
     zero: Tensor
+    sums: Tensor
+    in_blocks: bool
 
     @classmethod
     def of(cls, weight: Int8) -> PackedInt8:
         packed = torch.ops.onednn.qlinear_prepack(weight.values, None)
-        return cls(packed, weight.scale, torch.zeros(weight.num_outputs, dtype=torch.int32))
+        sums = weight.values.sum(1, dtype=torch.int32)
+        in_blocks = few.lies_in_blocks(packed, weight.values) and weight.values.shape[1] <= MOST_BYTES
+        return cls(packed, weight.scale, torch.zeros_like(sums), sums, in_blocks)
 
     @property
     def nbytes(self) -> int:
-        return int(torch.ops.mkldnn._nbytes(self.weight)) + self.scale.nbytes + self.zero.nbytes
+        return int(torch.ops.mkldnn._nbytes(self.weight)) + self.scale.nbytes + self.zero.nbytes + self.sums.nbytes
 
     def linear(self, x: Tensor, bias: Tensor | None, *, gelu: bool) -> Tensor:
         fine = len(x) <= FINE_ROWS
+        if fine and self.in_blocks and few.takes(x, bias):
+            y = few.bytes_in_blocks(x, self.weight, self.scale, self.sums, bias, fine=True)
+            return gelu_tanh(y) if gelu else y
         rows, steps = quantise_rows(x.contiguous(), fine=fine)
         kept = torch.bfloat16 if x.dtype == torch.bfloat16 and not fine else torch.float32
         # signed bytes would take oneDNN's reference code, a hundred times slower
@@ -145,79 +183,51 @@ class PackedInt8(Packed):
 
 @dataclass(frozen=True)
 class PackedInt4(Packed):
-    """An int4 weight in the order of torch's own kernel.
+    """An int4 weight in an order of our own.
 
     Attributes:
-        blocks: uint8 `[O', C / 2]`, O filled up to whole OUTPUTS.
-        steps: bfloat16 `[G, O', 2]`, scale and zero.
-        num_outputs: O.
+        blocks: uint8, see `few.pack_nibbles`.
+        group: inputs that share a scale and a zero.
+        num_outputs, num_inputs: O and C; inputs are filled up to whole groups.
     """
 
     blocks: Tensor
-    steps: Tensor
+    group: int
     num_outputs: int
+    num_inputs: int
 
     @classmethod
     def of(cls, weight: Int4) -> PackedInt4:
-        fill = -weight.num_outputs % OUTPUTS
-        parts = weight.pairs, weight.scale, weight.zero
-        pairs, scale, zero = (F.pad(part, (0, 0, 0, fill)) for part in parts) if fill else parts
-        packed = torch.empty_like(pairs)
-        tiles, of_tiles = pairs.unflatten(0, (-1, OUTPUTS)), packed.unflatten(0, (-1, OUTPUTS))
-        for some in row_blocks(len(tiles), 2 * tiles[0].numel(), QUANTISED):
-            values = split_pairs(tiles[some].flatten(0, 1)).int()
-            of_tiles[some] = torch.ops.aten._convert_weight_to_int4pack_for_cpu(values, 2).unflatten(0, (-1, OUTPUTS))
-        return cls(packed, torch.stack((scale, zero), 2).transpose(0, 1).contiguous(), weight.num_outputs)
+        return cls(*few.pack_nibbles(weight), weight.num_outputs, 2 * weight.pairs.shape[1])
 
     @property
     def nbytes(self) -> int:
-        return self.blocks.nbytes + self.steps.nbytes
+        return self.blocks.nbytes
 
     def linear(self, x: Tensor, bias: Tensor | None, *, gelu: bool) -> Tensor:
-        x = F.pad(x, (0, 2 * self.blocks.shape[1] - x.shape[1]))
-        y = self._direct(x) if len(x) <= DIRECT_ROWS else self._unpacked(x)
-        if bias is not None:
-            y += bias
+        if len(x) <= DIRECT_ROWS and few.takes(x, bias):
+            y = few.nibbles(x, self.blocks, self.num_outputs, self.group, bias)
+        else:
+            y = self._unpacked(x)
+            if bias is not None:
+                y += bias
         return gelu_tanh(y) if gelu else y
 
-    def _direct(self, x: Tensor) -> Tensor:
-        group = x.shape[1] // len(self.steps)
-        # the kernel for float32 is eighty times slower
-        y = torch.ops.aten._weight_int4pack_mm_for_cpu(x.bfloat16(), self.blocks, group, self.steps)
-        return y[:, : self.num_outputs].to(x.dtype)
-
     def _unpacked(self, x: Tensor) -> Tensor:
-        C, num_blocks = x.shape[1], len(self.blocks) // OUTPUTS
-        step = min(num_blocks, max(4, UNPACKED // (OUTPUTS * C)))
-        shape = (step, C, OUTPUTS)
+        C, num_blocks = self.num_inputs, len(self.blocks)
+        x = F.pad(x, (0, C - x.shape[1]))
+        kept = x.dtype if x.dtype in few.FLOATS else torch.float32
+        step = min(num_blocks, max(4, UNPACKED // (few.BLOCK * C)))
         # memory is taken once, as fresh pages cost more than the arithmetic
-        values, wide = torch.empty(shape, dtype=torch.uint8), torch.empty(shape)
-        narrow, weight = torch.empty(shape, dtype=x.dtype), torch.empty(C, step, OUTPUTS, dtype=x.dtype)
-        out = x.new_empty(len(x), num_blocks, OUTPUTS)
+        weight = torch.empty(C * step * few.BLOCK, dtype=kept)
+        out = x.new_empty(len(x), num_blocks, few.BLOCK)
         for first in range(0, num_blocks, step):
-            part = slice(first, min(first + step, num_blocks))
-            count, rows = part.stop - first, slice(first * OUTPUTS, part.stop * OUTPUTS)
-            steps = self.steps[:, rows].unflatten(1, (-1, 1, OUTPUTS)).movedim(-1, 0).transpose(1, 2)
-            scale, zero = steps.float().contiguous()  # [O / 64, G, 1, 64]
-            grouped = wide[:count].copy_(_order(self.blocks[rows], values[:count])).unflatten(1, (len(self.steps), -1))
-            torch.addcmul(zero - 8 * scale, grouped, scale, out=grouped)  # [O / 64, G, group, 64]
-            weight[:, :count].copy_(narrow[:count].copy_(wide[:count]).transpose(0, 1))
-            out[:, part] = (x @ weight[:, :count].flatten(1)).unflatten(1, (count, OUTPUTS))
+            rows = slice(first, min(first + step, num_blocks))
+            count = rows.stop - first
+            part = weight[: C * count * few.BLOCK].view(C, count, few.BLOCK)
+            few.unpack_nibbles(self.blocks, self.group, rows, part)
+            out[:, rows] = (x @ part.flatten(1).to(x.dtype)).unflatten(1, (count, few.BLOCK))
         return out.flatten(1)[:, : self.num_outputs]
-
-
-def _order(packed: Tensor, out: Tensor) -> Tensor:
-    """Values `[O / 64, C, 64]`, written into out, of packed rows `[O, C / 2]`: of 64 outputs byte i holds i and 32 + i."""
-    pairs = packed.view(-1, 2 * packed.shape[1], OUTPUTS // 2)
-    return torch.cat((pairs & 15, pairs >> 4), 2, out=out)
-
-
-@cache
-def _known_order() -> bool:
-    """Whether torch's kernel packs as `_order` unpacks; how it does depends on the CPU."""
-    values = (torch.arange(2 * OUTPUTS * 32, dtype=torch.int32) * 7 // 3 % 16).view(-1, 32)  # no two rows alike
-    packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(values, 2)
-    return torch.equal(_order(packed, packed.new_empty(2, 32, OUTPUTS)).transpose(1, 2).flatten(0, 1).int(), values)
 
 
 @cache

@@ -1,7 +1,6 @@
 // Rows of activations to bytes, and the sums of their products back. Rows are float32 or bfloat16, contiguous.
 
 #include <float.h>
-#include <stdint.h>
 
 #include "vector.h"
 
@@ -60,10 +59,7 @@ typedef struct {
   int half, fine;
 } Quantise;
 
-INLINE void quantise_row(const Quantise *job, long n, int half) {
-  const long C = job->C;
-  const void *x = (const char *)job->x + n * C * (half ? 2 : 4);
-  uint8_t *coarse = job->out + n * C, *rest = job->out + (job->N + n) * C;
+INLINE float row_to_bytes(const void *x, int half, long C, uint8_t *coarse, uint8_t *rest) {
   vec top = all(0);
   mask finite = all(0) == all(0);
   for (long i = 0; i < C; i += LANES) {
@@ -77,25 +73,32 @@ INLINE void quantise_row(const Quantise *job, long n, int half) {
     most = top[i] > most ? top[i] : most;
     sound &= finite[i] != 0;
   }
-  const float step = most / 127 > FLT_MIN ? most / 127 : FLT_MIN;
-  job->steps[n] = sound ? step : NAN;
-  const float inverse = 1 / step;
+  const float step = most / 127 > FLT_MIN ? most / 127 : FLT_MIN, inverse = 1 / step;
   for (long i = 0; i < C; i += LANES) {
     vec v = fetch(x, half, i, C - i) * inverse;
     v = pick(absolute(v) <= all(128), v, all(0));  // larger, or no number, where the row is not finite
-    if (job->fine) {
+    if (rest) {
       const vec near = whole(v);
       put_bytes(rest, i, C - i, (v - near) * 254);
       v = near;
     }
     put_bytes(coarse, i, C - i, v);
   }
+  return sound ? step : NAN;
+}
+
+float quantise_row(const void *x, int half, long C, uint8_t *coarse, uint8_t *rest) {
+  return half ? row_to_bytes(x, 1, C, coarse, rest) : row_to_bytes(x, 0, C, coarse, rest);
 }
 
 static void quantise_work(void *data) {
   Quantise *job = data;
+  const long C = job->C;
   for (long first; (first = STRIP * take(&job->next)) < job->N;)
-    for (long n = first; n < smaller(first + STRIP, job->N); n++) job->half ? quantise_row(job, n, 1) : quantise_row(job, n, 0);
+    for (long n = first; n < smaller(first + STRIP, job->N); n++) {
+      uint8_t *rest = job->fine ? job->out + (job->N + n) * C : NULL;
+      job->steps[n] = quantise_row((const char *)job->x + n * C * (job->half ? 2 : 4), job->half, C, job->out + n * C, rest);
+    }
 }
 
 // x [N, C]; out [N, C], or with fine [2 N, C]; steps [N].

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <math.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -19,17 +20,14 @@ enum { LANES = 4 };
 #endif
 typedef float vec __attribute__((vector_size(4 * LANES)));
 typedef int mask __attribute__((vector_size(4 * LANES)));
+#define HIDDEN __attribute__((visibility("hidden")))
 #define INLINE static inline __attribute__((always_inline))
 
-// Left open: they resolve to the OpenMP library that torch has loaded, so that both share one pool of threads.
-extern void GOMP_parallel(void (*work)(void *), void *job, unsigned num_threads, unsigned flags);
+// In pool.c: runs work(job) here and on up to num_threads - 1 others, which share it by `take`.
+HIDDEN void run(void (*work)(void *), void *job, int num_threads);
 
-static void run(void (*work)(void *), void *job, int num_threads) {
-  if (num_threads > 1)
-    GOMP_parallel(work, job, (unsigned)num_threads, 0);
-  else
-    work(job);
-}
+// In quantised.c: x [C] to bytes around 128, and with rest to 254ths of what is left; their step, NaN where x is not finite.
+HIDDEN float quantise_row(const void *x, int half, long C, uint8_t *coarse, uint8_t *rest);
 
 INLINE long take(long *next) { return __atomic_fetch_add(next, 1, __ATOMIC_RELAXED); }
 INLINE long smaller(long a, long b) { return a < b ? a : b; }

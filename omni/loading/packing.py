@@ -189,7 +189,7 @@ def _dots(name: str) -> Iterator[int]:
 
 
 def _bytes_int8(outputs: int, inputs: int) -> int:
-    return outputs * (inputs + 12)  # values, a scale, and on a CPU a zero and a sum
+    return outputs * (inputs + 16)  # values, a scale, and on a CPU a zero and two sums
 
 
 def _bytes_int4(outputs: int, inputs: int) -> int:

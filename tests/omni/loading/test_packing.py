@@ -396,7 +396,7 @@ def test_sizes_of_the_7b_by_hand(tmp_path: Path) -> None:
     h, f, heads, vocab = 3584, 18944, 28 + 4 + 4, 152064
     layer = h * heads * 128 + 28 * 128 * h + 3 * h * f
     outputs = heads * 128 + h + 2 * f + h
-    assert whole["thinker"] - half["thinker"] == 28 * (layer - 12 * outputs) + vocab * h - 12 * vocab
+    assert whole["thinker"] - half["thinker"] == 28 * (layer - 16 * outputs) + vocab * h - 16 * vocab
     assert whole["token2wav"] == half["token2wav"]
 
 
