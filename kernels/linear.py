@@ -32,7 +32,7 @@ def pack(weight: Tensor | Int8 | Int4) -> Weight:
 
 
 def gains(dtype: torch.dtype, device: torch.device, inputs: int) -> bool:
-    """Whether `pack` does something to plain weights of that dtype and so many inputs there."""
+    """Whether plain weights of that dtype and so many inputs are multiplied faster there once they are packed."""
     return twin(plain.pack, torch.empty(0, inputs, dtype=dtype, device=device)) is not plain.pack
 
 

@@ -17,6 +17,18 @@ def gelu_tanh(x: Tensor) -> Tensor:
     return torch.sigmoid(u * x) * x
 
 
+@supports(build.takes_floats)
+def silu_mul(gate_up: Tensor) -> Tensor:
+    """In C."""
+    compiled, I = build.library(), gate_up.shape[-1] // 2
+    assert compiled is not None
+    y = gate_up.new_empty(*gate_up.shape[:-1], I)
+    compiled.step_gate(
+        gate_up.data_ptr(), y.data_ptr(), y.numel() // I, I, gate_up.dtype == torch.bfloat16, torch.get_num_threads()
+    )
+    return y
+
+
 @supports(build.takes)
 def up_snake_down(x: Tensor, alpha: Tensor, beta: Tensor, taps: Tensor) -> Tensor:
     """In C."""

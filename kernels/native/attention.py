@@ -1,4 +1,5 @@
-"""Attention for a CPU, by torch's own: neighbours of one length at once, windows of keys, and blocks read in place.
+"""Attention for a CPU, by torch's own: neighbours of one length at once, windows of keys, and blocks read in place; one row
+a sequence in C.
 
 Contracts: `kernels/attention.py`.
 """
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from omni.kernels.block_table import BlockTable
+from omni.kernels.native import build
 from omni.kernels.segments import BlockMask, Segments
 
 
@@ -75,6 +77,8 @@ def _seen(B: int, T: int, num_blocks: int, block: BlockMask, device: torch.devic
 
 
 def attend_paged(q: Tensor, k_cache: Tensor, v_cache: Tensor, table: BlockTable) -> Tensor:
+    if _is_decode(q, k_cache, v_cache, table):
+        return _decode(q, k_cache, v_cache, table)
     N, H, D = q.shape
     P, K = k_cache.shape[1:3]
     out = torch.empty_like(q)
@@ -99,4 +103,25 @@ def attend_paged(q: Tensor, k_cache: Tensor, v_cache: Tensor, table: BlockTable)
         out[start : start + q_len] = y
         start += q_len
     assert start == N
+    return out
+
+
+def _is_decode(q: Tensor, k_cache: Tensor, v_cache: Tensor, table: BlockTable) -> bool:
+    """One row a sequence, in a form that is known in C."""
+    if len(q) != len(table.kv_lens) or not build.takes_floats(q, k_cache, v_cache):
+        return False
+    compiled = build.library()
+    return compiled is not None and bool(compiled.step_takes(q.shape[2])) and table.blocks.stride(1) == 1
+
+
+def _decode(q: Tensor, k_cache: Tensor, v_cache: Tensor, table: BlockTable) -> Tensor:
+    compiled, (B, H, D), (P, K) = build.library(), q.shape, k_cache.shape[1:3]
+    assert compiled is not None
+    assert H % K == 0 and k_cache.shape == v_cache.shape and k_cache.shape[3] == D
+    assert table.blocks.dtype == table.kv_len.dtype == torch.int32 and len(table.blocks) == B
+    out = torch.empty_like(q)
+    pointers = (each.data_ptr() for each in (q, k_cache, v_cache, out, table.blocks, table.kv_len))
+    compiled.step_attend(
+        *pointers, B, table.blocks.stride(0), P, H, K, D, q.dtype == torch.bfloat16, torch.get_num_threads()
+    )
     return out

@@ -42,6 +42,14 @@ def takes(*tensors: Tensor | None, dtypes: Collection[torch.dtype] = (torch.floa
     return library() is not None
 
 
+FLOATS = (torch.float32, torch.bfloat16)
+
+
+def takes_floats(*tensors: Tensor | None) -> bool:
+    """`takes`, of floats that are all of one dtype."""
+    return takes(*tensors, dtypes=FLOATS) and len({x.dtype for x in tensors if x is not None}) == 1
+
+
 def library() -> ctypes.CDLL | None:
     """The C twins; None where they could not be built or loaded."""
     return _loaded()[0]
@@ -145,6 +153,15 @@ def _declare(loaded: ctypes.CDLL) -> None:
     loaded.quantise_rows.restype = None
     loaded.dequantise_rows.argtypes = [pointer] * 4 + [number] * 2 + [ctypes.c_int] * 4
     loaded.dequantise_rows.restype = None
+    loaded.step_norm.argtypes = [pointer] * 5 + [ctypes.c_float] + [number] * 2 + [ctypes.c_int] * 2
+    loaded.step_norm.restype = None
+    loaded.step_gate.argtypes = [pointer] * 2 + [number] * 2 + [ctypes.c_int] * 2
+    loaded.step_gate.restype = None
+    loaded.step_rotate.argtypes = [pointer] * 9 + [number] * 7 + [ctypes.c_int] * 3
+    loaded.step_rotate.restype = None
+    loaded.step_attend.argtypes = [pointer] * 6 + [number] * 6 + [ctypes.c_int] * 2
+    loaded.step_attend.restype = None
+    loaded.step_takes.argtypes = [number]
     loaded.few_knows.argtypes = [ctypes.c_int]
     loaded.few_floats.argtypes = [pointer] * 4 + [number] * 4 + [ctypes.c_int] * 4
     loaded.few_bytes.argtypes = [pointer] * 6 + [number] * 4 + [ctypes.c_int] * 3

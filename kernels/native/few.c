@@ -5,9 +5,6 @@
 
 #include "vector.h"
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
 #if defined(__ARM_FEATURE_DOTPROD)
 #include <arm_neon.h>
 #endif
@@ -15,39 +12,11 @@
 enum { BLOCK = 64, VECS = BLOCK / LANES, TOGETHER = LANES > 8 ? 3 : 1, ROWS_READ = 8, GROUP = 32, SERIAL = 1 << 18 };
 // BLOCK outputs lie together; TOGETHER rows of x are multiplied while a weight is in registers; ROWS_READ rows of a plain
 // weight are read at once; products over SERIAL bytes are worth a second thread.
-typedef uint32_t words __attribute__((vector_size(4 * LANES)));
-typedef uint16_t halves __attribute__((vector_size(2 * LANES)));
-typedef uint8_t bytes __attribute__((vector_size(4 * LANES)));
 
 INLINE words load_words(const void *p) {
   words v;
   memcpy(&v, p, sizeof v);
   return v;
-}
-
-INLINE vec widen(const uint16_t *p) {
-  halves h;
-  memcpy(&h, p, sizeof h);
-  return (vec)(__builtin_convertvector(h, words) << 16);
-}
-
-INLINE float sum(vec v) {
-  float s = 0;
-  for (int i = 0; i < LANES; i++) s += v[i];
-  return s;
-}
-
-INLINE float from_half(uint16_t h) {
-  const uint32_t u = (uint32_t)h << 16;
-  float f;
-  memcpy(&f, &u, sizeof f);
-  return f;
-}
-
-INLINE uint16_t to_half(float f) {
-  uint32_t u;
-  memcpy(&u, &f, sizeof u);
-  return f == f ? (uint16_t)((u + 0x7fff + ((u >> 16) & 1)) >> 16) : 0x7fc0;
 }
 
 typedef struct {
@@ -251,7 +220,7 @@ INLINE void nibble_rows(const Few *job, long o, long n, int rows) {
       }
     }
     _Pragma("GCC unroll 16") for (int i = 0; i < VECS; i++) {
-      const vec scale = widen((const uint16_t *)line + LANES * i), zero = widen((const uint16_t *)line + BLOCK + LANES * i);
+      const vec scale = load_half((const uint16_t *)line + LANES * i), zero = load_half((const uint16_t *)line + BLOCK + LANES * i);
       for (int m = 0; m < rows; m++) {
         const float sum = job->group_sums[(n + m) * G + g];
         const vec values = __builtin_convertvector(dots[m][0][i], vec) - 8 * sum;
@@ -481,16 +450,14 @@ static void unpack_work(void *data) {
     const uint8_t *line = job->blocks + ((job->first + b) * G + g) * size;
     const uint16_t *steps = (const uint16_t *)(line + job->group / 2 * BLOCK);
     for (int i = 0; i < VECS; i++) {
-      const vec scale = widen(steps + LANES * i), zero = widen(steps + BLOCK + LANES * i);
+      const vec scale = load_half(steps + LANES * i), zero = load_half(steps + BLOCK + LANES * i);
       for (long c = 0; c < job->group; c++) {
         const long in = c % GROUP, at = c / GROUP * 4 + in % 16 / 4;
         const words u = load_words(line + at * 4 * BLOCK + 4 * LANES * i) >> (uint32_t)(8 * (in % 4) + 4 * (in / 16)) & 15;
         const vec v = (__builtin_convertvector((mask)u, vec) - 8) * scale + zero;
         const long to = (g * job->group + c) * columns + b * BLOCK + LANES * i;
         if (job->half) {
-          const words bits = (words)v;
-          const halves h = __builtin_convertvector((bits + 0x7fff + ((bits >> 16) & 1)) >> 16, halves);
-          memcpy((uint16_t *)job->out + to, &h, sizeof h);
+          store_half((uint16_t *)job->out + to, v);
         } else {
           store((float *)job->out + to, v);
         }

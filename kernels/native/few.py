@@ -14,7 +14,6 @@ from omni.kernels.quantised import GROUP, Int4
 
 BLOCK = 64
 """Outputs that lie together; other numbers are filled up."""
-FLOATS = (torch.float32, torch.bfloat16)
 
 
 @cache
@@ -28,7 +27,7 @@ def knows(kind: str) -> bool:
 
 def takes(x: Tensor, bias: Tensor | None) -> bool:
     """Whether these can be multiplied here: rows `[N, C]`, columns side by side."""
-    if x.dtype not in FLOATS or x.stride(1) != 1 or (x.requires_grad and torch.is_grad_enabled()):
+    if x.dtype not in build.FLOATS or x.stride(1) != 1 or (x.requires_grad and torch.is_grad_enabled()):
         return False
     return bias is None or (bias.dtype == x.dtype and bias.is_contiguous())
 

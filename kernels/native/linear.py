@@ -16,7 +16,7 @@ from torch import Tensor
 from omni.kernels.activation import gelu_tanh
 from omni.kernels.dispatch import supports
 from omni.kernels.linear import linear_in_blocks
-from omni.kernels.native import few
+from omni.kernels.native import build, few
 from omni.kernels.quantised import Int4, Int8, Packed, Weight, dequantise_rows, quantise_rows
 
 FINE_ROWS = 16
@@ -53,7 +53,9 @@ def linear(x: Tensor, weight: Tensor | Int8 | Int4, bias: Tensor | None, gelu: b
 
 def _are_few(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     grad = weight.requires_grad and torch.is_grad_enabled()
-    return not grad and weight.dtype in few.FLOATS and weight.is_contiguous() and few.knows("floats") and few.takes(x, bias)
+    return (
+        not grad and weight.dtype in build.FLOATS and weight.is_contiguous() and few.knows("floats") and few.takes(x, bias)
+    )
 
 
 def _onednn_may(x: Tensor, weight: Tensor) -> bool:
@@ -77,6 +79,11 @@ def _packs(weight: Tensor | Int8 | Int4) -> bool:
         return few.knows("nibbles")
     if isinstance(weight, Int8):  # without these instructions pairs of products are summed in 16 bits, which saturate
         return _has("avx512_vnni", "avx_vnni", "amx_int8")
+    return _reorders(weight) or (weight.dtype in build.FLOATS and few.knows("floats"))
+
+
+def _reorders(weight: Tensor) -> bool:
+    """Whether oneDNN's order gains for float weights."""
     if weight.dtype == torch.float32:  # an Intel CPU's BLAS is as fast for one row, and errs less than half as much
         return weight.shape[1] >= WIDE and _has("avx512_f") and _has("sse4a")
     return weight.dtype == torch.bfloat16 and _has("avx512_bf16", "amx_bf16")
@@ -84,8 +91,8 @@ def _packs(weight: Tensor | Int8 | Int4) -> bool:
 
 @supports(_packs)
 def pack(weight: Tensor | Int8 | Int4) -> Weight:
-    if isinstance(weight, Tensor):
-        return PackedFloat.of(weight)
+    if isinstance(weight, Tensor):  # few rows are multiplied from it as it is
+        return PackedFloat.of(weight) if _reorders(weight) else weight.detach().contiguous()
     return PackedInt8.of(weight) if isinstance(weight, Int8) else PackedInt4.of(weight)
 
 
@@ -216,7 +223,7 @@ class PackedInt4(Packed):
     def _unpacked(self, x: Tensor) -> Tensor:
         C, num_blocks = self.num_inputs, len(self.blocks)
         x = F.pad(x, (0, C - x.shape[1]))
-        kept = x.dtype if x.dtype in few.FLOATS else torch.float32
+        kept = x.dtype if x.dtype in build.FLOATS else torch.float32
         step = min(num_blocks, max(4, UNPACKED // (few.BLOCK * C)))
         # memory is taken once, as fresh pages cost more than the arithmetic
         weight = torch.empty(C * step * few.BLOCK, dtype=kept)

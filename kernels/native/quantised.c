@@ -5,11 +5,8 @@
 #include "vector.h"
 
 enum { FEW = 1 << 15, STRIP = 8 };  // values that are not worth a second thread; rows that one takes at once
-typedef uint32_t words __attribute__((vector_size(4 * LANES)));
-typedef uint16_t halves __attribute__((vector_size(2 * LANES)));
 typedef uint8_t bytes __attribute__((vector_size(LANES)));
 
-INLINE vec pick(mask m, vec yes, vec no) { return (vec)(((mask)yes & m) | ((mask)no & ~m)); }
 INLINE vec absolute(vec x) { return (vec)((mask)x & 0x7fffffff); }
 // To whole numbers, the even one of two; |x| < 2^22.
 INLINE vec whole(vec x) { return (x + all(12582912.f)) - all(12582912.f); }
@@ -40,9 +37,7 @@ INLINE void put(void *row, int half, long i, long num, vec v) {
     COPY((float *)row + i, (const float *)&v, num);
     return;
   }
-  const words u = (words)v, number = (words)(v == v);
-  const words rounded = (u + 0x7fff + ((u >> 16) & 1)) >> 16;
-  const halves h = __builtin_convertvector((rounded & number) | (~number & 0x7fc0), halves);
+  const halves h = narrow(v);
   COPY((uint16_t *)row + i, (const uint16_t *)&h, num);
 }
 
@@ -105,20 +100,6 @@ static void quantise_work(void *data) {
 void quantise_rows(const void *x, uint8_t *out, float *steps, long N, long C, int half, int fine, int num_threads) {
   Quantise job = {x, out, steps, N, C, 0, half, fine};
   run(quantise_work, &job, N * C < FEW ? 1 : num_threads);
-}
-
-// Relative error 2e-7; the polynomial is Cephes'.
-INLINE vec exponential(vec x) {
-  x = pick(x < all(-87), all(-87), x);
-  x = pick(x > all(88), all(88), x);
-  const vec shifted = x * 1.44269504f + all(12582912.f), n = shifted - all(12582912.f);
-  const vec r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-  vec p = r * 1.98756915e-4f + 1.39819995e-3f;
-  p = p * r + 8.33345191e-3f;
-  p = p * r + 4.16657959e-2f;
-  p = p * r + 1.66666655e-1f;
-  p = p * r + 5.00000012e-1f;
-  return (p * r * r + r + 1) * (vec)(((mask)shifted - (0x4B400000 - 127)) << 23);
 }
 
 // By tanh, which is 2 sigmoid(2 u) - 1.

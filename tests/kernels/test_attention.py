@@ -124,3 +124,20 @@ def test_attend_paged(lie: str, schedule: list[tuple[int, ...]], heads: tuple[in
     assert tuple(past) == lens
     for parts, (q, k, v), n in zip(outs, whole, lens, strict=True):
         check(torch.cat(parts), q, k, v, mask((n,), causal=True))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("heads", [(16, 2, 128), (9, 1, 64), (3, 3, 256), (2, 1, 272)])
+@pytest.mark.parametrize("lens", [(1,), (32,), (33,), (150, 5)])
+def test_a_row_over_many_blocks(lens: tuple[int, ...], heads: tuple[int, int, int], dtype: torch.dtype) -> None:
+    """The last row of each sequence, with more query heads, keys and components than are taken at once."""
+    P, (H, K, D) = 64, heads
+    whole = [draw(n, H, K, D, dtype) for n in lens]
+    blocks = [[5, 1, 3], [2]][: len(lens)]
+    k_cache, v_cache = (torch.full((6, P, K, D), torch.nan, dtype=dtype) for _ in "kv")
+    filled = BlockTable.of(lens, [0] * len(lens), blocks, P, torch.device("cpu"))
+    write_rows(torch.cat([k for _, k, _ in whole]), torch.cat([v for _, _, v in whole]), k_cache, v_cache, filled.slots)
+    table = BlockTable.of([1] * len(lens), [n - 1 for n in lens], blocks, P, torch.device("cpu"))
+    got = attend_paged(torch.cat([q[-1:] for q, _, _ in whole]), k_cache, v_cache, table)
+    for row, (q, k, v), n in zip(got, whole, lens, strict=True):
+        check(row[None], q[-1:], k, v, torch.ones(1, n, dtype=torch.bool))

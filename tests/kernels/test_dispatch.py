@@ -14,6 +14,7 @@ from omni.kernels.dispatch import _named_as, dispatch, twin
 from omni.kernels.fused import activation, attention, norm, rotary
 from omni.kernels.fused import linear as fused_linear
 from omni.kernels.native import attention as native_attention
+from omni.kernels.native import norm as native_norm
 from omni.kernels.native import rotary as native_rotary
 from omni.kernels.plain import attention as plain_attention
 from omni.kernels.plain import norm as plain
@@ -45,7 +46,9 @@ def test_a_gpu_takes_triton_without_float64_and_gradients() -> None:
 
 def test_a_cpu_takes_what_supports_it() -> None:
     x, angles = torch.randn(3, 2, 8), torch.randn(3, 4)
-    assert twin(plain.rms_norm, x, x[0, 0], 1e-6) is plain.rms_norm  # has no twin
+    assert twin(plain.layer_norm, x, None, None, 1e-6) is plain.layer_norm  # has no twin
+    assert twin(plain.rms_norm, x, x[0, 0], 1e-6) is native_norm.rms_norm
+    assert twin(plain.rms_norm, x, x[0, 0].double(), 1e-6) is plain.rms_norm
     assert twin(plain_rotary.rotate, x, angles, angles, True) is native_rotary.rotate
     assert twin(plain_rotary.rotate, x, angles, angles, False) is plain_rotary.rotate
     assert twin(plain_rotary.rotate, x.bfloat16(), angles.bfloat16(), angles.bfloat16(), True) is plain_rotary.rotate

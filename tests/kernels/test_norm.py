@@ -9,6 +9,7 @@ from omni.kernels import add_rms_norm, layer_norm, rms_norm
 from tests.kernels.near import assert_near
 
 EPS = 1e-6
+pytestmark = pytest.mark.usefixtures("way")
 both = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 shapes = pytest.mark.parametrize("shape", [(1, 7), (5, 33), (2, 3, 48), (4, 2)])
 

@@ -89,13 +89,21 @@ def test_scores_depend_on_distance_alone() -> None:
     torch.testing.assert_close(score(3, 9), score(103, 109), rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_rotate_write(dtype: torch.dtype) -> None:
-    q, k, v = torch.randn(5, 8, 6).to(dtype).split((4, 2, 2), 1)
-    cos, sin = rotary_table(torch.randint(0, 999, (1, 5)), frequencies(6), torch.zeros(3, dtype=torch.long), dtype)
+@pytest.mark.parametrize("D", [6, 32, 76])
+@pytest.mark.parametrize(
+    ("dtype", "table_dtype"),
+    [(torch.float32, torch.float32), (torch.bfloat16, torch.float32), (torch.bfloat16, torch.bfloat16)],
+)
+def test_rotate_write(dtype: torch.dtype, table_dtype: torch.dtype, D: int) -> None:
+    q, k, v = torch.randn(5, 8, D).to(dtype).split((4, 2, 2), 1)
+    axes = torch.zeros(D // 2, dtype=torch.long)
+    cos, sin = rotary_table(torch.randint(0, 999, (1, 5)), frequencies(D), axes, table_dtype)
     table = BlockTable.of([3, 2], [1, 0], [[2, 4], [0]], 3, torch.device("cpu"))
-    got, want = (torch.full((2, 5, 3, 2, 6), 7, dtype=dtype) for _ in "gw")
-    turned = rotate_write(q, k, v, cos, sin, got[0], got[1], table)
-    write_rows(rotate(k, cos, sin), v, want[0], want[1], table.slots)
-    assert torch.equal(turned, rotate(q, cos, sin))
-    assert torch.equal(got, want)
+    got, want = (torch.full((2, 5, 3, 2, D), 7, dtype=dtype) for _ in "gw")
+    rows = rotate_write(q, k, v, cos, sin, got[0], got[1], table)
+    write_rows(turned(k, cos, sin, False), v, want[0], want[1], table.slots)
+    assert_near(rows, turned(q, cos, sin, False), own(q, cos, sin, False))
+    written = got[0].view(-1, 2, D)[table.slots]
+    assert_near(written, turned(k, cos, sin, False), own(k, cos, sin, False))
+    got[0].view(-1, 2, D)[table.slots] = want[0].view(-1, 2, D)[table.slots]
+    assert torch.equal(got, want)  # values, and nothing beside them
