@@ -162,6 +162,8 @@ def _declare(loaded: ctypes.CDLL) -> None:
     loaded.step_attend.argtypes = [pointer] * 6 + [number] * 6 + [ctypes.c_int] * 2
     loaded.step_attend.restype = None
     loaded.step_takes.argtypes = [number]
+    loaded.read_memory.argtypes = [pointer, number] + [ctypes.c_int] * 2
+    loaded.read_memory.restype = ctypes.c_uint32
     loaded.few_knows.argtypes = [ctypes.c_int]
     loaded.few_floats.argtypes = [pointer] * 4 + [number] * 4 + [ctypes.c_int] * 4
     loaded.few_bytes.argtypes = [pointer] * 6 + [number] * 4 + [ctypes.c_int] * 3
