@@ -39,6 +39,8 @@ from omni.talker.voices import pick
 
 P = ParamSpec("P")
 T = TypeVar("T")
+SMALL = 1 << 20
+"""Weights of a matrix below which its products are over before another thread has woken."""
 READERS = 32
 """Threads on which media are read at once."""
 SENTENCE = "One, two, three, four, five, six, seven, eight, nine, ten."
@@ -75,7 +77,9 @@ class Runtime:
             self.speak = SpeakStage(model.talker, model.token2wav, words, cache_tokens=cache_tokens, graphs=graphs)
         spoken = (self.speak,) if self.speak else ()
         self.think = ThinkStage(model.thinker, spoken, cache_tokens=cache_tokens, graphs=graphs)
-        self.engine = Engine((self.think, *spoken), pace=self.speak.pace if self.speak else READING)
+        pace, config = self.speak.pace if self.speak else READING, model.thinker.decoder.config
+        is_small = config.hidden_size * config.intermediate_size < SMALL
+        self.engine = Engine((self.think, *spoken), pace=pace, alone=is_small)
         self._readers = ThreadPoolExecutor(READERS, "reading")
         self._prepared: dict[str, Any] = {}  # what the vocoder makes of a voice is its own
         self._decoder = StreamDecoder(self.reader.tokenizer)

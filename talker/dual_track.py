@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from omni.kernels.linear import Linear
 from omni.kernels.sampling import Sampler, Sampling
 from omni.talker.config import TalkerConfig
 from omni.talker.voice import Frame, TalkerState
@@ -52,10 +53,10 @@ class DualTrack(nn.Module):
     def __init__(self, config: TalkerConfig, decoder: nn.Module, num_codes: int) -> None:
         super().__init__()
         self.config, self.num_codes = config, num_codes
-        self.thinker_to_talker_proj = nn.Linear(config.embedding_size, config.hidden_size)
+        self.thinker_to_talker_proj = Linear(config.embedding_size, config.hidden_size)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.embedding_size)
         self.decoder = decoder
-        self.codec_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.codec_head = Linear(config.hidden_size, config.vocab_size, bias=False)
 
     @property
     def _weight(self) -> Tensor:

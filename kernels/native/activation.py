@@ -7,6 +7,7 @@ from torch import Tensor
 
 from omni.kernels.dispatch import supports
 from omni.kernels.native import build
+from omni.kernels.threads import num_threads
 
 
 @supports(lambda x: x.dtype == torch.float32)
@@ -23,9 +24,7 @@ def silu_mul(gate_up: Tensor) -> Tensor:
     compiled, I = build.library(), gate_up.shape[-1] // 2
     assert compiled is not None
     y = gate_up.new_empty(*gate_up.shape[:-1], I)
-    compiled.step_gate(
-        gate_up.data_ptr(), y.data_ptr(), y.numel() // I, I, gate_up.dtype == torch.bfloat16, torch.get_num_threads()
-    )
+    compiled.step_gate(gate_up.data_ptr(), y.data_ptr(), y.numel() // I, I, gate_up.dtype == torch.bfloat16, num_threads())
     return y
 
 
@@ -37,5 +36,5 @@ def up_snake_down(x: Tensor, alpha: Tensor, beta: Tensor, taps: Tensor) -> Tenso
     assert (alpha.shape, beta.shape, taps.shape) == ((C,), (C,), (12,))
     y = torch.empty_like(x)
     pointers = (each.data_ptr() for each in (x, alpha, beta, taps, y))
-    compiled.up_snake_down(*pointers, B, C, T, torch.get_num_threads())
+    compiled.up_snake_down(*pointers, B, C, T, num_threads())
     return y

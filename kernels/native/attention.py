@@ -15,6 +15,7 @@ from torch import Tensor
 from omni.kernels.block_table import BlockTable
 from omni.kernels.native import build
 from omni.kernels.segments import BlockMask, Segments
+from omni.kernels.threads import num_threads
 
 
 def attend(
@@ -121,7 +122,5 @@ def _decode(q: Tensor, k_cache: Tensor, v_cache: Tensor, table: BlockTable) -> T
     assert table.blocks.dtype == table.kv_len.dtype == torch.int32 and len(table.blocks) == B
     out = torch.empty_like(q)
     pointers = (each.data_ptr() for each in (q, k_cache, v_cache, out, table.blocks, table.kv_len))
-    compiled.step_attend(
-        *pointers, B, table.blocks.stride(0), P, H, K, D, q.dtype == torch.bfloat16, torch.get_num_threads()
-    )
+    compiled.step_attend(*pointers, B, table.blocks.stride(0), P, H, K, D, q.dtype == torch.bfloat16, num_threads())
     return out

@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Collection
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,6 +27,28 @@ COMPILERS = ("cc", "gcc", "clang")
 FLAGS = ("-O3", "-march=native", "-std=gnu11", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fPIC")
 PATIENCE = 120
 """Seconds that a compiler may take."""
+P, N, I = ctypes.c_void_p, ctypes.c_long, ctypes.c_int
+FUNCTIONS: dict[str, tuple[Any, ...]] = {
+    "rows": (I,),
+    "up_snake_down": (None, *[P] * 5, *[N] * 3, I),
+    "same_convolution": (I, *[P] * 5, *[N] * 7, I),
+    "pack": (None, *[P] * 3, *[N] * 4, I),
+    "quantise_rows": (None, *[P] * 3, *[N] * 2, *[I] * 3),
+    "dequantise_rows": (None, *[P] * 4, *[N] * 2, *[I] * 4),
+    "few_knows": (I, I),
+    "few_floats": (I, *[P] * 4, *[N] * 4, *[I] * 4),
+    "few_bytes": (I, *[P] * 6, *[N] * 4, *[I] * 3),
+    "few_nibbles": (I, *[P] * 4, *[N] * 4, *[I] * 2),
+    "pack_nibbles": (None, *[P] * 4, *[N] * 3, I),
+    "unpack_nibbles": (None, *[P] * 2, *[N] * 4, *[I] * 2),
+    "step_norm": (None, *[P] * 5, ctypes.c_float, *[N] * 2, *[I] * 2),
+    "step_gate": (None, *[P] * 2, *[N] * 2, *[I] * 2),
+    "step_rotate": (None, *[P] * 9, *[N] * 7, *[I] * 3),
+    "step_attend": (None, *[P] * 6, *[N] * 6, *[I] * 2),
+    "step_takes": (I, N),
+    "read_memory": (ctypes.c_uint32, P, N, *[I] * 2),
+}
+"""What each function of the C twins gives and takes."""
 
 log = logging.getLogger(__name__)
 
@@ -142,33 +165,6 @@ def _cpu() -> str:
 
 
 def _declare(loaded: ctypes.CDLL) -> None:
-    pointer, number = ctypes.c_void_p, ctypes.c_long
-    loaded.rows.argtypes = []
-    loaded.up_snake_down.argtypes = [pointer] * 5 + [number] * 3 + [ctypes.c_int]
-    loaded.up_snake_down.restype = None
-    loaded.same_convolution.argtypes = [pointer] * 5 + [number] * 7 + [ctypes.c_int]
-    loaded.pack.argtypes = [pointer] * 3 + [number] * 4 + [ctypes.c_int]
-    loaded.pack.restype = None
-    loaded.quantise_rows.argtypes = [pointer] * 3 + [number] * 2 + [ctypes.c_int] * 3
-    loaded.quantise_rows.restype = None
-    loaded.dequantise_rows.argtypes = [pointer] * 4 + [number] * 2 + [ctypes.c_int] * 4
-    loaded.dequantise_rows.restype = None
-    loaded.step_norm.argtypes = [pointer] * 5 + [ctypes.c_float] + [number] * 2 + [ctypes.c_int] * 2
-    loaded.step_norm.restype = None
-    loaded.step_gate.argtypes = [pointer] * 2 + [number] * 2 + [ctypes.c_int] * 2
-    loaded.step_gate.restype = None
-    loaded.step_rotate.argtypes = [pointer] * 9 + [number] * 7 + [ctypes.c_int] * 3
-    loaded.step_rotate.restype = None
-    loaded.step_attend.argtypes = [pointer] * 6 + [number] * 6 + [ctypes.c_int] * 2
-    loaded.step_attend.restype = None
-    loaded.step_takes.argtypes = [number]
-    loaded.read_memory.argtypes = [pointer, number] + [ctypes.c_int] * 2
-    loaded.read_memory.restype = ctypes.c_uint32
-    loaded.few_knows.argtypes = [ctypes.c_int]
-    loaded.few_floats.argtypes = [pointer] * 4 + [number] * 4 + [ctypes.c_int] * 4
-    loaded.few_bytes.argtypes = [pointer] * 6 + [number] * 4 + [ctypes.c_int] * 3
-    loaded.few_nibbles.argtypes = [pointer] * 4 + [number] * 4 + [ctypes.c_int] * 2
-    loaded.pack_nibbles.argtypes = [pointer] * 4 + [number] * 3 + [ctypes.c_int]
-    loaded.pack_nibbles.restype = None
-    loaded.unpack_nibbles.argtypes = [pointer] * 2 + [number] * 4 + [ctypes.c_int] * 2
-    loaded.unpack_nibbles.restype = None
+    for name, (gives, *takes) in FUNCTIONS.items():
+        function = getattr(loaded, name)  # an attribute is kept, an item is not
+        function.restype, function.argtypes = gives, takes

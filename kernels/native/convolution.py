@@ -17,6 +17,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from omni.kernels.dispatch import supports
 from omni.kernels.native import build
+from omni.kernels.threads import num_threads
 
 LARGE = 8
 """Times as many weights as samples to be made, from which on torch's own way takes up to seven times as long: it sorts the
@@ -51,7 +52,7 @@ def same_conv(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, plu
     assert plus is None or plus.shape == (B, O, T)
     y = x.new_empty(B, O, T)
     pointers = (0 if each is None else each.data_ptr() for each in (x, _pack(weight), bias, plus, y))
-    done = compiled.same_convolution(*pointers, B, I, O, T, taps, dilation, tile(weight), torch.get_num_threads())
+    done = compiled.same_convolution(*pointers, B, I, O, T, taps, dilation, tile(weight), num_threads())
     if not done:
         raise MemoryError("no memory for the tiles of a convolution")
     return y
@@ -82,7 +83,7 @@ def _planes(weight: Tensor) -> Tensor:
     table = torch.cat((c[:1], c[-1:], threes))  # [3/2 size - 1, K]
     out = weight.new_empty(len(table), -(-O // rows), I, rows)
     pointers = (each.data_ptr() for each in (weight, table, out))
-    compiled.pack(*pointers, O, I, taps, len(table), torch.get_num_threads())
+    compiled.pack(*pointers, O, I, taps, len(table), num_threads())
     return out
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from omni.kernels.native import build
 from omni.kernels.quantised import GROUP, Int4
+from omni.kernels.threads import num_threads
 
 BLOCK = 64
 """Outputs that lie together; other numbers are filled up."""
@@ -47,7 +48,7 @@ def _floats(x: Tensor, at: int, dtype: torch.dtype, num_outputs: int, bias: Tens
     out = torch.empty(N, num_outputs, dtype=x.dtype)
     is_half = x.dtype == torch.bfloat16
     _run("few_floats", at, _at(bias), x.data_ptr(), out.data_ptr(), N, num_outputs, C, x.stride(0),
-         dtype == torch.bfloat16, is_half, in_blocks, torch.get_num_threads())  # fmt: skip
+         dtype == torch.bfloat16, is_half, in_blocks, num_threads())  # fmt: skip
     return out
 
 
@@ -65,7 +66,7 @@ def bytes_in_blocks(x: Tensor, packed: Tensor, scale: Tensor, sums: Tensor, bias
     out = torch.empty(N, len(scale), dtype=x.dtype)
     at, is_half = torch.ops.mkldnn.data_ptr(packed), x.dtype == torch.bfloat16
     _run("few_bytes", at, scale.data_ptr(), sums.data_ptr(), _at(bias), x.data_ptr(), out.data_ptr(), N, len(scale), C,
-         -(-C // BLOCK) * BLOCK, is_half, fine, torch.get_num_threads())  # fmt: skip
+         -(-C // BLOCK) * BLOCK, is_half, fine, num_threads())  # fmt: skip
     return out
 
 
@@ -75,7 +76,7 @@ def nibbles(x: Tensor, blocks: Tensor, num_outputs: int, group: int, bias: Tenso
     x = x.contiguous()
     out = torch.empty(N, num_outputs, dtype=x.dtype)
     _run("few_nibbles", blocks.data_ptr(), _at(bias), x.data_ptr(), out.data_ptr(), N, num_outputs, C, group,
-         x.dtype == torch.bfloat16, torch.get_num_threads())  # fmt: skip
+         x.dtype == torch.bfloat16, num_threads())  # fmt: skip
     return out
 
 
@@ -88,7 +89,7 @@ def pack_nibbles(weight: Int4) -> tuple[Tensor, int]:
     assert C % G == 0 and C // G % GROUP == 0
     group = C // G
     blocks = torch.empty(-(-O // BLOCK), G * (group // 2 + 4) * BLOCK, dtype=torch.uint8)
-    library.pack_nibbles(*(part.data_ptr() for part in (*parts, blocks)), O, C, group, torch.get_num_threads())
+    library.pack_nibbles(*(part.data_ptr() for part in (*parts, blocks)), O, C, group, num_threads())
     return blocks, group
 
 
@@ -98,7 +99,7 @@ def unpack_nibbles(blocks: Tensor, group: int, rows: slice, out: Tensor) -> Tens
     assert library is not None
     library.unpack_nibbles(
         blocks.data_ptr(), out.data_ptr(), rows.start, rows.stop - rows.start, len(out), group,
-        out.dtype == torch.bfloat16, torch.get_num_threads(),
+        out.dtype == torch.bfloat16, num_threads(),
     )  # fmt: skip
     return out
 

@@ -79,11 +79,6 @@ def _packs(weight: Tensor | Int8 | Int4) -> bool:
         return few.knows("nibbles")
     if isinstance(weight, Int8):  # without these instructions pairs of products are summed in 16 bits, which saturate
         return _has("avx512_vnni", "avx_vnni", "amx_int8")
-    return _reorders(weight) or (weight.dtype in build.FLOATS and few.knows("floats"))
-
-
-def _reorders(weight: Tensor) -> bool:
-    """Whether oneDNN's order gains for float weights."""
     if weight.dtype == torch.float32:  # an Intel CPU's BLAS is as fast for one row, and errs less than half as much
         return weight.shape[1] >= WIDE and _has("avx512_f") and _has("sse4a")
     return weight.dtype == torch.bfloat16 and _has("avx512_bf16", "amx_bf16")
@@ -91,8 +86,8 @@ def _reorders(weight: Tensor) -> bool:
 
 @supports(_packs)
 def pack(weight: Tensor | Int8 | Int4) -> Weight:
-    if isinstance(weight, Tensor):  # few rows are multiplied from it as it is
-        return PackedFloat.of(weight) if _reorders(weight) else weight.detach().contiguous()
+    if isinstance(weight, Tensor):
+        return PackedFloat.of(weight)
     return PackedInt8.of(weight) if isinstance(weight, Int8) else PackedInt4.of(weight)
 
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from omni.kernels.dispatch import supports
 from omni.kernels.native import build
+from omni.kernels.threads import num_threads
 
 
 @supports(lambda x, weight, eps: build.takes_floats(x, weight))
@@ -28,5 +29,5 @@ def _norm(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float) -> tup
     assert weight.shape == (C,) and (residual is None or residual.shape == x.shape)
     y, total = torch.empty_like(x), None if residual is None else torch.empty_like(x)
     pointers = (None if each is None else each.data_ptr() for each in (x, residual, weight, y, total))
-    compiled.step_norm(*pointers, eps, x.numel() // C, C, x.dtype == torch.bfloat16, torch.get_num_threads())
+    compiled.step_norm(*pointers, eps, x.numel() // C, C, x.dtype == torch.bfloat16, num_threads())
     return y, total

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from omni.kernels.dispatch import supports
 from omni.kernels.native import build
+from omni.kernels.threads import num_threads
 
 
 def _supports(x: Tensor, *others: object) -> bool:
@@ -19,7 +20,7 @@ def quantise_rows(x: Tensor, fine: bool) -> tuple[Tensor, Tensor]:
     assert compiled is not None
     out, steps = torch.empty((1 + fine) * N, C, dtype=torch.uint8), torch.empty(N, 1)
     pointers = (each.data_ptr() for each in (x, out, steps))
-    compiled.quantise_rows(*pointers, N, C, x.dtype == torch.bfloat16, fine, torch.get_num_threads())
+    compiled.quantise_rows(*pointers, N, C, x.dtype == torch.bfloat16, fine, num_threads())
     return out, steps
 
 
@@ -32,5 +33,5 @@ def dequantise_rows(sums: Tensor, steps: Tensor, bias: Tensor | None, fine: bool
     added = None if bias is None else bias.float().contiguous()
     out = torch.empty(N, O, dtype=sums.dtype)
     pointers = (0 if each is None else each.data_ptr() for each in (sums, steps, added, out))
-    compiled.dequantise_rows(*pointers, N, O, sums.dtype == torch.bfloat16, fine, gelu, torch.get_num_threads())
+    compiled.dequantise_rows(*pointers, N, O, sums.dtype == torch.bfloat16, fine, gelu, num_threads())
     return out

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from omni.kernels.dispatch import supports
 from omni.kernels.native import build
+from omni.kernels.threads import num_threads
 
 
 def _supports(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> bool:
@@ -50,5 +51,5 @@ def rotate_write(
     out = q.new_empty(N, H, D)
     pointers = (each.data_ptr() for each in (q, k, v, cos, sin, k_cache, v_cache, out, slots))
     is_half = (x.dtype == torch.bfloat16 for x in (q, cos))
-    compiled.step_rotate(*pointers, N, H, K, D, q.stride(0), k.stride(0), v.stride(0), *is_half, torch.get_num_threads())
+    compiled.step_rotate(*pointers, N, H, K, D, q.stride(0), k.stride(0), v.stride(0), *is_half, num_threads())
     return out

@@ -30,7 +30,6 @@ from omni.errors import EvaluationError
 from omni.evaluation.evaluate import read_set
 from omni.events import AudioChunk, Done, TextDelta
 from omni.kernels.sampling import Sampling
-from omni.loading.device import leave_cores
 from omni.prompt.prompt import Prompt
 from omni.prompt.reader import Message
 
@@ -273,7 +272,6 @@ def ask_theirs(ref: Any, prompt: Prompt, limits: Limits, omni: Omni) -> Answer:
     """An answer by `generate`, with the times at which its modules had done their work."""
     answer, device = Answer(), omni.engine.device
     args = {name: x.to(device) if isinstance(x, Tensor) else x for name, x in baseline.arguments(prompt).items()}
-    omni.engine.call(leave_cores)
     start = time.perf_counter()
     with _watched(ref, answer, start):
         # it does not speak the last id of a text that a limit has cut, so its limit is one more than ours

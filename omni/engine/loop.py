@@ -22,7 +22,7 @@ from omni.engine.stage import Stage
 from omni.engine.worker import Worker
 from omni.errors import CapacityError, ContextError, EngineError, OmniError
 from omni.events import Done, Event, Failed
-from omni.loading.device import leave_cores
+from omni.kernels.threads import keep_torch_alone
 from omni.prompt.prompt import Prompt
 
 MAX_REQUESTS = 256
@@ -38,14 +38,18 @@ class Engine(Worker):
         stages: in the order that data takes; the first reads the prompt.
         policy: whose turn it is.
         pace: how what is delivered is listened to.
+        alone: whether steps are so small that torch had better use one thread.
 
     Attributes:
         costs: what steps have taken.
     """
 
-    def __init__(self, stages: Sequence[Stage], *, policy: Policy = first_sound_first, pace: Pace = READING) -> None:
+    def __init__(
+        self, stages: Sequence[Stage], *, policy: Policy = first_sound_first, pace: Pace = READING, alone: bool = False
+    ) -> None:
         super().__init__()
         self.stages, self.policy, self.pace, self.costs = stages, policy, pace, Costs()
+        self._alone = alone
         self._stage_of = {kind: stage for stage in stages for kind in stage.kinds}
         self._admission = Admission(stages)
         self._live: dict[int, Request] = {}
@@ -53,6 +57,10 @@ class Engine(Worker):
         self._counting = threading.Lock()
         self._next_key = 0
         self._num_open = 0
+
+    def _start(self) -> None:
+        if self._alone:
+            keep_torch_alone()
 
     # ---- what other threads call
 
@@ -100,7 +108,6 @@ class Engine(Worker):
 
         CapacityError where too many wait already.
         """
-        leave_cores()
         with self._counting:
             if self._num_open + len(requests) > MAX_REQUESTS:
                 raise CapacityError(f"{self._num_open} requests run or wait already; try again when some have ended")

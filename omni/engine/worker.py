@@ -80,8 +80,12 @@ class Worker(ABC):
                 self._inbox.append(_nothing)
                 self._wake.notify()
 
+    def _start(self) -> None:  # noqa: B027
+        """What a new thread does first; nothing, unless it is said otherwise."""
+
     @torch.inference_mode()
     def _loop(self) -> None:
+        self._start()
         while True:
             with self._wake:
                 messages = list(self._inbox)

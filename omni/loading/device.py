@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
-from functools import cache
-
 import torch
 
 from omni.errors import DeviceError
@@ -62,23 +58,3 @@ def has_fast_bfloat16() -> bool:
     """Whether this CPU multiplies bfloat16 matrices in hardware."""
     can = torch.cpu.get_capabilities()
     return bool(can.get("amx_bf16") or can.get("avx512_bf16"))
-
-
-def leave_cores() -> None:
-    """Let the OpenMP workers of the calling thread go; torch makes new ones when it needs them.
-
-    libgomp's workers do not spin at barriers, but sleep, while the process has more of them than the machine has cores. The
-    engine's thread has workers of its own, and its small steps would take half as long again.
-    """
-    if openmp := _openmp():
-        openmp.omp_pause_resource_all(1)
-
-
-@cache
-def _openmp() -> ctypes.CDLL | None:
-    """The OpenMP library that torch has loaded, if it is GNU's."""
-    try:
-        library = ctypes.CDLL("libgomp.so.1", mode=os.RTLD_NOLOAD | os.RTLD_NOW)
-    except (OSError, AttributeError):
-        return None
-    return library if hasattr(library, "omp_pause_resource_all") else None

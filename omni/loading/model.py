@@ -12,9 +12,10 @@ from omni.encoders.sources import Budget
 from omni.errors import CheckpointError
 from omni.families import Family, family_of, read_config
 from omni.kernels.linear import gains, gains_int8
+from omni.kernels.threads import let_openmp_sleep
 from omni.loading.bounds import check_ids, num_layers
 from omni.loading.checkpoint import Checkpoint, Layout, find, load
-from omni.loading.device import is_fast_in, leave_cores, pick_devices, pick_dtype
+from omni.loading.device import is_fast_in, pick_devices, pick_dtype
 from omni.loading.generation import GenerationDefaults, read_generation
 from omni.loading.gptq_awq import read_published
 from omni.loading.json import damage_told
@@ -80,6 +81,7 @@ def _load(
     *,
     progress: bool,
 ) -> Loaded:
+    let_openmp_sleep()
     family, config = family_of(folder), read_config(folder)
     if not speech:
         config = config.without_voice()
@@ -91,7 +93,6 @@ def _load(
     if net.token2wav:
         net.token2wav.solver = preset.solver
     _take_weights(net, folder, checkpoint, family, places, kept, weights, preset, progress=progress)
-    leave_cores()
     return Loaded(net, reader, voices, read_generation(folder), read_dictation(folder), Wording.read(folder))
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from omni.kernels import BlockTable, add_rms_norm, attend_paged, rms_norm, rotary_table, rotate, rotate_write, silu_mul
+from omni.kernels.linear import Linear
 from omni.models.config import DecoderConfig
 from omni.models.kv_store import KVStore
 from omni.models.rotary import frequencies
@@ -27,8 +28,8 @@ class Attention(nn.Module):
         super().__init__()
         self.heads = (config.num_heads, config.num_kv_heads, config.num_kv_heads)
         width = config.num_heads * config.head_dim
-        self.qkv_proj = nn.Linear(config.hidden_size, sum(self.heads) * config.head_dim, config.qkv_bias)
-        self.o_proj = nn.Linear(width, config.hidden_size, config.o_bias)
+        self.qkv_proj = Linear(config.hidden_size, sum(self.heads) * config.head_dim, config.qkv_bias)
+        self.o_proj = Linear(width, config.hidden_size, config.o_bias)
         self.q_norm = nn.RMSNorm(config.head_dim, config.rms_norm_eps) if config.qk_norm else None
         self.k_norm = nn.RMSNorm(config.head_dim, config.rms_norm_eps) if config.qk_norm else None
 
@@ -47,8 +48,8 @@ class Attention(nn.Module):
 class MLP(nn.Module):
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
-        self.gate_up_proj = nn.Linear(config.hidden_size, 2 * config.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.gate_up_proj = Linear(config.hidden_size, 2 * config.intermediate_size, bias=False)
+        self.down_proj = Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down_proj(silu_mul(self.gate_up_proj(x)))

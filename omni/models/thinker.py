@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from omni.encoders.audio import AudioTower
 from omni.encoders.vision import VisionTower
+from omni.kernels.linear import Linear
 from omni.models.config import ThinkerConfig
 from omni.models.decoder import Decoder
 
@@ -30,7 +31,7 @@ class Thinker(nn.Module):
         self.visual = visual
         self.embed_tokens = nn.Embedding(config.vocab_size, config.decoder.hidden_size)
         self.decoder = Decoder(config.decoder)
-        self.lm_head = nn.Linear(config.decoder.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = Linear(config.decoder.hidden_size, config.vocab_size, bias=False)
         if config.tie_word_embeddings:
             self.lm_head.weight = self.embed_tokens.weight
 
