@@ -139,8 +139,8 @@ class Runtime:
             known=known,
         )
         request = self.asking(prompt, self.block_keys(prompt), voice, options)
-        if tools and (call := self.reader.tokenizer.specials.get(CALL)) is not None:
-            request.mute_ids = frozenset({call})
+        if tools:
+            request.track.mute = CALL
         if tools and self.reader.template.adds_tools:
             request.warnings.append(TOLD_TOOLS)
         request.opening = opening
@@ -241,7 +241,7 @@ class Runtime:
         def make(words: str, seed: int, max_seconds: float) -> Request:
             limited = replace(options, seed=seed, max_audio_seconds=max_seconds)
             made = self.asking(prompt, request.block_keys, voice, limited)
-            made.started, made.media_read, made.mute_ids = request.started, request.media_read, request.mute_ids
+            made.started, made.media_read = request.started, request.media_read
             self.give(made, self.reader.tokenizer.encode(words))
             return made
 

@@ -56,7 +56,6 @@ class Request:
         opening: ids that it begins with, whatever the model would say.
         next_id: the id that the thinker reads next.
         logprobs: of ids whose text has not been let out.
-        mute_ids: from the first of them on, the answer is written and not spoken.
         saved: the rows of a request that was preempted, those of each stage.
         warnings: what its reader is told at its end, besides what is said of the prompt's media.
     """
@@ -88,7 +87,6 @@ class Request:
     next_id: int | None = None
     ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
-    mute_ids: frozenset[int] = frozenset()
     limits: set[Limit] = field(default_factory=set)
     warnings: list[str] = field(default_factory=list)
     prefilled: float | None = None

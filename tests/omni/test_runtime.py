@@ -43,6 +43,14 @@ def test_an_answer_begins_with_the_call(must_call: Any, tools: Any, begins: str,
     assert reader.generate(ASKED, must_call=must_call, **how).done.token_ids == forced.done.token_ids
 
 
+def test_a_call_that_is_written_letter_by_letter_is_not_spoken(omni: Omni) -> None:
+    assert "<tool_call>" not in omni.runtime.reader.tokenizer.specials
+    how: Any = {"voice": omni.default_voice, "max_tokens": 20, "max_audio_seconds": 0.2, "seed": 1}
+    called = omni.generate(ASKED, tools=TOOLS, must_call="look", **how)
+    assert called.text.startswith("<tool_call>") and called.done.codes == () and called.done.finish_reason == "length"
+    assert omni.generate(ASKED, tools=TOOLS, **how).done.codes
+
+
 def test_a_limit_may_end_the_call(reader: Omni) -> None:
     reply = reader.generate(ASKED, tools=TOOLS, must_call="look", max_tokens=3)
     assert reply.finish_reason == "length" and '<tool_call>\n{"name": "look"'.startswith(reply.text)
