@@ -216,12 +216,12 @@ class Runtime:
         options: SpeechArgs,
         *,
         strict: bool = False,
-        text: str | None = None,
+        text: str | Script | None = None,
     ) -> Narration:
         """What `say` speaks; text: the whole of it, if it is there already."""
         if others := options.keys() - SpeechArgs.__annotations__.keys():
             raise OptionError(f"say takes the words as they are; leave out {', '.join(sorted(others))}")
-        script = self.script(text, strict=strict)
+        script = text if isinstance(text, Script) else self.script(text, strict=strict)
         before = [{"role": "user", "content": context}] if isinstance(context, str) else context
         request = self.request(before, voice or self.default_voice, Options(**options))
         return self.narration(request, voice or self.default_voice, script)
@@ -283,7 +283,7 @@ class Runtime:
                 await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
                 if writing and writing.done():
                     piece, writing = writing.result(), None
-                    _write(narration, piece)
+                    await asyncio.to_thread(_write, narration, piece)
                 if told.done():
                     item, told = told.result(), None
                     for event in narration.take(*item):
@@ -291,10 +291,11 @@ class Runtime:
             for event in narration.end():
                 yield event
         finally:
-            for task in (told, writing):
-                if task:
-                    task.cancel()
             self.engine.cancel(narration.requests, wait=False)
+            waited = [task for task in (told, writing) if task]
+            for task in waited:
+                task.cancel()
+            await asyncio.gather(*waited, return_exceptions=True)  # whoever closes the text next must find it at rest
 
     def _submit(self, narration: Narration, outbox: Outbox) -> None:
         """Have what is due run, as far as there is room beside what runs already."""
@@ -383,4 +384,7 @@ def _write(narration: Narration, text: str | None) -> None:
 
 
 async def _next(pieces: AsyncIterator[T]) -> T | None:
-    return await anext(pieces, None)
+    try:
+        return await anext(pieces)
+    except StopAsyncIteration:
+        return None
