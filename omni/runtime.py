@@ -181,6 +181,7 @@ class Runtime:
             text=track.start(),
             speech=self._speech(voice, options, seed) if voice is not None else None,
             block_keys=block_keys,
+            warnings=[*prompt.warnings],
         )
 
     def reading(self, prompt: Prompt, block_keys: list[bytes], voice: str | None, options: Options) -> Request | None:

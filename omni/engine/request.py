@@ -57,7 +57,7 @@ class Request:
         next_id: the id that the thinker reads next.
         logprobs: of ids whose text has not been let out.
         saved: the rows of a request that was preempted, those of each stage.
-        warnings: what its reader is told at its end, besides what is said of the prompt's media.
+        warnings: what its reader is told at its end; of the prompt's media, which are let go of once they are read, too.
     """
 
     prompt: Prompt
@@ -137,8 +137,8 @@ class Request:
         limits = tuple(limit for limit in get_args(Limit) if limit in self.limits)
         reason: FinishReason = "interrupted" if interrupted else "length" if limits else "stop"
         codes = self.speech.codes if self.speech else ()
-        warnings = (*self.prompt.warnings, *self.warnings)
-        return Done(reason, limits, self.seed, self._usage(len(codes)), self._timings(), tuple(self.ids), codes, warnings)
+        timings, warnings = self._timings(), tuple(self.warnings)
+        return Done(reason, limits, self.seed, self._usage(len(codes)), timings, tuple(self.ids), codes, warnings)
 
     def _usage(self, num_codes: int) -> Usage:
         prompt = self.prompt
