@@ -68,7 +68,7 @@ class _Reservoir:
 
     def is_torn(self, packet: bytes) -> bool:
         """Whether what is decoded of the next frame is not what was encoded."""
-        if self._there is None or len(packet) < 6:
+        if self._there is None or len(packet) < 8:
             return False
         is_first_mpeg, is_mono = packet[1] >> 3 & 3 == 3, packet[3] >> 6 == 3
         at = 4 if packet[1] & 1 else 6  # behind a checksum
