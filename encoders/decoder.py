@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -36,6 +37,9 @@ class Decoder(Protocol):
 
     def clip(self, source: VideoSource, asked: Sampling, budget: Budget, tell: Tell) -> AbstractContextManager[Clip]: ...
 
+    def retell(self, sentences: Sequence[str]) -> None:
+        """What was lost of a medium that was decoded before, and is shown again."""
+
 
 class Here:
     """Decodes in this process."""
@@ -58,6 +62,9 @@ class Here:
 
     def clip(self, source: VideoSource, asked: Sampling, budget: Budget, tell: Tell) -> AbstractContextManager[Clip]:
         return open_clip(source, asked, budget, tell)
+
+    def retell(self, sentences: Sequence[str]) -> None:
+        pass  # the prompt's own warnings hold them
 
 
 HERE = Here()

@@ -11,6 +11,8 @@ from omni.encoders.config import FPS
 from omni.encoders.track import SAME, Track
 from omni.errors import MediaError, MediaLimitError, OptionError
 
+MOST_FPS = 100_000
+"""More than any camera's; numbers without bounds become none."""
 SPARE = 0.1
 """Of the time between two frames: what is shown for less at the end of a clip needs no frame of its own."""
 
@@ -34,10 +36,10 @@ class Sampling:
     end: float | None = None
 
     def __post_init__(self) -> None:
-        if not self.fps > 0 or self.min_frames < 1 or self.max_frames < 2 or (self.num_frames or 2) < 2:
+        if not 0 < self.fps <= MOST_FPS or self.min_frames < 1 or self.max_frames < 2 or (self.num_frames or 2) < 2:
             raise OptionError(
                 f"fps {self.fps}, min_frames {self.min_frames}, max_frames {self.max_frames}, num_frames {self.num_frames}: "
-                "not positive, or too few"
+                f"not positive, too few, or more than {MOST_FPS} a second"
             )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import av
 import numpy as np
 
-from omni.encoders.sources import Media, missing_bytes
+from omni.encoders.sources import Media, missing_bytes, unstated_share
 from omni.encoders.timeline import Piece, Samples
 from omni.errors import MediaError, MediaLimitError
 
@@ -68,7 +68,7 @@ class _Reservoir:
 
     def is_torn(self, packet: bytes) -> bool:
         """Whether what is decoded of the next frame is not what was encoded."""
-        if self._there is None or len(packet) < 6:
+        if self._there is None or len(packet) < 8:
             return False
         is_first_mpeg, is_mono = packet[1] >> 3 & 3 == 3, packet[3] >> 6 == 3
         at = 4 if packet[1] & 1 else 6  # behind a checksum
@@ -213,6 +213,8 @@ class SoundTrack:
             yield f"{name} is damaged or cut short: it states {stated:.1f} s and {end:.1f} s are there"
         elif missing and not stated:
             yield f"{name} is cut short: {missing} bytes are missing"
+        elif (seconds := self._heard * unstated_share(self._media)) > LOSSES:
+            yield f"{name}: some {seconds:.1f} s of sound lie behind the {self._heard:.1f} s that it states, left out"
         elif self._broken_off:
             yield f"{name} cannot be read beyond {self._heard:.1f} s"
 

@@ -223,9 +223,24 @@ def _wav_end(media: Media) -> int:
             long = int.from_bytes(_read(media, at + 16, 8), "little")
         if head[:4] == b"data":
             size = long if long and size == 0xFFFFFFFF else size
-            return at + 8 + size if long or size < UNKNOWN else 0
+            return at + 8 + size if size and (long or size < UNKNOWN) else 0
         at += 8 + size + size % 2
     return 0
+
+
+def unstated_share(media: Media) -> float:
+    """Of a WAV file, how much lies behind the samples and is no chunk, as a share of the samples that it states.
+
+    Recorders that stop without writing their header again leave that; FFmpeg reads what is stated. 0 for other files.
+    """
+    end = _wav_end(media) if _read(media, 0, 4) in (b"RIFF", b"RF64", b"BW64") and _read(media, 8, 4) == b"WAVE" else 0
+    if not 0 < end < media.size:
+        return 0.0
+    at = end + end % 2
+    while len(head := _read(media, at, 8)) == 8 and head[:4].isascii() and head[:4].decode().isprintable():
+        at += 8 + int.from_bytes(head[4:], "little")
+        at += at % 2
+    return max(0, media.size - at) / max(1, end)
 
 
 def _caf_end(media: Media) -> int:

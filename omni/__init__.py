@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         Word,
     )
     from omni.kernels.sampling import Sampling
+    from omni.script.narration import Script
     from omni.talker.voice import ChunkPolicy
 
 __version__ = "0.1.0"
@@ -40,6 +41,7 @@ _HOME = {
     "Sampling": "omni.kernels.sampling",
     "ChunkPolicy": "omni.talker.voice",
     "Cutting": "omni.encoders.speech",
+    "Script": "omni.script.narration",
     **dict.fromkeys(
         (
             "AudioChunk",
@@ -69,6 +71,7 @@ __all__ = [
     "Options",
     "Reply",
     "Sampling",
+    "Script",
     "Segment",
     "TextDelta",
     "Timings",

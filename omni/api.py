@@ -24,6 +24,7 @@ from omni.loading.model import load_model
 from omni.models.model import OmniModel
 from omni.prompt.reader import Message, shows
 from omni.runtime import Runtime
+from omni.script.narration import Script
 from omni.script.wording import Spoken
 from omni.session import Session
 from omni.talker.voice import WHOLE
@@ -253,7 +254,7 @@ class Omni:
 
     def say(
         self,
-        text: str | Iterable[str],
+        text: str | Script | Iterable[str],
         *,
         voice: str | None = None,
         context: str | Sequence[Message] = (),
@@ -266,7 +267,7 @@ class Omni:
         Pieces of a text that is there are as long as the voice was taught; one that comes in pieces is spoken as it comes.
 
         Args:
-            text: at once, or in pieces as they come; a piece may end in the middle of a word.
+            text: at once, as a `script`, or in pieces as they come; a piece may end in the middle of a word.
             voice: who speaks; `default_voice` when None.
             context: what comes before and shapes how it is said: an instruction, or chat messages.
             strict: words that the voice has no sound for are an error, not a warning; see `spoken`.
@@ -280,13 +281,13 @@ class Omni:
         Raises:
             InputError: before anything runs, as far as the text is there.
         """
-        whole = text if isinstance(text, str) else None
+        whole = text if isinstance(text, str | Script) else None
         narration = self.runtime.saying(voice, context, options, strict=strict, text=whole)
-        return self.runtime.narrate(narration, None if isinstance(text, str) else iter(text))
+        return self.runtime.narrate(narration, None if isinstance(text, str | Script) else iter(text))
 
     async def asay(
         self,
-        text: str | AsyncIterable[str],
+        text: str | Script | AsyncIterable[str],
         *,
         voice: str | None = None,
         context: str | Sequence[Message] = (),
@@ -294,9 +295,9 @@ class Omni:
         **options: Unpack[SpeechArgs],
     ) -> AsyncGenerator[Event, None]:
         """As `say`, for an event loop; text in pieces comes from an asynchronous iterable."""
-        whole = text if isinstance(text, str) else None
+        whole = text if isinstance(text, str | Script) else None
         narration = await asyncio.to_thread(self.runtime.saying, voice, context, options, strict=strict, text=whole)
-        given = None if isinstance(text, str) else aiter(text)
+        given = None if isinstance(text, str | Script) else aiter(text)
         async with aclosing(self.runtime.anarrate(narration, given)) as events:
             async for event in events:
                 yield event
@@ -380,7 +381,15 @@ class Omni:
 
         Published checkpoints read any text; the small one has a few hundred words, into which numbers and signs are put.
         """
-        return self.runtime.script(text, strict=strict).spoken
+        return self.script(text, strict=strict).spoken
+
+    def script(self, text: str, *, strict: bool = False) -> Script:
+        """A text that was cut and put into words, to be said once; its `warnings` are known before it is.
+
+        It takes some ms for a thousand words, so it belongs in a thread where an event loop waits. Arguments and errors as
+        of `spoken`.
+        """
+        return self.runtime.script(text, strict=strict)
 
     def warm_up(self) -> None:
         """Speak a sentence to itself: the first answer then comes as soon as others."""

@@ -4,9 +4,20 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 V = TypeVar("V")
+
+
+@dataclass
+class _Making(Generic[V]):
+    """A value that is being made, and how many wait for it."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    num_waiting: int = 0
+    value: V | None = None
 
 
 class Recent(Generic[V]):
@@ -22,6 +33,7 @@ class Recent(Generic[V]):
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes, self.num_bytes = max_bytes, 0
         self._values: OrderedDict[bytes, tuple[V, int]] = OrderedDict()
+        self._making: dict[bytes, _Making[V]] = {}
         self._lock = threading.Lock()
 
     def __contains__(self, key: bytes) -> bool:
@@ -34,6 +46,28 @@ class Recent(Generic[V]):
                 return None
             self._values.move_to_end(key)
             return self._values[key][0]
+
+    def once(self, key: bytes, make: Callable[[], V], size: Callable[[V], int]) -> tuple[V, bool]:
+        """The value, and whether this call made it: who asks while it is being made waits for that.
+
+        Where making it fails, the next one who waits tries for himself.
+        """
+        with self._lock:
+            making = self._making.setdefault(key, _Making())
+            making.num_waiting += 1
+        try:
+            with making.lock:
+                known = self.get(key) if making.value is None else making.value
+                if known is not None:
+                    return known, False
+                value = making.value = make()
+                self.put(key, value, size(value))
+                return value, True
+        finally:
+            with self._lock:
+                making.num_waiting -= 1
+                if not making.num_waiting:
+                    del self._making[key]
 
     def put(self, key: bytes, value: V, num_bytes: int) -> None:
         with self._lock:

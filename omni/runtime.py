@@ -143,8 +143,8 @@ class Runtime:
             known=known,
         )
         request = self.asking(prompt, self.block_keys(prompt), voice, options)
-        if tools and (call := self.reader.tokenizer.specials.get(CALL)) is not None:
-            request.mute_ids = frozenset({call})
+        if tools:
+            request.track.mute = CALL
         if tools and self.reader.template.adds_tools:
             request.warnings.append(TOLD_TOOLS)
         request.opening = opening
@@ -185,6 +185,7 @@ class Runtime:
             text=track.start(),
             speech=self._speech(voice, options, seed) if voice is not None else None,
             block_keys=block_keys,
+            warnings=[*prompt.warnings],
         )
 
     def reading(self, prompt: Prompt, block_keys: list[bytes], voice: str | None, options: Options) -> Request | None:
@@ -220,12 +221,12 @@ class Runtime:
         options: SpeechArgs,
         *,
         strict: bool = False,
-        text: str | None = None,
+        text: str | Script | None = None,
     ) -> Narration:
         """What `say` speaks; text: the whole of it, if it is there already."""
         if others := options.keys() - SpeechArgs.__annotations__.keys():
             raise OptionError(f"say takes the words as they are; leave out {', '.join(sorted(others))}")
-        script = self.script(text, strict=strict)
+        script = text if isinstance(text, Script) else self.script(text, strict=strict)
         before = [{"role": "user", "content": context}] if isinstance(context, str) else context
         request = self.request(before, voice or self.default_voice, Options(**options))
         return self.narration(request, voice or self.default_voice, script)
@@ -245,7 +246,7 @@ class Runtime:
         def make(words: str, seed: int, max_seconds: float) -> Request:
             limited = replace(options, seed=seed, max_audio_seconds=max_seconds)
             made = self.asking(prompt, request.block_keys, voice, limited)
-            made.started, made.media_read, made.mute_ids = request.started, request.media_read, request.mute_ids
+            made.started, made.media_read = request.started, request.media_read
             self.give(made, self.reader.tokenizer.encode(words))
             return made
 
@@ -287,7 +288,7 @@ class Runtime:
                 await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
                 if writing and writing.done():
                     piece, writing = writing.result(), None
-                    _write(narration, piece)
+                    await asyncio.to_thread(_write, narration, piece)
                 if told.done():
                     item, told = told.result(), None
                     for event in narration.take(*item):
@@ -295,10 +296,11 @@ class Runtime:
             for event in narration.end():
                 yield event
         finally:
-            for task in (told, writing):
-                if task:
-                    task.cancel()
             self.engine.cancel(narration.requests, wait=False)
+            waited = [task for task in (told, writing) if task]
+            for task in waited:
+                task.cancel()
+            await asyncio.gather(*waited, return_exceptions=True)  # whoever closes the text next must find it at rest
 
     def _submit(self, narration: Narration, outbox: Outbox) -> None:
         """Have what is due run, as far as there is room beside what runs already."""
@@ -387,4 +389,7 @@ def _write(narration: Narration, text: str | None) -> None:
 
 
 async def _next(pieces: AsyncIterator[T]) -> T | None:
-    return await anext(pieces, None)
+    try:
+        return await anext(pieces)
+    except StopAsyncIteration:
+        return None

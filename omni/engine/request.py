@@ -56,9 +56,8 @@ class Request:
         opening: ids that it begins with, whatever the model would say.
         next_id: the id that the thinker reads next.
         logprobs: of ids whose text has not been let out.
-        mute_ids: from the first of them on, the answer is written and not spoken.
         saved: the rows of a request that was preempted, those of each stage.
-        warnings: what its reader is told at its end, besides what is said of the prompt's media.
+        warnings: what its reader is told at its end; of the prompt's media, which are let go of once they are read, too.
     """
 
     prompt: Prompt
@@ -88,7 +87,6 @@ class Request:
     next_id: int | None = None
     ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
-    mute_ids: frozenset[int] = frozenset()
     limits: set[Limit] = field(default_factory=set)
     warnings: list[str] = field(default_factory=list)
     prefilled: float | None = None
@@ -139,8 +137,8 @@ class Request:
         limits = tuple(limit for limit in get_args(Limit) if limit in self.limits)
         reason: FinishReason = "interrupted" if interrupted else "length" if limits else "stop"
         codes = self.speech.codes if self.speech else ()
-        warnings = (*self.prompt.warnings, *self.warnings)
-        return Done(reason, limits, self.seed, self._usage(len(codes)), self._timings(), tuple(self.ids), codes, warnings)
+        timings, warnings = self._timings(), tuple(self.warnings)
+        return Done(reason, limits, self.seed, self._usage(len(codes)), timings, tuple(self.ids), codes, warnings)
 
     def _usage(self, num_codes: int) -> Usage:
         prompt = self.prompt

@@ -133,8 +133,7 @@ class SpeakStage:
         speech, text = request.speech, request.text
         if speech is None:
             return
-        speech.muted |= request.ids[-1] in request.mute_ids
-        if not speech.muted:
+        if not text.muted:
             made = text.num_made + bool(text.decoding.tail)  # an id that ends inside a character has its text yet to come
             for thought in self.talker.thought(hidden, embedded):
                 speech.relay.put(thought, made)
@@ -151,9 +150,12 @@ class SpeakStage:
 
     @staticmethod
     def _relay(request: Request, speech: Speech) -> None:
-        """Hand the talker the thoughts whose text has been let out."""
-        speech.track.thoughts.extend(speech.relay.take(request.text.num_released))
-        speech.track.text_ended |= speech.muted and not speech.relay.held
+        """Hand the talker the thoughts whose text has been let out and is for the ear."""
+        track, text = request.track, request.text
+        speech.track.thoughts.extend(speech.relay.take(track.num_spoken(text)))
+        if text.muted and text.num_released >= text.num_audible:  # what is still held has begun to be a call
+            speech.relay.held.clear()
+            speech.track.text_ended = True
 
     # ---- steps
 

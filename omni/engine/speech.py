@@ -45,7 +45,6 @@ class Speech:
         block_keys: of whole blocks of these.
         position: of the next step, the same on all axes.
         due: when the sound that was delivered will have been played; None before the first.
-        muted: what comes now is written and not spoken.
         ended: no more frames will come.
     """
 
@@ -62,7 +61,6 @@ class Speech:
     position: int = 0
     num_samples: int = 0
     due: float | None = None
-    muted: bool = False
     ended: bool = False
 
     @property

@@ -278,9 +278,9 @@ class PromptReader:
             return read(part, source, where, *how)
         rest = [item for item in sorted(part.items()) if item[0] not in ("type", *names_of(kind))]
         key = self.salt + content + repr((kind, how, rest)).encode()
-        if (shown := self.recent.get(key)) is None:
-            shown = read(part, source, where, *how)
-            self.recent.put(key, shown, sum(medium.num_bytes for medium in shown))
+        shown, is_new = self.recent.once(key, lambda: read(part, source, where, *how), _num_bytes)
+        if not is_new:
+            self.decoder.retell([sentence for medium in shown for sentence in medium.warnings])
         return shown
 
     def _sound(self, part: Message, source: Any, where: str) -> Shown:
@@ -393,6 +393,10 @@ def _calls(calls: object, where: str) -> list[dict[str, Any]]:
             raise MessageError(f"{where}.tool_calls[{i}].function.arguments is no JSON: {e}") from e
         out.append({"type": "function", "function": {"name": function["name"], "arguments": arguments}})
     return out
+
+
+def _num_bytes(shown: Shown) -> int:
+    return sum(medium.num_bytes for medium in shown)
 
 
 def _of(settings: dict[str, Any], *names: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request, Response, WebSocket, WebSocketDisconnect
 from numpy.typing import NDArray
 from pydantic import Field, TypeAdapter, ValidationError
 
-from omni import AudioChunk, Done, Omni
+from omni import AudioChunk, Done, Omni, Script
 from omni.errors import MessageError
 from omni.streaming import bounded_json
 from omni.streaming.audio.tempo import Tempo
@@ -66,10 +66,11 @@ async def speak(asked: SpeechRequest, request: Request) -> Response:
     check_manner(hub, asked)
     _check_length(hub, len(asked.input), "input")
     try:
-        warn(hub.omni.spoken(asked.input, strict=bool(asked.strict)).warnings)
+        script = await asyncio.to_thread(hub.omni.script, asked.input, strict=bool(asked.strict))
     except MessageError as e:
         raise refused("input", str(e)) from e
-    speech = await begun(request, speech_of(hub, hub.omni_for(request), asked, asked.input))
+    warn(script.warnings)
+    speech = await begun(request, speech_of(hub, hub.omni_for(request), asked, script))
     if asked.stream_format == "sse":
         return Events(_events(speech))
     return Made(_bytes(speech), FILE_FORMATS[asked.response_format or "mp3"].media_type)
@@ -107,7 +108,7 @@ class _File:
         return self._encoder.push(self._tempo.finish()) + self._encoder.finish()
 
 
-async def speech_of(hub: Hub, omni: Omni, manner: Manner, text: str | AsyncIterable[str]) -> AsyncGenerator[bytes | Done]:
+async def speech_of(hub: Hub, omni: Omni, manner: Manner, text: Script | AsyncIterable[str]) -> AsyncGenerator[bytes | Done]:
     """The pieces of a sound file, then how it ended; Problem where it could not be said to its end."""
     file = await asyncio.to_thread(
         _File, manner.response_format or "mp3", 1.0 if manner.speed is None else manner.speed, hub.omni.sample_rate

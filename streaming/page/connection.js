@@ -37,6 +37,7 @@ export class Connection {
   }
 
   #dial() {
+    this.timer = null;
     const socket = (this.socket = new WebSocket(this.address, this.protocols));
     socket.onmessage = ({ data }) => {
       if (socket !== this.socket) return;
@@ -63,9 +64,9 @@ export class Connection {
     };
   }
 
-  /** Tries now instead of when the time has come. */
+  /** Tries now instead of when the time has come; nothing where it would not try again. */
   retry() {
-    if (this.socket) return;
+    if (this.socket || !this.timer) return;
     clearTimeout(this.timer);
     this.#dial();
   }
@@ -85,6 +86,7 @@ export class Connection {
 
   close() {
     clearTimeout(this.timer);
+    this.timer = null;
     const socket = this.socket;
     this.socket = null;
     socket?.close(1000);

@@ -118,6 +118,7 @@ export class Dialogue {
     this.#silence(null, false);
     this.microphone.stop();
     this.camera.stop();
+    if (this.state === "waiting") this.on.notice("", ""); // which says that it will try again
     this.state = "off";
     this.outbox = "";
     this.#reset();

@@ -71,7 +71,9 @@ def test_the_spread_is_torchs(total: int, first: int, share: float) -> None:
     assert indices == torch.linspace(first, total + first - 1, len(indices)).round().long().tolist()
 
 
-@pytest.mark.parametrize("options", [{"fps": 0}, {"fps": -1.0}, {"num_frames": 1}, {"max_frames": 1}, {"min_frames": 0}])
+@pytest.mark.parametrize(
+    "options", [{"fps": 0}, {"fps": -1.0}, {"fps": 1e308}, {"num_frames": 1}, {"max_frames": 1}, {"min_frames": 0}]
+)
 def test_options_that_make_no_sense(options: dict[str, Any]) -> None:
     with pytest.raises(OptionError):
         Sampling(**options)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 import numpy as np
 import pytest
 
-from omni import AudioChunk, Done, Event, Omni
+from omni import AudioChunk, Done, Event, Omni, Script
 from omni.errors import MessageError
 from omni.events import collect
 from tests.oracle.tiny import tiny
@@ -101,3 +104,79 @@ def test_logprobs_add_up_and_change_nothing(omni: Omni) -> None:
         assert token.top[0] == (token.token, token.logprob), "greedy takes the likeliest"
         assert [p for _, p in token.top] == sorted((p for _, p in token.top), reverse=True)
         assert len(token.top) == 3 and token.logprob < 0
+
+
+LONG = "Anything that 1,234 people read aloud, dot by dot; e.g. this. " * 66
+MOST = 0.05
+"""Seconds for which no request may hold the event loop."""
+
+
+async def longest_pause(omni: Omni, text: str | AsyncIterator[str]) -> float:
+    """Of the event loop, until a text begins to sound."""
+    longest, over = 0.0, asyncio.Event()
+
+    async def watch() -> None:
+        nonlocal longest
+        while not over.is_set():
+            before = time.perf_counter()
+            await asyncio.sleep(0.001)
+            longest = max(longest, time.perf_counter() - before)
+
+    watching = asyncio.create_task(watch())
+    async with aclosing(omni.asay(text, voice="Ethan", **OPTIONS)) as events:
+        async for event in events:
+            if isinstance(event, AudioChunk):
+                break
+    over.set()
+    await watching
+    return longest
+
+
+@pytest.mark.parametrize("comes", [False, True])
+def test_a_long_text_does_not_hold_the_event_loop(comes: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    omni = Omni.load(progress=False)
+    threads, write = set[int](), Script.write
+
+    def noted(script: Script, text: str) -> None:
+        threads.add(threading.get_ident())
+        write(script, text)
+
+    monkeypatch.setattr(Script, "write", noted)
+
+    async def pieces() -> AsyncIterator[str]:
+        yield LONG
+
+    pauses = (asyncio.run(longest_pause(omni, pieces() if comes else LONG)) for _ in range(4))
+    assert next((pause for pause in pauses if pause < MOST), None) is not None
+    assert threads and threading.get_ident() not in threads
+
+
+def test_a_speech_that_is_cancelled_leaves_its_text_at_rest(omni: Omni) -> None:
+    async def until_asked() -> list[str]:
+        ended, asked = list[str](), asyncio.Event()
+
+        async def pieces() -> AsyncIterator[str]:
+            try:
+                yield "A long beginning, long enough to be spoken for a while by itself. A"
+                asked.set()
+                await asyncio.Event().wait()
+            finally:
+                await asyncio.sleep(0.01)
+                ended.append("text")
+
+        text = pieces()
+
+        async def speak() -> None:
+            async with aclosing(omni.asay(text, voice="Ethan", **OPTIONS)) as events:
+                async for _ in events:
+                    pass
+
+        speaking = asyncio.create_task(speak())
+        await asyncio.wait_for(asked.wait(), 20)
+        speaking.cancel()
+        await asyncio.gather(speaking, return_exceptions=True)
+        ended.append("speech")
+        assert [piece async for piece in text] == []
+        return ended
+
+    assert asyncio.run(until_asked()) == ["text", "speech"]

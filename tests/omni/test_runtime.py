@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import wave
+from collections.abc import Sequence
+from dataclasses import replace
+from io import BytesIO
 from typing import Any
 
 import numpy as np
 import pytest
 
 from omni import Omni, Options
+from omni.encoders.decoder import Here
 from omni.errors import OptionError
+from omni.recent import Recent
 from tests.oracle.tiny import tiny
 
 ASKED: Any = [{"role": "user", "content": "hello the 1"}]
@@ -43,6 +49,14 @@ def test_an_answer_begins_with_the_call(must_call: Any, tools: Any, begins: str,
     assert reader.generate(ASKED, must_call=must_call, **how).done.token_ids == forced.done.token_ids
 
 
+def test_a_call_that_is_written_letter_by_letter_is_not_spoken(omni: Omni) -> None:
+    assert "<tool_call>" not in omni.runtime.reader.tokenizer.specials
+    how: Any = {"voice": omni.default_voice, "max_tokens": 20, "max_audio_seconds": 0.2, "seed": 1}
+    called = omni.generate(ASKED, tools=TOOLS, must_call="look", **how)
+    assert called.text.startswith("<tool_call>") and called.done.codes == () and called.done.finish_reason == "length"
+    assert omni.generate(ASKED, tools=TOOLS, **how).done.codes
+
+
 def test_a_limit_may_end_the_call(reader: Omni) -> None:
     reply = reader.generate(ASKED, tools=TOOLS, must_call="look", max_tokens=3)
     assert reply.finish_reason == "length" and '<tool_call>\n{"name": "look"'.startswith(reply.text)
@@ -71,6 +85,25 @@ def test_tools_that_are_written_in_are_told(omni: Omni, reader: Omni) -> None:
     (warning,) = omni.generate(ASKED, tools=TOOLS, max_tokens=2).warnings
     assert "written into the system's message" in warning
     assert omni.generate(ASKED, max_tokens=2).warnings == () == reader.generate(ASKED, tools=TOOLS, max_tokens=2).warnings
+
+
+def test_what_was_lost_of_a_medium_is_told_with_each_answer(omni: Omni) -> None:
+    again = list[str]()
+
+    class Retelling(Here):
+        def retell(self, sentences: Sequence[str]) -> None:
+            again.extend(sentences)
+
+    whole = BytesIO()
+    with wave.open(whole, "wb") as file:
+        file.setparams((1, 2, 16000, 0, "NONE", "not compressed"))
+        file.writeframes(np.arange(-8000, 8000, dtype=np.int16).tobytes())
+    asked: Any = [{"role": "user", "content": [{"type": "audio", "audio": whole.getvalue()[:-3000]}]}]
+    hearer = Omni(omni.runtime.apart(b"apart"))
+    hearer.runtime.reader = replace(hearer.runtime.reader, decoder=Retelling(), recent=Recent(1 << 20))
+    told = hearer.generate(asked, max_tokens=2).warnings
+    assert len(told) == 1 and "3000 bytes are missing" in told[0] and again == []
+    assert hearer.generate(asked, max_tokens=2).warnings == told == tuple(again)
 
 
 def test_a_seed_that_was_drawn_is_exact_in_any_json(reader: Omni) -> None:

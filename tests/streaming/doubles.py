@@ -132,7 +132,7 @@ class Scripted:
     hears = sees = calls = True
 
     def __init__(self, *script: Event | Segment | Transcript | Exception | None) -> None:
-        self.script: Sequence[Event | Segment | Transcript | Exception | None] = script or (TextDelta("Yes."), done())
+        self._events: Sequence[Event | Segment | Transcript | Exception | None] = script or (TextDelta("Yes."), done())
         self.asked: list[dict[str, Any]] = []
         self.salts: list[str] = []
         self.begun, self.ended = threading.Event(), threading.Event()
@@ -155,20 +155,20 @@ class Scripted:
         async for event in self._answer():
             yield event
 
-    def spoken(self, text: str, *, strict: bool = False) -> Spoken:
+    def script(self, text: str, *, strict: bool = False) -> Spoken:
         if not text.strip(" .\n"):
             raise MessageError("there is no text to say")
         return Spoken(text)
 
-    async def asay(self, text: str | AsyncIterable[str], **options: Any) -> AsyncGenerator[Event]:
-        said = text if isinstance(text, str) else "".join([piece async for piece in text])
+    async def asay(self, text: Spoken | AsyncIterable[str], **options: Any) -> AsyncGenerator[Event]:
+        said = text.text if isinstance(text, Spoken) else "".join([piece async for piece in text])
         self.asked.append({"text": said, **options})
         async for event in self._answer():
             yield event
 
     async def _answer(self) -> AsyncGenerator[Any]:
         try:
-            for item in self.script:
+            for item in self._events:
                 if item is None:
                     self.begun.set()
                     await asyncio.Event().wait()

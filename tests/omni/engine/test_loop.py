@@ -24,6 +24,7 @@ from omni.engine.request import Request
 from omni.errors import CapacityError, EngineError
 from omni.events import Event, Failed, collect
 from omni.prompt.reader import Message
+from omni.prompt.tokenizer import StreamDecoder
 from tests.oracle.tiny import tiny
 
 GREEDY = Sampling(repetition_penalty=1.05)
@@ -161,13 +162,23 @@ def check_company(omni: Omni, data: st.DataObject, count: int) -> None:
             assert i in cancelled
 
 
-def test_a_call_is_written_and_not_spoken(omni: Omni) -> None:
+@pytest.mark.parametrize("num_ids", [1, 3])
+def test_a_call_is_written_and_not_spoken(num_ids: int, omni: Omni) -> None:
+    """Whether its mark is one id or several."""
     options: dict[str, Any] = {"seed": 3, "max_audio_seconds": 0.6}
     whole = omni.generate(HELLO, voice="Ethan", max_tokens=9, **options)
-    call = next(i for i, token in enumerate(whole.done.token_ids) if i > 2 and token not in whole.done.token_ids[:i])
+    decoder = StreamDecoder(omni.runtime.reader.tokenizer)
+    state = decoder.start()
+    texts = [decoder.step(state, [token]) for token in whole.done.token_ids]
+    marks = {n: "".join(texts[n : n + num_ids]) for n in range(3, 9 - num_ids)}
+    call, mark = next(
+        (n, mark)
+        for n, mark in marks.items()
+        if whole.text.find(mark) == len("".join(texts[:n])) and texts[n] and texts[n - 1]
+    )
     before = omni.generate(HELLO, voice="Ethan", max_tokens=call, **options)
     request = omni.runtime.request(HELLO, "Ethan", Options(max_tokens=9, **options))
-    request.mute_ids = frozenset({whole.done.token_ids[call]})
+    request.track.mute = mark
     reply = replies(list(omni.engine.run([request])), [request])[0]
     assert reply.text == whole.text
     assert reply.done.codes == before.done.codes

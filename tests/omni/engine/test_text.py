@@ -41,3 +41,18 @@ def test_nothing_of_the_earliest_stop_string_comes_out(text: str, stop: list[str
     out, stopped, _ = run(text, stop)
     assert stopped == bool(ends)
     assert out == (text[: min(ends)[1]] if ends else text)
+
+
+@given(st.text("abc", max_size=12), st.sampled_from(["", "ab", "aab", "abc"]), st.integers(1, 3))
+def test_what_is_not_for_the_ear_is_let_out_and_not_spoken(text: str, mute: str, step: int) -> None:
+    track = TextTrack(DECODER, ["cc"], mute)
+    state, out, spoken = track.start(), "", [0]
+    for at in range(0, len(text), step):
+        for byte in text[at : at + step].encode():
+            out += track.step(state, byte) if not state.stopped else ""
+            spoken.append(track.num_spoken(state))
+    out += track.finish(state)
+    assert out == text.partition("cc")[0]
+    audible = text.partition(mute)[0] if mute else text
+    assert max(spoken) <= track.num_spoken(state) == min(len(out), len(audible))
+    assert spoken == sorted(spoken)

@@ -11,6 +11,7 @@ import resource
 import sys
 from dataclasses import dataclass
 from random import Random
+from tempfile import TemporaryFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,20 +67,23 @@ def sentences(count: int, seed: int = 3) -> list[str]:
 
 def listen(omni: Omni, texts: list[str], *, voice: str = "Chelsie", seed: int = 1) -> Heard:
     """Say all in one, and hear each."""
-    written, waves, memory = list[str](), list[list[NDArray[np.float32]]](), list[float]()
-    for event in omni.say(" ".join(texts), voice=voice, seed=seed):
-        match event:
-            case TextDelta(text):
-                written.append(text)
-                waves.append([])
-                memory.append(
-                    resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "linux" else 1 << 20)
-                )
-            case AudioChunk():
-                waves[-1].append(event.samples)
-            case Done():
-                done = event
-    each = [np.concatenate(of_one) for of_one in waves]
+    written, lengths, memory = list[str](), list[int](), list[float]()
+    with TemporaryFile() as sound:  # kept in memory, it would count as what speaking takes
+        for event in omni.say(" ".join(texts), voice=voice, seed=seed):
+            match event:
+                case TextDelta(text):
+                    written.append(text)
+                    lengths.append(0)
+                    memory.append(
+                        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "linux" else 1 << 20)
+                    )
+                case AudioChunk():
+                    sound.write(event.samples.astype(np.float32).tobytes())
+                    lengths[-1] += len(event.samples)
+                case Done():
+                    done = event
+        sound.seek(0)
+        each = [np.frombuffer(sound.read(4 * length), np.float32) for length in lengths]
     edges = [np.flatnonzero(np.abs(wave) > AUDIBLE)[[0, -1]] for wave in each]
     pairs = list(zip(each[:-1], each[1:], edges[:-1], edges[1:], strict=True))
     gap = max((len(one) - ends[1] + begins[0] for one, _, ends, begins in pairs), default=0) / omni.sample_rate

@@ -26,6 +26,7 @@ from websockets.sync.connection import Connection
 
 from omni import Event, Omni, TextDelta
 from omni.errors import CapacityError, EngineError
+from omni.script.wording import Spoken
 from omni.streaming.app import create_app
 from omni.streaming.audio.wire import FILE_FORMATS
 from omni.streaming.endpoints.speech import SpeechRequest
@@ -291,8 +292,8 @@ def test_several_speeches_one_after_the_other(scripted: Scripted, told: OpenAI) 
 class Eager(Scripted):
     """Speaks a second for each piece of text, before it asks for the next."""
 
-    async def asay(self, text: str | AsyncIterable[str], **options: Any) -> AsyncGenerator[Event]:
-        assert not isinstance(text, str)
+    async def asay(self, text: Spoken | AsyncIterable[str], **options: Any) -> AsyncGenerator[Event]:
+        assert not isinstance(text, Spoken)
         async for piece in text:
             yield TextDelta(piece)
             yield sound(1.0)
@@ -378,7 +379,7 @@ def idle(omni: Omni) -> bool:
 
 def test_closing_the_socket_ends_the_speech() -> None:
     class Endless(Eager):
-        async def asay(self, text: str | AsyncIterable[str], **options: Any) -> AsyncGenerator[Event]:
+        async def asay(self, text: Spoken | AsyncIterable[str], **options: Any) -> AsyncGenerator[Event]:
             try:
                 self.begun.set()
                 while True:

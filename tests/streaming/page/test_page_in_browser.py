@@ -519,6 +519,19 @@ def test_a_server_that_is_gone_is_tried_again_at_once_by_a_button(visit: Open, s
     phase(page, "listening", 1)
 
 
+def test_a_talk_that_was_ended_while_the_server_was_gone_is_not_taken_up_again(visit: Open, script: Script) -> None:
+    page = visit()
+    page.click("#talk")
+    phase(page, "listening")
+    script.open = False
+    say(page, "restart")
+    phase(page, "reconnecting")
+    expect(page.locator("#notice-action")).to_have_text("Try now")
+    page.click("#talk")
+    phase(page, "off")
+    expect(page.locator("#notice-action")).to_be_hidden()
+
+
 def test_a_server_that_is_not_there_says_what_to_run(visit: Open) -> None:
     page = visit()
     page.route("**/health", lambda route: route.abort())

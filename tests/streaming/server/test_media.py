@@ -169,7 +169,13 @@ def test_what_was_lost_is_told(hub: Hub, kind: Kind, data: bytes, said: str) -> 
         assert await decode(hub, data, kind) == data
         return notices.warnings
 
+    async def retold() -> list[str]:
+        current.set(notices := Notices())
+        hub.sandbox.retell(sentences)
+        return notices.warnings
+
     sentences = asyncio.run(told())
+    assert asyncio.run(retold()) == sentences
     assert [said in sentence for sentence in sentences] == ([True] if said else [])
 
 
