@@ -45,8 +45,9 @@ def llama_model_load_from_file(path, params):
 def small() -> Shape:
     tree = {
         "model_type": "qwen2", "vocab_size": 1024, "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2,
-        "num_attention_heads": 2, "num_key_value_heads": 1, "rms_norm_eps": 1e-6, "rope_theta": 1e6, "torch_dtype": "bfloat16",
-        "max_position_embeddings": 1024, "hidden_act": "silu", "eos_token_id": 1, "tie_word_embeddings": False,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "rms_norm_eps": 1e-6, "rope_theta": 1e6,
+        "torch_dtype": "bfloat16", "max_position_embeddings": 1024, "hidden_act": "silu", "eos_token_id": 1,
+        "tie_word_embeddings": False,
     }  # fmt: skip
     return Shape("small", tree)
 
