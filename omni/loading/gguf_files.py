@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def files_in(path: Path) -> Mapping[str, Callable[[], dict[str, Any]]]:
         "tokenizer.json": _tokenizer,
         "tokenizer_config.json": _tokenizer_config,
     }
-    return {name: lambda make=make: make(header) for name, make in makers.items()}  # type: ignore[misc]
+    return {name: partial(make, header) for name, make in makers.items()}
 
 
 def _config(header: Header) -> dict[str, Any]:

@@ -75,7 +75,8 @@ def is_there(path: Path) -> bool:
 def read_json(path: Path) -> Mapping[str, Any]:
     """One JSON object from a checkpoint's file, or from what a GGUF says in its place."""
     if is_gguf(path.parent) and is_there(path):
-        return files_in(path.parent)[path.name]()
+        with damage_told(str(path.parent)):
+            return files_in(path.parent)[path.name]()
     check_file(path)
     try:
         data = json.loads(path.read_text(encoding="utf-8"))

@@ -134,9 +134,8 @@ class Packing:
             if not isinstance(linear, nn.Linear) or kind is None or holders[id(linear.weight)] > 1:
                 continue
             stems = [key.removesuffix(".weight") for key in layout.keys(f"{name}.weight")]
-            blocks = [
-                e for stem in stems if (e := checkpoint.entries.get(f"{stem}.weight")) and e.form and e.form.name == KEPT
-            ]
+            found = (checkpoint.entries.get(f"{stem}.weight") for stem in stems if not exact)
+            blocks = [entry for entry in found if entry and entry.form and entry.form.name == KEPT]
             if published and all(f"{stem}.qweight" in checkpoint.entries for stem in stems):
                 parts = [published.part(stem, linear.in_features, checkpoint) for stem in stems]
                 has_bias = all(f"{stem}.bias" in checkpoint.entries for stem in stems)

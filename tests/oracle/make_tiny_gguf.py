@@ -39,8 +39,9 @@ def make(folder: Path, out: Path, form: str, **metadata: Any) -> Path:
     tree = json.loads((folder / "config.json").read_text())
     words = json.loads((folder / "tokenizer.json").read_text())
     words["model"] |= {"vocab": words["model"]["vocab"] | {MERGED: tree["vocab_size"] - 9}, "merges": [list(MERGED)]}
-    writer = gguf.GGUFWriter(out / "model.gguf", tree["model_type"])
-    for key, value in (_metadata(folder, tree, words) | {k.replace("__", "."): v for k, v in metadata.items()}).items():
+    said = _metadata(folder, tree, words) | {key.replace("__", "."): value for key, value in metadata.items()}
+    writer = gguf.GGUFWriter(out / "model.gguf", said.pop("general.architecture", tree["model_type"]))
+    for key, value in said.items():
         if value is not None:
             _add(writer, key, value)
     plain: dict[str, torch.Tensor] = {}
