@@ -14,6 +14,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
+
 from omni.errors import CheckpointError
 
 MAX_HEADER = 64 << 20
@@ -25,7 +27,7 @@ MAX_DIMS, MAX_NAME, MOST_ALIGNMENT = 4, 256, 1 << 20
 ALIGNMENT = 32
 """Where the file does not say."""
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
-STRING, LIST = 8, 9
+FLOAT, STRING, LIST = 6, 8, 9
 
 
 @dataclass(frozen=True)
@@ -167,6 +169,8 @@ class _Reader:
         """One value; numbers of a list come as a tuple."""
         if kind == STRING:
             return self.text()
+        if kind == FLOAT:  # the shortest number that is stored so: 1e-6, not 9.99999997e-7
+            return float(str(np.float32(self.number("f"))))
         if kind in SCALARS:
             return self.number(SCALARS[kind])
         if kind != LIST:
