@@ -79,8 +79,7 @@ def times(run: Callable[[], float], rounds: int) -> dict[str, object]:
     return {"seconds": all_of_them, "best": min(all_of_them), "median": median(all_of_them)}
 
 
-@api.llama_log_callback
-def _log(level: int, text: bytes, _: object) -> None:
+def _told(level: int, text: bytes, _: object) -> None:
     if level >= 4:  # errors: why a model cannot be loaded
         sys.stderr.write(text.decode(errors="replace"))
 
@@ -88,7 +87,8 @@ def _log(level: int, text: bytes, _: object) -> None:
 def main() -> None:
     path, *numbers = sys.argv[1:]
     threads, context, prompt, *rounds = map(int, numbers)
-    api.llama_log_set(_log, ctypes.c_void_p())
+    log = api.llama_log_callback(_told)
+    api.llama_log_set(log, ctypes.c_void_p())
     model = Model(path, threads, context, prompt)
     runs = {"decode": model.decode, "prefill": model.prefill}
     if rounds:

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
 from omni import Omni
+from omni.cli.app import app
 from omni.cli.doctor import examine
 from omni.errors import CheckpointError
 from omni.families import read_config
@@ -115,3 +117,10 @@ def test_blocks_need_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(sys.modules, "gguf", None)
     with pytest.raises(CheckpointError, match=r"omni-runtime\[gguf\]"):
         Omni.load(path, device="cpu", progress=False)
+
+
+def test_commands_take_a_file(tmp_path: Path) -> None:
+    path = make_tiny_gguf.make(tiny("qwen2"), tmp_path, "Q8_0")
+    for command in (["ask", "--model", str(path), "Hi.", "--max-tokens", "2"], ["doctor", "--model", str(path)]):
+        result = CliRunner().invoke(app, command)
+        assert result.exit_code == 0, result.output
