@@ -106,7 +106,8 @@ class Omni:
         """Load a checkpoint of a known family (`omni.families`).
 
         Args:
-            model: a folder, or a hub id such as "Qwen/Qwen2.5-Omni-3B"; None for the small one that ships with the package.
+            model: a folder, a GGUF of a model of text, or a hub id such as "Qwen/Qwen2.5-Omni-3B"; None for the small one
+                that ships with the package.
             device: "cpu", "cuda", "cuda:1", or "auto" for the GPU where there is one; two with a comma, "cuda:0,cuda:1", for
                 the thinker and for the voice (talker and vocoder).
             dtype: "float32", "bfloat16", "float16", or "auto" for the checkpoint's own where the device is fast at it. The

@@ -56,6 +56,7 @@ class Case:
     Attributes:
         ours, theirs: to be timed; theirs None without transformers. Of a growth: the shorter, and the longer.
         moved: bytes of weights and cache that a run has to read; operations: with weights, that it has to do.
+        their_moved: bytes that a run of theirs has to read, where these are others.
         compare: the outputs are equal but for rounding, and no farther apart than `most`, in parts of their RMS.
     """
 
@@ -65,6 +66,7 @@ class Case:
     theirs: Run | None
     dtype: torch.dtype
     moved: float = 0
+    their_moved: float = 0
     operations: float = 0
     compare: bool = True
     most: float | None = None

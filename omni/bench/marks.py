@@ -1,4 +1,4 @@
-"""What a stage should reach against transformers, by hardware and shape."""
+"""What a stage should reach against transformers or llama.cpp, by hardware and shape."""
 
 from __future__ import annotations
 
@@ -18,6 +18,10 @@ CPU_3B = {
     "thinker decode int4": Mark(at_least=2.6),
     "thinker prefill": Mark(at_least=1.3),
     "thinker prefill int8": Mark(at_least=1.3),
+    # against llama.cpp
+    "decode int4": Mark(at_least=1.15),
+    "decode int8": Mark(at_least=1.15),
+    "prefill int8": Mark(at_least=1.5),
     "audio tower": NO_SLOWER,
     "vision tower": NO_SLOWER,
     "flow matching": Mark(at_least=2.5),

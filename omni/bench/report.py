@@ -31,6 +31,7 @@ MEANINGS = {
     "theirs": "theirs: transformers",
     "times": "times: median of theirs over ours, of rounds of ours, theirs, theirs, ours",
     "spread": "spread: of the rounds",
+    "GB/s": "GB/s: that ours and theirs read",
     "/bound": "/bound: times what the ceilings would allow",
 }
 
@@ -46,7 +47,7 @@ class Row:
         low, high: of the rounds.
         noise: by how much two readings of one program differ, as a part of them.
         bound: that `ours` cannot be better than, in `unit`.
-        gb_per_s, tflop_per_s: that ours moved and did.
+        gb_per_s, tflop_per_s: that ours moved and did; their_gb_per_s: that theirs moved, where that is told.
         error: RMS of the difference between the outputs of both, over the RMS of theirs.
         allowed: the largest error.
         more_is_better: of `ours`.
@@ -65,6 +66,7 @@ class Row:
     noise: float | None = None
     bound: float | None = None
     gb_per_s: float | None = None
+    their_gb_per_s: float | None = None
     tflop_per_s: float | None = None
     error: float | None = None
     allowed: float | None = None
@@ -81,6 +83,7 @@ class Row:
         *,
         bound: float | None = None,
         moved: float = 0,
+        their_moved: float = 0,
         operations: float = 0,
         error: float | None = None,
         allowed: float | None = None,
@@ -99,6 +102,7 @@ class Row:
             noise=pairs.noise,
             bound=None if bound is None else 1000 * bound,
             gb_per_s=moved / pairs.a_median / 1e9 if moved else None,
+            their_gb_per_s=their_moved / pairs.b_median / 1e9 if their_moved and both else None,
             tflop_per_s=operations / pairs.a_median / 1e12 if operations else None,
             error=error,
             allowed=allowed,
@@ -125,6 +129,7 @@ class Report:
     """Attributes:
     bench: the command's name.
     settings: its options.
+    meanings: of columns, where they are not the usual ones.
     """
 
     bench: str
@@ -133,6 +138,7 @@ class Report:
     rows: Sequence[Row]
     ceilings: Ceilings | None = None
     notes: Sequence[str] = field(default=())
+    meanings: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def missed(self) -> list[str]:
@@ -157,6 +163,7 @@ def show(report: Report, console: Console) -> None:
         "theirs": [number(row.theirs) for row in report.rows],
         "times": [number(row.ratio) for row in report.rows],
         "spread": [f"{number(row.low)}-{number(row.high)}" if row.low and row.high else "" for row in report.rows],
+        "GB/s": [_speeds(row) for row in report.rows],
         "/bound": [number(row.ours / row.bound) if row.bound else "" for row in report.rows],
         "mark": [told(row.mark) for row in report.rows],
         "": [_verdict(row) for row in report.rows],
@@ -168,7 +175,7 @@ def show(report: Report, console: Console) -> None:
     for cells in zip(*used.values(), strict=True):
         table.add_row(*cells)
     console.print(table)
-    meant = [meaning for name, meaning in MEANINGS.items() if name in used]
+    meant = [report.meanings.get(name, meaning) for name, meaning in MEANINGS.items() if name in used]
     console.print("; ".join(meant), style="dim", markup=False, soft_wrap=True)
     for setting, some in groupby(report.rows, key=lambda row: row.setting):
         names = list(dict.fromkeys(_title(row) for row in some))
@@ -180,6 +187,11 @@ def show(report: Report, console: Console) -> None:
 def _title(row: Row) -> str:
     unit = "" if row.unit == "ms" else f", {row.unit}"
     return f"{row.name}{unit}" if row.x is None else f"{row.name} {row.x:g}"
+
+
+def _speeds(row: Row) -> str:
+    """What ours and theirs read, where both are told."""
+    return f"{number(row.gb_per_s)}, {number(row.their_gb_per_s)}" if row.their_gb_per_s else ""
 
 
 def number(value: float | None) -> str:

@@ -11,6 +11,7 @@ import torch
 from rich.console import Console
 
 from omni.bench import baseline
+from omni.bench import peer as llama_cpp
 from omni.bench.case import F32, Case, Setting, name_of
 from omni.bench.marks import MARKS, mark
 from omni.bench.models import Both, both
@@ -24,24 +25,34 @@ from omni.talker.flow import Solver
 
 
 def measure(
-    setting: Setting, timer: Timer, only: Sequence[str] = (), notes: Console | None = None, seconds: float = 0.3
+    setting: Setting,
+    timer: Timer,
+    only: Sequence[str] = (),
+    notes: Console | None = None,
+    seconds: float = 0.3,
+    peer: str | None = None,
 ) -> Report:
     """Rows of the stages that are named, of all without names; weights live only while their stage is timed.
 
     seconds: for each ceiling.
+    peer: a Python that has llama-cpp-python; then its stages are timed against llama.cpp, and named by its weights.
     """
-    if unknown := [name for name in only if name not in STAGES]:
-        raise OptionError(f"{unknown[0]!r} is no stage; give some of {', '.join(STAGES)}")
+    stages, meanings = STAGES, dict[str, str]()
+    if peer:
+        stages, meanings = llama_cpp.stages(peer), {"theirs": f"theirs: llama-cpp-python {llama_cpp.version(peer)}"}
+    if unknown := [name for name in only if name not in stages]:
+        raise OptionError(f"{unknown[0]!r} is no stage; give some of {', '.join(stages)}")
     with torch.inference_mode():
         ceilings = measure_ceilings(timer, seconds=seconds)
         rows = []
-        for name, build in STAGES.items():
+        for name, build in stages.items():
             for case in build(setting) if not only or name in only else ():
                 rows.append(time_case(case, timer, ceilings, setting))
                 if notes:
                     times = f" {rows[-1].ratio:.2f} times" if rows[-1].ratio else ""
                     notes.print(f"{case.name}: {rows[-1].ours:.4g} ms{times}", style="dim", highlight=False)
-    return Report("stages", setting.device, describe(setting, timer, only), rows, ceilings, list(notes_on(setting)))
+    told = [] if peer else list(notes_on(setting))
+    return Report("stages", setting.device, describe(setting, timer, only), rows, ceilings, told, meanings)
 
 
 def time_case(case: Case, timer: Timer, ceilings: Ceilings, setting: Setting) -> Row:
@@ -55,6 +66,7 @@ def time_case(case: Case, timer: Timer, ceilings: Ceilings, setting: Setting) ->
         timer.pairs(case.ours, case.theirs, took=(took[0], took[-1])),
         bound=ceilings.bound(case.moved, case.operations, case.dtype) if case.moved or case.operations else None,
         moved=case.moved,
+        their_moved=case.their_moved,
         operations=case.operations,
         error=error,
         allowed=case.allowed if error is not None else None,

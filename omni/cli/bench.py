@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from omni.cli.shared import HELP, Commands, Device, Dtype, Eager, Model, Threads, Weights, errors_told, loaded, notes
+from omni.errors import OptionError
 
 if TYPE_CHECKING:
     from omni.bench.case import Setting
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from omni.streaming.bench.run import Task
 
 app = typer.Typer(no_args_is_help=True, cls=Commands, context_settings=HELP, help="Measure speed.")
+
+PEERS = "transformers", "llama.cpp"
 
 Check = Annotated[bool, typer.Option("--check", help="Fail where a mark is missed.")]
 Out = Annotated[Path | None, typer.Option("--json", help="Write all figures into this file.")]
@@ -44,6 +48,12 @@ def bench_stages(
     distinct: Annotated[int, typer.Option(min=1, help="Layers of the thinker with weights of their own.")] = 6,
     rounds: Rounds = 3,
     budget: Budget = 12.0,
+    peer: Annotated[
+        str, typer.Option(help="transformers, or llama.cpp: a step and a prompt in three kinds of weights.")
+    ] = PEERS[0],
+    peer_python: Annotated[
+        str | None, typer.Option(help="The Python that has llama-cpp-python.  [default: this one]")
+    ] = None,
     check: Check = False,
     out: Out = None,
     threads: Threads = None,
@@ -57,7 +67,10 @@ def bench_stages(
     with errors_told():
         sizes = Sizes(context, prompt, sound, image, frames, long_frames, depth, distinct)
         setting, timer = _prepared(shape, sizes, rounds, budget, out, threads, device, dtype)
-        _report(stages.measure(setting, timer, _names(only), notes), check, out)
+        if peer not in PEERS:
+            raise OptionError(f"{peer!r} is no peer; give {' or '.join(PEERS)}")
+        python = peer_python or sys.executable if peer == PEERS[1] else None
+        _report(stages.measure(setting, timer, _names(only), notes, peer=python), check, out)
 
 
 @app.command("latency")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -19,8 +20,10 @@ from omni.errors import OmniError
 from omni.events import Capabilities
 from omni.families import Family, family_of, read_config
 from omni.kernels.native import build as native
-from omni.loading.checkpoint import Checkpoint, check_values, find, plan
+from omni.loading.checkpoint import DTYPES, Checkpoint, check_values, find, plan
 from omni.loading.device import has_fast_bfloat16, pick_devices, pick_dtype
+from omni.loading.gguf import is_gguf
+from omni.loading.gguf_blocks import KEPT, BlockPart
 from omni.loading.gptq_awq import Published, read_published
 from omni.loading.json import damage_told
 from omni.loading.model import open_checkpoint, read_senses, read_speakers, read_words
@@ -32,6 +35,7 @@ from omni.talker.vocoder import MOST_SHAPES
 
 PACKAGES = ("omni-runtime", "torch", "triton", "safetensors", "tokenizers", "av", "soundfile", "soxr", "pillow", "numpy")
 OPTIONAL = {"triton": "comes with CUDA builds of torch on Linux; a CPU needs none"}
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
 GIB = 2**30
 MOST_CHARS = 2000
 """Of a finding: it may quote what a file says."""
@@ -96,14 +100,16 @@ def weights_sizes(
     kept: Sequence[torch.dtype],
     weights: str = "auto",
     published: Published | None = None,
+    *,
+    exact: bool = False,
 ) -> dict[str, int]:
     """Bytes of each part's weights once they are loaded; the model is on meta, and stays there.
 
-    kept: the dtypes that thinker and voice run in.
+    kept: the dtypes that thinker and voice run in; exact: as for `Packing`.
 
     CheckpointError, OptionError as loading raises them.
     """
-    packing = Packing(net, checkpoint, family.layout(net.config), weights=weights, published=published)
+    packing = Packing(net, checkpoint, family.layout(net.config), weights=weights, published=published, exact=exact)
     todo = plan(net, checkpoint, packing.layout)
     return todo.sizes(lambda name: family.dtype_of(name, kept[is_voice(name)], torch.float32), packing.kept)
 
@@ -120,11 +126,13 @@ def _checkpoint(
             checkpoint = open_checkpoint(folder, config, family.layout(config))
             net = family.build(config)
             published = read_published(folder)
-            sizes = weights_sizes(family, net, checkpoint, kept, weights, published)
+            sizes = weights_sizes(family, net, checkpoint, kept, weights, published, exact=dtype == "float32")
             check_values(checkpoint, LOOKED_AT)
     except OmniError as e:
         return [str(e)]
     console.print(f"{family.name}: {_abilities(config)}", highlight=False)
+    for line in _conversions(net, checkpoint, kept[0], weights) if is_gguf(folder) else ():
+        console.print(line, highlight=False, soft_wrap=True)
     names = " and ".join(dict.fromkeys(str(each).removeprefix("torch.") for each in kept))
     if published or weights != "auto":
         names += f", decoders in {weights if weights != 'auto' else 'int4 as published'}"
@@ -173,6 +181,21 @@ def _checkpoint(
                 "smaller checkpoint, weights='int8' or 'int4', speech=False, or another device"
             )
     return missing
+
+
+def _conversions(net: OmniModel, checkpoint: Checkpoint, dtype: torch.dtype, weights: str) -> Iterator[str]:
+    """What becomes of the tensors of a GGUF, and how they are rounded; the model on meta knows which stay in blocks."""
+    known = (entry.form.name if entry.form else NAMES[entry.dtype] for entry in checkpoint.entries.values())
+    found, kept = Counter(known), sum(isinstance(module, BlockPart) for module in net.modules())
+    if kept:
+        yield f"{kept} tensors in {KEPT} stay in four bits; their scales are rounded from float16 to bfloat16"
+    found[KEPT] -= kept
+    name = str(dtype).removeprefix("torch.")
+    then = f", and linear layers are rounded to {weights} then" if weights != "auto" else ""
+    for form, number in found.items():
+        if number:
+            exact = form == NAMES[dtype] or dtype == torch.float32
+            yield f"{number} tensors in {form} become {name}, {'exactly' if exact else 'rounded'}{then}"
 
 
 def _abilities(config: ModelConfig) -> str:

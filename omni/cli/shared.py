@@ -34,7 +34,7 @@ Model = Annotated[
         envvar="OMNI_MODEL",
         metavar="NAME",
         rich_help_panel=MODEL,
-        help="A checkpoint's folder, or its hub id; else the bundled one.",
+        help="A checkpoint's folder, GGUF or hub id; else the bundled one.",
     ),
 ]
 Device = Annotated[

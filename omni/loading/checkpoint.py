@@ -22,6 +22,9 @@ from huggingface_hub import snapshot_download
 from torch import Tensor, nn
 
 from omni.errors import CheckpointError, DeviceError
+from omni.loading.gguf import Form, is_gguf, read_header
+from omni.loading.gguf_blocks import dequantise
+from omni.loading.gguf_files import published_name
 from omni.loading.json import check_file
 
 NEEDED_FILES = ["*.json", "*.safetensors", "*.jinja", "merges.txt", "spk_dict.pt"]
@@ -30,6 +33,8 @@ PIECE = 64 << 20
 MAX_HEADER = 32 << 20
 """Bytes; a published file of 28,000 tensors has 4 million."""
 MAX_DIMS = 8
+DEQUANTISED = 1 << 20
+"""Values of blocks that become floats at once."""
 DTYPES = {
     "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16, "I32": torch.int32, "I64": torch.int64,
     "F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64,
@@ -42,7 +47,7 @@ BUNDLED = Path(__file__).parents[1] / "bundled"
 
 
 def find(path_or_hub_id: str | Path | None) -> Path:
-    """A checkpoint's folder: the path itself, or a download of the hub id's files (what is cached is not fetched again).
+    """A checkpoint's folder or GGUF: the path itself, or a download of the hub id's files, unless they are cached.
 
     None is the model that ships with the package.
     """
@@ -53,8 +58,10 @@ def find(path_or_hub_id: str | Path | None) -> Path:
             if any(fnmatchcase(file.name, pattern) for pattern in NEEDED_FILES):
                 check_file(file)
         return path
+    if is_gguf(path):
+        return path
     if path.is_file():
-        raise CheckpointError(f"{name} is a file; give the folder that holds it")
+        raise CheckpointError(f"{name} is a file and no .gguf; give the folder that holds it")
     if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
         raise CheckpointError(f"{name} is no folder, and no hub id such as 'Qwen/Qwen2.5-Omni-7B' either")
     try:
@@ -69,16 +76,38 @@ def find(path_or_hub_id: str | Path | None) -> Path:
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor of a checkpoint: `nbytes` bytes from `start` of `file`."""
+    """One tensor of a checkpoint: `nbytes` bytes from `start` of `file`.
+
+    form: how a GGUF stores it in blocks; it then is read as float32.
+    """
 
     shape: tuple[int, ...]
     dtype: torch.dtype
     file: Path
     start: int
+    form: Form | None = None
 
     @property
     def nbytes(self) -> int:
-        return math.prod(self.shape) * self.dtype.itemsize
+        return self._nbytes_of(math.prod(self.shape))
+
+    @property
+    def raw(self) -> Entry:
+        """The same as the bytes that are stored, a row for each of its rows."""
+        return Entry((*self.shape[:-1], self._nbytes_of(self.shape[-1])), torch.uint8, self.file, self.start)
+
+    def _nbytes_of(self, num: int) -> int:
+        """Of so many values, in whole blocks."""
+        return num // self.form.values * self.form.nbytes if self.form else num * self.dtype.itemsize
+
+    def pieces(self, num: int, most_bytes: int) -> Iterator[tuple[int, int]]:
+        """Values and bytes of each piece to read the first `num` values in."""
+        most = most_bytes // self.dtype.itemsize
+        if self.form:  # whole blocks of any form; their floats take memory too
+            most = max(self.form.values, min(most, DEQUANTISED) // 256 * 256)
+        for first in range(0, num, most):
+            some = min(most, num - first)
+            yield some, self._nbytes_of(some)
 
 
 @dataclass(frozen=True)
@@ -94,6 +123,8 @@ class Checkpoint:
         CheckpointError names the file that is missing, damaged or at odds with the index. The index's `total_size` is not
         read: in the published checkpoints it is wrong.
         """
+        if is_gguf(folder):
+            return cls(_gguf_entries(folder))
         whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
         if whole.exists():
             return cls(_read_header(whole))
@@ -122,6 +153,18 @@ def _read_index(path: Path) -> Mapping[str, str]:
     if not valid:
         raise CheckpointError(f"{path} names a shard outside its folder; fetch it again")
     return dict(place_of)
+
+
+def _gguf_entries(path: Path) -> dict[str, Entry]:
+    """Entries of a GGUF, by their published names."""
+    tensors, entries = read_header(path).tensors, dict[str, Entry]()
+    for name, tensor in tensors.items():
+        plain = DTYPES.get(tensor.form.name)
+        form = None if plain else tensor.form
+        entries[published_name(name)] = Entry(tensor.shape, plain or torch.float32, path, tensor.start, form)
+    if len(entries) < len(tensors):
+        raise CheckpointError(f"{path} holds two tensors that mean the same; fetch it again")
+    return entries
 
 
 def _read_header(path: Path) -> dict[str, Entry]:
@@ -180,7 +223,7 @@ def check_values(checkpoint: Checkpoint, most_bytes: int = PIECE) -> None:
     with ExitStack() as stack:
         files = {entry.file: stack.enter_context(FileIO(entry.file)) for entry in checkpoint.entries.values()}
         for entry in checkpoint.entries.values():
-            few = min(math.prod(entry.shape), most_bytes // entry.dtype.itemsize)
+            few = next((values for values, _ in entry.pieces(math.prod(entry.shape), most_bytes)), 0)
             for _ in _fill(torch.empty(few, dtype=entry.dtype, device="cpu"), entry, files[entry.file], piece):
                 pass
 
@@ -290,7 +333,7 @@ def plan(model: nn.Module, checkpoint: Checkpoint, layout: Layout) -> Plan:
         if (other := owner.setdefault(parameter, name)) != name:  # the model was built with the two tied
             shared[name] = other
             continue
-        parts = [_part(key, entries, layout) for key in keys]
+        parts = [_part(key, entries, layout, raw=parameter.dtype == torch.uint8) for key in keys]
         missing += [key for key, part in zip(keys, parts, strict=True) if part is None]
         found[name] = tuple(part for part in parts if part is not None)
         if len(found[name]) == len(keys) and not _fits(found[name], parameter):
@@ -303,9 +346,11 @@ def plan(model: nn.Module, checkpoint: Checkpoint, layout: Layout) -> Plan:
     return Plan(dict(sorted(found.items(), key=_place)), shared)
 
 
-def _part(key: str, entries: Mapping[str, Entry], layout: Layout) -> Part | None:
+def _part(key: str, entries: Mapping[str, Entry], layout: Layout, *, raw: bool) -> Part | None:
+    """raw: wanted are the bytes of its blocks."""
     if key in entries:
-        return Part(key, entries[key].shape, entries[key])
+        entry = entries[key].raw if raw and entries[key].form else entries[key]
+        return Part(key, entry.shape, entry)
     weight = entries.get(key.rpartition(".")[0] + ".weight")
     if weight is None or not layout.may_lack(key):
         return None
@@ -392,17 +437,18 @@ def load(
 
 def _fill(row: Tensor, entry: Entry, file: FileIO, piece: Tensor) -> Iterator[int]:
     """Read an entry into a flat tensor of its length, through `piece`; yields the bytes of each read."""
-    step = piece.numel() // entry.dtype.itemsize
     file.seek(entry.start)
-    for target in row.split(step):
-        raw = piece[: target.numel() * entry.dtype.itemsize]
+    at = 0
+    for num, nbytes in entry.pieces(row.numel(), piece.numel()):
+        target, raw = row[at : at + num], piece[:nbytes]
+        at += num
         left = raw.numpy().data
         while left:
             count = file.readinto(left)
             if not count:
                 raise CheckpointError(f"{entry.file} became shorter while it was read; fetch it again")
             left = left[count:]
-        values = raw.view(entry.dtype)
+        values = dequantise(raw, entry.form) if entry.form else raw.view(entry.dtype)
         if not _is_finite(values):
             raise CheckpointError(f"{entry.file} holds weights that are no finite numbers; fetch it again")
         target.copy_(values)

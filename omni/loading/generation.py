@@ -9,7 +9,7 @@ from typing import Any
 
 from omni.errors import CheckpointError, OptionError
 from omni.kernels.sampling import Sampling
-from omni.loading.json import read_json
+from omni.loading.json import is_there, read_json
 
 FILE = "generation_config.json"
 
@@ -31,7 +31,7 @@ class GenerationDefaults:
 def read_generation(folder: Path) -> GenerationDefaults:
     """What the file in a folder says, nothing where there is none; or CheckpointError."""
     path = folder / FILE
-    said = {key: value for key, value in (read_json(path) if path.exists() else {}).items() if value is not None}
+    said = {key: value for key, value in (read_json(path) if is_there(path) else {}).items() if value is not None}
     names = ("temperature", "top_k", "top_p", "repetition_penalty")
     sampling: dict[str, Any] = {"temperature": 1.0} | {name: said[name] for name in names if name in said}
     if not said.get("do_sample"):

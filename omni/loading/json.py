@@ -12,6 +12,8 @@ from typing import Any
 
 from omni.errors import CheckpointError
 from omni.loading.bounds import check_bounds
+from omni.loading.gguf import is_gguf
+from omni.loading.gguf_files import files_in
 
 
 class Node:
@@ -65,8 +67,16 @@ def check_file(path: Path) -> None:
         raise CheckpointError(f"{path} has {info.st_size} bytes, and such files have up to {most}; fetch it again")
 
 
+def is_there(path: Path) -> bool:
+    """Whether a checkpoint has a file of JSON; a GGUF, which stands for a folder, says what some of them would."""
+    return path.name in files_in(path.parent) if is_gguf(path.parent) else path.exists()
+
+
 def read_json(path: Path) -> Mapping[str, Any]:
-    """One JSON object from a checkpoint's file."""
+    """One JSON object from a checkpoint's file, or from what a GGUF says in its place."""
+    if is_gguf(path.parent) and is_there(path):
+        with damage_told(str(path.parent)):
+            return files_in(path.parent)[path.name]()
     check_file(path)
     try:
         data = json.loads(path.read_text(encoding="utf-8"))

@@ -92,7 +92,9 @@ def _load(
     reader = _reader(folder, family, net, budget)
     if net.token2wav:
         net.token2wav.solver = preset.solver
-    _take_weights(net, folder, checkpoint, family, places, kept, weights, preset, progress=progress)
+    _take_weights(
+        net, folder, checkpoint, family, places, kept, weights, preset, exact=dtype == "float32", progress=progress
+    )
     return Loaded(net, reader, voices, read_generation(folder), read_dictation(folder), Wording.read(folder))
 
 
@@ -176,9 +178,10 @@ def _take_weights(
     weights: str,
     preset: Preset,
     *,
+    exact: bool,
     progress: bool,
 ) -> None:
-    """places, kept: devices and dtypes of thinker and voice."""
+    """places, kept: devices and dtypes of thinker and voice; exact: as for `Packing`."""
     mel_kept = preset.dtype if is_fast_in(preset.dtype, places[1]) else torch.float32
     layout = family.layout(net.config)
 
@@ -194,6 +197,7 @@ def _take_weights(
         layout,
         weights=weights,
         flow="int8" if weights != "auto" and preset is not FAITHFUL and gains_int8(places[1]) else "auto",
+        exact=exact,
         published=read_published(folder),
         gains=lambda name, inputs: gains(kept_in(name), kept_on(name), inputs),
     )

@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from omni.kernels.linear import linear as multiply
 from omni.kernels.linear import pack
 from omni.kernels.quantised import GROUP, Weight, quantise_int4, quantise_int8
 from omni.loading.checkpoint import Checkpoint, Layout
+from omni.loading.gguf_blocks import KEPT, BlockPart
 from omni.loading.gptq_awq import Part, Published
 from omni.models.decoder import STACKS
 from omni.talker.dit import LinearGelu
@@ -28,7 +29,7 @@ WEIGHTS = ("auto", "int8", "int4")
 HEADS = ("thinker.lm_head", "talker.codec_head")
 LINEARS = re.compile(r"(thinker|talker)\.(decoder\..*_proj|lm_head|codec_head)")
 FLOW = re.compile(r"token2wav\.code2wav_dit_model\.transformer_blocks\..*\.(to_[qkv]|to_out\.0|ff\.[03])")
-SINGLE = ("self_attn.o_proj", "mlp.down_proj")
+SINGLE = ("self_attn.o_proj", "mlp.down_proj", "lm_head")
 Rule: TypeAlias = Callable[[Tensor], Weight]
 """Turns a weight `[O, C]` as it was loaded into what is kept of it."""
 
@@ -54,7 +55,7 @@ class PackedLinear(nn.Module):
         self._rule, self._kept_bytes = rule, kept_bytes
 
     @classmethod
-    def of_parts(cls, linear: nn.Linear, parts: Sequence[Part], *, has_bias: bool) -> PackedLinear:
+    def of_parts(cls, linear: nn.Linear, parts: Sequence[Part] | Sequence[BlockPart], *, has_bias: bool) -> PackedLinear:
         """One that is loaded from published parts, which make up its outputs in order."""
         self = cls(linear, pack, lambda outputs, inputs: sum(part.kept_bytes for part in parts))
         self.weight = None
@@ -79,9 +80,9 @@ class PackedLinear(nn.Module):
             self.packed, self.order = [self._rule(self.weight.detach())], [None]
             self.weight = None
             return
-        parts: list[Part] = list(self.parts)  # type: ignore[arg-type]  # torch types what a module holds as Module
+        parts: list[Any] = list(self.parts)  # torch types what a module holds as Module
         self.parts = nn.ModuleList()
-        for order, together in Part.joined(parts):
+        for order, together in type(parts[0]).joined(parts):
             self.packed.append(pack(together))
             self.order.append(order)
 
@@ -101,6 +102,7 @@ class Packing:
     Args:
         model: on meta. Its linear layers that gain are replaced.
         weights: "auto", "int8" or "int4"; heads take 8 bits in either. What was published in four bits stays so.
+        exact: but for the blocks of a GGUF, which become what they mean: few rows by four bits are computed in bfloat16.
         flow: "auto" or "int8", of the vocoder's flow-matching blocks.
         published: how the checkpoint's weights are stored, None for plain tensors.
         gains: parameter name, inputs -> whether plain weights gain from packing where they will lie.
@@ -120,6 +122,7 @@ class Packing:
         *,
         weights: str,
         flow: str = "auto",
+        exact: bool = False,
         published: Published | None,
         gains: Callable[[str, int], bool] = lambda name, inputs: False,
     ) -> None:
@@ -131,10 +134,15 @@ class Packing:
             if not isinstance(linear, nn.Linear) or kind is None or holders[id(linear.weight)] > 1:
                 continue
             stems = [key.removesuffix(".weight") for key in layout.keys(f"{name}.weight")]
+            found = (checkpoint.entries.get(f"{stem}.weight") for stem in stems if not exact)
+            blocks = [entry for entry in found if entry and entry.form and entry.form.name == KEPT]
             if published and all(f"{stem}.qweight" in checkpoint.entries for stem in stems):
                 parts = [published.part(stem, linear.in_features, checkpoint) for stem in stems]
                 has_bias = all(f"{stem}.bias" in checkpoint.entries for stem in stems)
                 packed = PackedLinear.of_parts(linear, parts, has_bias=has_bias)
+            elif len(blocks) == len(stems) and all(e.shape[1:] == (linear.in_features,) for e in blocks):
+                kept = [BlockPart(e.shape[0], linear.in_features) for e in blocks]
+                packed = PackedLinear.of_parts(linear, kept, has_bias=linear.bias is not None)
             elif kind == "auto" and not gains(name, linear.in_features):
                 continue
             else:
@@ -142,7 +150,7 @@ class Packing:
             model.set_submodule(name, packed)
             self._linears[name] = packed
         self.layout = layout
-        if published:
+        if any(linear.parts for linear in self._linears.values()):
             table = STACKS | {name: (name,) for name in SINGLE}
             parts_of = {f"{ours}.parts.{i}": (key,) for ours, keys in table.items() for i, key in enumerate(keys)}
             self.layout = replace(layout, stacks={**layout.stacks, **parts_of})

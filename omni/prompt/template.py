@@ -27,7 +27,7 @@ from jinja2.nodes import EvalContext
 from jinja2.visitor import NodeTransformer
 
 from omni.errors import CheckpointError, MessageError, OptionError
-from omni.loading.json import check_file, read_json
+from omni.loading.json import check_file, is_there, read_json
 from omni.prompt.bounded import (
     BoundedEnvironment,
     Unbounded,
@@ -172,7 +172,7 @@ class Template:
         hermes: as for the template itself.
         """
         path = folder / "tokenizer_config.json"
-        config = read_json(path) if path.exists() else {}
+        config = read_json(path) if is_there(path) else {}
         found = {key: value.get("content") if isinstance(value, Mapping) else value for key, value in config.items()}
         named = {key: value for key, value in found.items() if key.endswith("_token") and isinstance(value, str)}
         added = read_added(folder)

@@ -14,7 +14,7 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from omni.errors import CheckpointError
-from omni.loading.json import read_json
+from omni.loading.json import is_there, read_json
 
 WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 """Qwen2's cut of a text into words, each of which BPE encodes by itself."""
@@ -70,7 +70,7 @@ class Tokenizer:
         """From `tokenizer.json`, or else `vocab.json`, `merges.txt` and `added_tokens.json`; or CheckpointError."""
         path = folder / "tokenizer.json"
         try:
-            return cls._from_one(path) if path.exists() else cls._from_parts(folder)
+            return cls._from_one(path) if is_there(path) else cls._from_parts(folder)
         except (CheckpointError, KeyboardInterrupt, SystemExit):
             raise
         except BaseException as e:  # the library raises bare Exception, and of a panic in it not even that
@@ -79,6 +79,9 @@ class Tokenizer:
     @classmethod
     def _from_one(cls, path: Path) -> Tokenizer:
         data = dict(read_json(path))
+        if "pre_tokenizer" not in data:  # of a GGUF, which names Qwen2's
+            pieces = data["model"]
+            return cls(_built(models.BPE(pieces["vocab"], pieces["merges"])), _added(data["added_tokens"]))
         if data["model"]["type"] != "BPE" or "ByteLevel" not in json.dumps(data["decoder"]):
             raise CheckpointError(
                 f"{path} holds no byte-level BPE, the only kind that omni reads; take a checkpoint with it"
@@ -93,14 +96,7 @@ class Tokenizer:
         for path in (vocab, merges):
             if not path.exists():
                 raise CheckpointError(f"{folder} holds neither tokenizer.json nor {path.name}; fetch it again")
-        words = tokenizers.Tokenizer(models.BPE(*models.BPE.read_file(str(vocab), str(merges))))
-        words.normalizer = normalizers.NFC()
-        split = pre_tokenizers.Split(tokenizers.Regex(WORDS), behavior="isolated")
-        words.pre_tokenizer = pre_tokenizers.Sequence(
-            [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
-        )
-        words.decoder = decoders.ByteLevel()
-        return cls(words, read_added(folder))
+        return cls(_built(models.BPE(*models.BPE.read_file(str(vocab), str(merges)))), read_added(folder))
 
     @property
     def last(self) -> dict[str, int]:
@@ -190,12 +186,22 @@ class StreamDecoder:
         return text
 
 
+def _built(model: models.BPE) -> tokenizers.Tokenizer:
+    """Qwen2's way with text around its BPE."""
+    words = tokenizers.Tokenizer(model)
+    words.normalizer = normalizers.NFC()
+    split = pre_tokenizers.Split(tokenizers.Regex(WORDS), behavior="isolated")
+    words.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    words.decoder = decoders.ByteLevel()
+    return words
+
+
 def read_added(folder: Path) -> dict[str, AddedToken]:
     """The added tokens of the tokenizer in a folder by name, without reading the rest of it."""
     whole, config = folder / "tokenizer.json", folder / "tokenizer_config.json"
-    path = whole if whole.exists() else config
+    path = whole if is_there(whole) else config
     try:
-        if whole.exists():
+        if is_there(whole):
             return _added(read_json(whole)["added_tokens"])
         if config.exists() and (listed := read_json(config).get("added_tokens_decoder")):
             return _added([{"id": int(id), **item} for id, item in listed.items()])

@@ -72,7 +72,11 @@ VARIANTS: dict[str, Variant] = {
 
 def make(name: str, folder: Path, seed: int = 0) -> Path:
     """Write a checkpoint of `VARIANTS[name]` into `folder` and return it; equal seeds give equal files."""
-    variant = VARIANTS[name]
+    return write(VARIANTS[name], folder, seed)
+
+
+def write(variant: Variant, folder: Path, seed: int = 0) -> Path:
+    """As `make`, of a variant that has no name."""
     folder.mkdir(parents=True, exist_ok=True)
     tree = _tree(variant)
     config = CONFIG_MAPPING[variant.family].from_dict(dict(tree))
