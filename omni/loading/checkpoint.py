@@ -33,8 +33,8 @@ PIECE = 64 << 20
 MAX_HEADER = 32 << 20
 """Bytes; a published file of 28,000 tensors has 4 million."""
 MAX_DIMS = 8
-DEQUANTISED = 1 << 20
-"""Values of blocks that become floats at once."""
+DEQUANTISED = 1 << 18
+"""Values of blocks that become floats at once, to stay in a cache."""
 DTYPES = {
     "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16, "I32": torch.int32, "I64": torch.int64,
     "F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64,
