@@ -18,7 +18,6 @@ from pathlib import Path
 from types import MappingProxyType
 
 import torch
-from huggingface_hub import snapshot_download
 from torch import Tensor, nn
 
 from omni.errors import CheckpointError, DeviceError
@@ -64,6 +63,8 @@ def find(path_or_hub_id: str | Path | None) -> Path:
         raise CheckpointError(f"{name} is a file and no .gguf; give the folder that holds it")
     if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
         raise CheckpointError(f"{name} is no folder, and no hub id such as 'Qwen/Qwen2.5-Omni-7B' either")
+    from huggingface_hub import snapshot_download
+
     try:
         return Path(snapshot_download(name, allow_patterns=NEEDED_FILES))
     except Exception as e:  # the hub's client lets its HTTP library's errors through, and has changed that library before
