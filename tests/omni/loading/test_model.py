@@ -53,7 +53,7 @@ def test_an_answer_imports_no_more_than_it_needs() -> None:
 import sys
 from omni import Omni
 omni = Omni.load(device="cpu", progress=False)
-omni.generate("Where is the square?", voice=next(iter(omni.voices)), max_tokens=4)
+omni.generate([{"role": "user", "content": "Where is the square?"}], voice=next(iter(omni.voices)), max_tokens=4)
 print(*sorted({name.partition(".")[0] if name != "torch._dynamo" else name for name in sys.modules}))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
