@@ -124,7 +124,8 @@ class TimeEmbedding(nn.Module):
 class CodeEmbedding(nn.Module):
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
-        self.codec_embed = nn.Embedding(config.num_codes + 1, config.code_dim)
+        # given a weight, since drawing one on meta imports torch's compiler, which takes seconds
+        self.codec_embed = nn.Embedding.from_pretrained(torch.empty(config.num_codes + 1, config.code_dim))
 
 
 class InputEmbedding(nn.Module):

@@ -54,7 +54,8 @@ class DualTrack(nn.Module):
         super().__init__()
         self.config, self.num_codes = config, num_codes
         self.thinker_to_talker_proj = Linear(config.embedding_size, config.hidden_size)
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.embedding_size)
+        # given a weight, since drawing one on meta imports torch's compiler, which takes seconds
+        self.embed_tokens = nn.Embedding.from_pretrained(torch.empty(config.vocab_size, config.embedding_size))
         self.decoder = decoder
         self.codec_head = Linear(config.hidden_size, config.vocab_size, bias=False)
 

@@ -43,6 +43,7 @@ LATE = {
         f"omni/cli/{name}.py": "torch takes seconds to import, and `omni --help` needs none of it"
         for name in ("ask", "bench", "chat", "checkpoint", "serve", "shared", "transcribe")
     },
+    "omni/loading/checkpoint.py": "the hub's client takes a quarter of a second to import, and only a download needs it",
     "omni/loading/gguf_blocks.py": "the gguf package is optional, and only tensors in blocks need it",
 }
 

@@ -18,7 +18,6 @@ from pathlib import Path
 from types import MappingProxyType
 
 import torch
-from huggingface_hub import snapshot_download
 from torch import Tensor, nn
 
 from omni.errors import CheckpointError, DeviceError
@@ -33,8 +32,8 @@ PIECE = 64 << 20
 MAX_HEADER = 32 << 20
 """Bytes; a published file of 28,000 tensors has 4 million."""
 MAX_DIMS = 8
-DEQUANTISED = 1 << 20
-"""Values of blocks that become floats at once."""
+DEQUANTISED = 1 << 18
+"""Values of blocks that become floats at once, to stay in a cache."""
 DTYPES = {
     "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16, "I32": torch.int32, "I64": torch.int64,
     "F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64,
@@ -64,6 +63,8 @@ def find(path_or_hub_id: str | Path | None) -> Path:
         raise CheckpointError(f"{name} is a file and no .gguf; give the folder that holds it")
     if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
         raise CheckpointError(f"{name} is no folder, and no hub id such as 'Qwen/Qwen2.5-Omni-7B' either")
+    from huggingface_hub import snapshot_download
+
     try:
         return Path(snapshot_download(name, allow_patterns=NEEDED_FILES))
     except Exception as e:  # the hub's client lets its HTTP library's errors through, and has changed that library before

@@ -23,8 +23,8 @@ def dequantise(raw: Tensor, form: Form) -> Tensor:
         from gguf.quants import dequantize
     except ImportError as e:
         raise CheckpointError(f"weights in {form.name} need the gguf package: pip install 'omni-runtime[gguf]'") from e
-    blocks = raw.view(-1, form.nbytes).numpy()
-    return torch.from_numpy(dequantize(blocks, GGMLQuantizationType[form.name])).view(-1)
+    rows = raw.view(1, -1).numpy()  # one row, since the package goes from some rows to the next
+    return torch.from_numpy(dequantize(rows, GGMLQuantizationType[form.name])).view(-1)
 
 
 class BlockPart(nn.Module):

@@ -29,7 +29,8 @@ class Thinker(nn.Module):
         self.config = config
         self.audio_tower = audio_tower
         self.visual = visual
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.decoder.hidden_size)
+        # given a weight, since drawing one on meta imports torch's compiler, which takes seconds
+        self.embed_tokens = nn.Embedding.from_pretrained(torch.empty(config.vocab_size, config.decoder.hidden_size))
         self.decoder = Decoder(config.decoder)
         self.lm_head = Linear(config.decoder.hidden_size, config.vocab_size, bias=False)
         if config.tie_word_embeddings:

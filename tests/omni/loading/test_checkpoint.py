@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import huggingface_hub
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -362,7 +363,7 @@ def test_find_asks_the_hub_for_what_is_needed(tmp_path: Path, monkeypatch: pytes
         asked[name] = allow_patterns
         return str(tmp_path)
 
-    monkeypatch.setattr(omni.loading.checkpoint, "snapshot_download", download)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     assert find("Qwen/Qwen2.5-Omni-7B") == tmp_path
     assert {"*.safetensors", "spk_dict.pt", "merges.txt"} < set(asked["Qwen/Qwen2.5-Omni-7B"])
 
@@ -384,7 +385,7 @@ def test_find_says_what_was_tried(error: Exception, monkeypatch: pytest.MonkeyPa
     def download(*args: object, **kwargs: object) -> str:
         raise error
 
-    monkeypatch.setattr(omni.loading.checkpoint, "snapshot_download", download)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     with pytest.raises(CheckpointError, match=r"some/model is no folder here.*hub.*give the folder") as e:
         find("some/model")
     assert "\n" not in str(e.value)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -43,3 +45,19 @@ def test_a_voice_must_have_a_row(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="voice 'Ethan' has id 512, which the model lacks"):
         Omni.load(folder, progress=False)
     assert Omni.load(folder, speech=False, progress=False).voices == {}
+
+
+def test_an_answer_imports_no_more_than_it_needs() -> None:
+    """torch's compiler, sympy and transformers take seconds each; a server and its libraries are for who serves."""
+    code = """
+import sys
+from omni import Omni
+omni = Omni.load(device="cpu", progress=False)
+omni.generate([{"role": "user", "content": "Where is the square?"}], voice=next(iter(omni.voices)), max_tokens=4)
+print(*sorted({name.partition(".")[0] if name != "torch._dynamo" else name for name in sys.modules}))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert "torch" in loaded
+    dear = {"torch._dynamo", "sympy", "triton", "transformers", "scipy", "fastapi", "uvicorn", "gguf", "huggingface_hub"}
+    assert not loaded & dear
