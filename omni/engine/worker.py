@@ -13,6 +13,8 @@ from weakref import WeakSet
 
 import torch
 
+from omni.memory import give_back
+
 T = TypeVar("T")
 LINGER = 2.0
 """Seconds that the thread waits for more before it ends."""
@@ -96,6 +98,7 @@ class Worker(ABC):
             for message in messages:
                 message()
             if not self._step() and self._wait():
+                give_back()  # nobody asks for anything
                 return
 
     def _wait(self) -> bool:
