@@ -8,8 +8,10 @@ READY := $(VENV)/.ready
 ROWS :=
 # Processes that share the tests, one torch thread each; 0 runs them all in one.
 WORKERS := 2
+# seconds of `make soak`
+SOAK := 600
 
-.PHONY: help demo test check parity eval bench setup clean
+.PHONY: help demo test check parity eval bench soak setup clean
 
 help:
 	@echo "make demo    ask the small model aloud about a picture and a clip"
@@ -18,6 +20,7 @@ help:
 	@echo "make parity  compare with transformers, number by number"
 	@echo "make eval    what the small model can do, against its marks"
 	@echo "make bench   time every stage against transformers, and against its marks"
+	@echo "make soak    clients of all kinds against a server, for SOAK=600 seconds"
 
 demo: $(READY)
 	$(RUN) -m demos.tour
@@ -38,6 +41,9 @@ eval: $(READY)
 
 bench: $(READY)
 	$(VENV)/bin/omni bench stages --check
+
+soak: $(READY)
+	SOAK=$(SOAK) $(RUN) -m tests.streaming.soak
 
 setup: $(READY)
 
