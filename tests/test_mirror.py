@@ -19,10 +19,11 @@ ACROSS = {
     "demos/test_small_world.py": "what small_model/world draws and speaks",
     "kernels/fused/test_built.py": "what the compiler makes of every fused kernel",
     "kernels/fused/test_harness.py": "the tools of the tests beside it",
+    "kernels/native/test_sanitizers.py": "every access of the C twins",
     "streaming/test_foreign_clients.py": "requests in the shapes that published clients send",
 }
 """Tests of something that no one file has, and what it is."""
-HOUSE = {"test_mirror.py", "test_readme.py", "test_rooms.py", "test_sharing.py"}
+HOUSE = {"test_mirror.py", "test_readme.py", "test_rooms.py", "test_security.py", "test_sharing.py"}
 
 
 def files() -> Iterator[Path]:
