@@ -15,6 +15,8 @@ from omni.cli.shared import MEDIA, Device, Dtype, Eager, Model, Vocoder, Weights
 DOOR = "Who may come in"
 LONGEST = 3660
 """Seconds of a sound or clip that clients send: an hour, and what a clock may say more."""
+WARMING = 20
+"""Seconds after which the server takes requests though the model is not warm: large ones on a CPU take minutes."""
 
 
 def serve(
@@ -95,5 +97,7 @@ def serve(
             omni = loaded(model, device, dtype, weights, vocoder, speech=True, eager=eager, budget=budget)
             called = name or (Path(model).name if model else "omni-small")
             hub = Hub(omni, called, settings, is_bundled=model is None)
-            threading.Thread(target=omni.warm_up, daemon=True).start()
+            warming = threading.Thread(target=omni.warm_up, daemon=True)
+            warming.start()
+            warming.join(WARMING)  # who comes meanwhile waits at the door, and is then answered as fast as those after
             run(hub, listener, Tls(ssl_certfile, ssl_keyfile) if ssl_certfile and ssl_keyfile else None)

@@ -8,12 +8,14 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import soundfile
+import torch
 from typer.testing import CliRunner
 
 from omni import Omni
@@ -309,6 +311,21 @@ def test_a_taken_port_is_told_before_anything_is_loaded(monkeypatch: pytest.Monk
         done = run(app, ["serve", "--port", str(taken.getsockname()[1])])
     assert (done.exit_code, done.stdout, len(done.stderr.splitlines())) == (1, "", 1)
     assert "Address already in use; choose another with --port" in done.stderr
+
+
+def test_the_server_is_warm_before_it_takes_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    done = list[str]()
+
+    class Cold:
+        def warm_up(self) -> None:
+            time.sleep(0.2)
+            done.append("warm")
+
+    monkeypatch.setattr("omni.cli.serve.loaded", lambda *_, **__: Cold())
+    monkeypatch.setattr("omni.streaming.server.hub.Hub", lambda *_, **__: None)
+    monkeypatch.setattr("omni.streaming.serve.run", lambda *_: done.append("serves"))
+    assert run(app, ["serve", "--port", "0", "--threads", str(torch.get_num_threads())]).exit_code == 0
+    assert done == ["warm", "serves"]
 
 
 def test_sound_goes_to_standard_output() -> None:
