@@ -15,7 +15,7 @@ class Linear(nn.Linear):
     """A layer that multiplies by `linear`: few rows of it are faster on a CPU."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return linear(x, self.weight, self.bias)
+        return linear(x, self.weight, self.bias) if x.dim() == 2 else super().forward(x)
 
 
 def linear(x: Tensor, weight: Weight, bias: Tensor | None = None, *, gelu: bool = False) -> Tensor:

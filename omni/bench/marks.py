@@ -18,10 +18,6 @@ CPU_3B = {
     "thinker decode int4": Mark(at_least=2.6),
     "thinker prefill": Mark(at_least=1.3),
     "thinker prefill int8": Mark(at_least=1.3),
-    # against llama.cpp
-    "decode int4": Mark(at_least=1.15),
-    "decode int8": Mark(at_least=1.15),
-    "prefill int8": Mark(at_least=1.5),
     "audio tower": NO_SLOWER,
     "vision tower": NO_SLOWER,
     "flow matching": Mark(at_least=2.5),
@@ -33,6 +29,8 @@ CPU_3B = {
     "audio tower, 3 x as long": LINEAR,
     "voice, 3 x as long": LINEAR,
 }
+LLAMA_CPP_3B = {"decode int4": Mark(at_least=1.15), "decode int8": Mark(at_least=1.15), "prefill int8": Mark(at_least=1.5)}
+"""Of a CPU, beside that peer."""
 GPU_3B = {
     "thinker decode": Mark(at_least=7),
     "thinker prefill": Mark(at_least=1.15),
@@ -45,7 +43,11 @@ GPU_3B = {
     "audio tower, 3 x as long": LINEAR,
     "voice, 3 x as long": LINEAR,
 }
-MARKS: Mapping[tuple[str, str], Mapping[str, Mark]] = {("cpu", "3b"): CPU_3B, ("H200", "3b"): GPU_3B, ("H100", "3b"): GPU_3B}
+MARKS: Mapping[tuple[str, str], Mapping[str, Mark]] = {
+    ("cpu", "3b"): CPU_3B | LLAMA_CPP_3B,
+    ("H200", "3b"): GPU_3B,
+    ("H100", "3b"): GPU_3B,
+}
 """(`report.hardware`, shape) -> row -> mark."""
 
 
