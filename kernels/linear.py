@@ -4,18 +4,11 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from omni.kernels.dispatch import dispatch, twin
 from omni.kernels.plain import linear as plain
 from omni.kernels.quantised import Int4, Int8, Packed, Weight, dequantise
-
-
-class Linear(nn.Linear):
-    """A layer that multiplies by `linear`: few rows of it are faster on a CPU."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return linear(x, self.weight, self.bias) if x.dim() == 2 else super().forward(x)
 
 
 def linear(x: Tensor, weight: Weight, bias: Tensor | None = None, *, gelu: bool = False) -> Tensor:

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omni.kernels import BlockMask, Segments, attend, layer_norm, rotary_table, rotate
+from omni.kernels.layers import Embedding
 from omni.kernels.linear import linear
 from omni.kernels.replay import Replays
 from omni.talker.config import DiTConfig
@@ -124,8 +125,7 @@ class TimeEmbedding(nn.Module):
 class CodeEmbedding(nn.Module):
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
-        # given a weight, since drawing one on meta imports torch's compiler, which takes seconds
-        self.codec_embed = nn.Embedding.from_pretrained(torch.empty(config.num_codes + 1, config.code_dim))
+        self.codec_embed = Embedding(config.num_codes + 1, config.code_dim)
 
 
 class InputEmbedding(nn.Module):

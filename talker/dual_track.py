@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from omni.kernels.linear import Linear
+from omni.kernels.layers import Embedding, Linear
 from omni.kernels.sampling import Sampler, Sampling
 from omni.talker.config import TalkerConfig
 from omni.talker.voice import Frame, TalkerState
@@ -54,8 +54,7 @@ class DualTrack(nn.Module):
         super().__init__()
         self.config, self.num_codes = config, num_codes
         self.thinker_to_talker_proj = Linear(config.embedding_size, config.hidden_size)
-        # given a weight, since drawing one on meta imports torch's compiler, which takes seconds
-        self.embed_tokens = nn.Embedding.from_pretrained(torch.empty(config.vocab_size, config.embedding_size))
+        self.embed_tokens = Embedding(config.vocab_size, config.embedding_size)
         self.decoder = decoder
         self.codec_head = Linear(config.hidden_size, config.vocab_size, bias=False)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from omni.kernels import BlockTable, add_rms_norm, attend_paged, rms_norm, rotary_table, rotate, rotate_write, silu_mul
-from omni.kernels.linear import Linear
+from omni.kernels.layers import Linear
 from omni.models.config import DecoderConfig
 from omni.models.kv_store import KVStore
 from omni.models.rotary import frequencies

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from omni.encoders.audio import AudioTower
 from omni.encoders.vision import VisionTower
-from omni.kernels.linear import Linear
+from omni.kernels.layers import Embedding, Linear
 from omni.models.config import ThinkerConfig
 from omni.models.decoder import Decoder
 
@@ -29,8 +29,7 @@ class Thinker(nn.Module):
         self.config = config
         self.audio_tower = audio_tower
         self.visual = visual
-        # given a weight, since drawing one on meta imports torch's compiler, which takes seconds
-        self.embed_tokens = nn.Embedding.from_pretrained(torch.empty(config.vocab_size, config.decoder.hidden_size))
+        self.embed_tokens = Embedding(config.vocab_size, config.decoder.hidden_size)
         self.decoder = Decoder(config.decoder)
         self.lm_head = Linear(config.decoder.hidden_size, config.vocab_size, bias=False)
         if config.tie_word_embeddings:
