@@ -18,7 +18,7 @@ def gelu_tanh(x: Tensor) -> Tensor:
     return torch.sigmoid(u * x) * x
 
 
-@supports(build.takes_floats)
+@supports(build.takes_halves)
 def silu_mul(gate_up: Tensor) -> Tensor:
     """In C."""
     compiled, I = build.library(), gate_up.shape[-1] // 2

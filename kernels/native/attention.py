@@ -109,7 +109,7 @@ def attend_paged(q: Tensor, k_cache: Tensor, v_cache: Tensor, table: BlockTable)
 
 def _is_decode(q: Tensor, k_cache: Tensor, v_cache: Tensor, table: BlockTable) -> bool:
     """One row a sequence, in a form that is known in C."""
-    if len(q) != len(table.kv_lens) or not build.takes_floats(q, k_cache, v_cache):
+    if len(q) != len(table.kv_lens) or not build.takes_halves(q, k_cache, v_cache):
         return False
     compiled = build.library()
     return compiled is not None and bool(compiled.step_takes(q.shape[2])) and table.blocks.stride(1) == 1

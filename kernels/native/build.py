@@ -73,6 +73,15 @@ def takes_floats(*tensors: Tensor | None) -> bool:
     return takes(*tensors, dtypes=FLOATS) and len({x.dtype for x in tensors if x is not None}) == 1
 
 
+def takes_halves(*tensors: Tensor | None) -> bool:
+    """`takes`, of bfloat16.
+
+    What is done in float32 is compared with transformers number by number, which uses torch's own operations: there they
+    are kept, since what both round alike is no difference.
+    """
+    return takes(*tensors, dtypes=(torch.bfloat16,))
+
+
 def library() -> ctypes.CDLL | None:
     """The C twins; None where they could not be built or loaded."""
     return _loaded()[0]

@@ -52,9 +52,10 @@ def linear(x: Tensor, weight: Tensor | Int8 | Int4, bias: Tensor | None, gelu: b
 
 
 def _are_few(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether rows are multiplied in C by a plain weight; `build.takes_halves` says why float32 is not."""
     grad = weight.requires_grad and torch.is_grad_enabled()
     return (
-        not grad and weight.dtype in build.FLOATS and weight.is_contiguous() and few.knows("floats") and few.takes(x, bias)
+        not grad and weight.dtype == torch.bfloat16 and weight.is_contiguous() and few.knows("floats") and few.takes(x, bias)
     )
 
 
@@ -112,7 +113,9 @@ class PackedFloat(Packed):
         size = SUMMED if weight.dtype == torch.float32 else weight.shape[1]
         parts = [part.contiguous() for part in weight.detach().split(size, 1)]
         packed = tuple(torch.ops.mkldnn._reorder_linear_weight(part, None) for part in parts)
-        in_blocks = all(few.lies_in_blocks(order, part) for order, part in zip(packed, parts, strict=True))
+        in_blocks = weight.dtype == torch.bfloat16 and all(
+            few.lies_in_blocks(order, part) for order, part in zip(packed, parts, strict=True)
+        )
         return cls(packed, len(weight), weight.dtype, in_blocks)
 
     @property

@@ -10,13 +10,13 @@ from omni.kernels.native import build
 from omni.kernels.threads import num_threads
 
 
-@supports(lambda x, weight, eps: build.takes_floats(x, weight))
+@supports(lambda x, weight, eps: build.takes_halves(x, weight))
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     y, _ = _norm(x, None, weight, eps)
     return y
 
 
-@supports(lambda x, residual, weight, eps: build.takes_floats(x, residual, weight))
+@supports(lambda x, residual, weight, eps: build.takes_halves(x, residual, weight))
 def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     y, total = _norm(x, residual, weight, eps)
     assert total is not None

@@ -30,7 +30,7 @@ def _writes(
     rows, D = (q, k, v), q.shape[-1]
     if (
         not build.takes_floats(cos, sin)
-        or not build.takes_floats(k_cache, v_cache)
+        or not build.takes_halves(k_cache, v_cache)
         or cos.dtype not in (torch.float32, q.dtype)
     ):
         return False

@@ -68,7 +68,7 @@ def two_threads(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Tensor]:
     """A product that is worth a second thread, which it is given."""
     assert build.library() is not None, build.status()
     monkeypatch.setattr(few, "num_threads", lambda: 2)
-    weight, x = torch.randn(512, 1024), torch.randn(3, 1024)
+    weight, x = torch.randn(512, 1024).bfloat16(), torch.randn(3, 1024).bfloat16()
     return lambda: linear(x, weight)
 
 
@@ -103,7 +103,7 @@ def test_a_child_of_fork_has_workers_of_its_own() -> None:
 import os, torch
 from omni.kernels.linear import linear
 torch.set_num_threads(2)
-weight, x = torch.randn(512, 1024), torch.randn(3, 1024)
+weight, x = torch.randn(512, 1024).bfloat16(), torch.randn(3, 1024).bfloat16()
 want = linear(x, weight)
 child = os.fork()
 if child == 0:
