@@ -50,7 +50,9 @@ def dense(q: Tensor, k: Tensor, v: Tensor, sees: Tensor, scale: float | None = N
 
 
 def check(got: Tensor, q: Tensor, k: Tensor, v: Tensor, sees: Tensor, scale: float | None = None) -> None:
-    assert_near(got, dense(q.double(), k.double(), v.double(), sees, scale), dense(q, k, v, sees, scale))
+    orders = [torch.arange(q.shape[-1]), *(torch.randperm(q.shape[-1]) for _ in range(4))]
+    own = (dense(q[..., order], k[..., order], v, sees, scale) for order in orders)
+    assert_near(got, dense(q.double(), k.double(), v.double(), sees, scale), *own)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -126,12 +128,12 @@ def test_attend_paged(lie: str, schedule: list[tuple[int, ...]], heads: tuple[in
         check(torch.cat(parts), q, k, v, mask((n,), causal=True))
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("heads", [(16, 2, 128), (9, 1, 64), (3, 3, 256), (2, 1, 272)])
 @pytest.mark.parametrize("lens", [(1,), (32,), (33,), (150, 5)])
-def test_a_row_over_many_blocks(lens: tuple[int, ...], heads: tuple[int, int, int], dtype: torch.dtype) -> None:
+def test_a_row_over_many_blocks(lens: tuple[int, ...], heads: tuple[int, int, int]) -> None:
     """The last row of each sequence, with more query heads, keys and components than are taken at once."""
     P, (H, K, D) = 64, heads
+    dtype = torch.bfloat16
     whole = [draw(n, H, K, D, dtype) for n in lens]
     blocks = [[5, 1, 3], [2]][: len(lens)]
     k_cache, v_cache = (torch.full((6, P, K, D), torch.nan, dtype=dtype) for _ in "kv")
